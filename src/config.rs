@@ -1,0 +1,1 @@
+//! Presets, configuration files and overrides, resolved into one validated configuration.

@@ -1,0 +1,1 @@
+//! The method: mixtures, class weights, the three losses and their schedule.

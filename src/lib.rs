@@ -1,0 +1,21 @@
+//! A from-scratch training engine for GLMC (Global and Local Mixture Consistency cumulative learning, CVPR 2023,
+//! arXiv 2305.08661), a one-stage method for long-tailed image recognition.
+//!
+//! A reader's way in, from the outside to the inside:
+//! [`cli`] parses flags into a validated [`config`], [`train`] runs the loop, [`glmc`] is the method, [`nn`] the
+//! networks, [`ops`] the operations that the [`tape`] records and plans, [`backend`] their implementations.
+
+pub mod backend;
+pub mod cli;
+pub mod config;
+pub mod data;
+pub mod error;
+pub mod glmc;
+pub mod nn;
+pub mod ops;
+pub mod rng;
+pub mod tape;
+pub mod tensor;
+pub mod train;
+
+pub use error::{Error, Result};

@@ -1,0 +1,1 @@
+//! Ops: what the tape records.
