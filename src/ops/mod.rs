@@ -1,1 +1,39 @@
-//! Ops: what the tape records.
+//! Ops: each checks shapes once when it is recorded, calls the backend when it runs, and knows its backward.
+//!
+//! An op has one name at every layer: `ops/conv2d.rs` declares what a backend must provide (the trait
+//! `Conv2dKernels`) and records; `backend/native/conv2d.rs` and `backend/launched/conv2d.rs` implement that trait;
+//! `kernels/conv2d_*.cu` are what the latter launches.
+
+pub mod augment_mix;
+pub mod batch_norm;
+pub mod classify;
+pub mod conv2d;
+pub mod global_avg_pool;
+pub mod linear;
+pub mod negative_cosine;
+pub mod sgd;
+pub mod soft_label_cross_entropy;
+pub mod soft_labels;
+pub mod step;
+pub mod total_loss;
+
+use crate::error::{Error, Result};
+use crate::tensor::Shape;
+
+/// The extents of a shape that must have rank 4 (`what`: the argument's name).
+fn four(op: &'static str, what: &str, shape: Shape) -> Result<[usize; 4]> {
+    shape.four().ok_or_else(|| Error::op(op, format!("{what} must have four extents, not {shape}")))
+}
+
+/// The extents of a shape that must have rank 2.
+fn two(op: &'static str, what: &str, shape: Shape) -> Result<[usize; 2]> {
+    shape.two().ok_or_else(|| Error::op(op, format!("{what} must have two extents, not {shape}")))
+}
+
+/// Checks that `what` has just this shape.
+fn expect(op: &'static str, what: &str, shape: Shape, wanted: &[usize]) -> Result<()> {
+    if shape.dims() == wanted {
+        return Ok(());
+    }
+    Err(Error::op(op, format!("{what} has shape {shape}, but {wanted:?} is needed")))
+}

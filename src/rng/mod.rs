@@ -1,1 +1,3 @@
 //! Random numbers: counter-based Philox for training, NumPy's legacy MT19937 for the published splits.
+
+pub mod philox;

@@ -1,0 +1,1 @@
+//! The native backend: Rust on the CPU.

@@ -1,0 +1,344 @@
+//! Batch normalisation with its neighbours: `z = relu(bn(x) + shortcut)` (`torch.nn.BatchNorm2d`, momentum 0.1,
+//! epsilon 1e-5). Each view of the batch has statistics of its own; the running statistics are updated by the first
+//! view, then by the second.
+
+use super::{expect, four};
+use crate::backend::Backend;
+use crate::error::{Error, Result};
+use crate::tape::{Cost, Grad, Op, Pass, Run, Scratch, Tape, Var};
+use crate::tensor::{DType, Tensor};
+
+const NAME: &str = "batch_norm";
+
+/// Added to the variance.
+pub const EPSILON: f64 = 1e-5;
+/// Weight of a batch's statistics in the running ones.
+pub const MOMENTUM: f64 = 0.1;
+
+/// What is added after the normalisation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Shortcut {
+    /// Nothing.
+    None,
+    /// A tensor of the output's shape.
+    Identity,
+    /// Option A of the CIFAR ResNets (He et al. 2016, section 4.2): the source has twice the rows and columns and fewer
+    /// channels; even rows and columns are taken, (C - C_source) / 2 zero channels are put on either side.
+    OptionA {
+        /// Source rows.
+        height: usize,
+        /// Source columns.
+        width: usize,
+        /// Source channels.
+        channels: usize,
+    },
+}
+
+/// Everything about a batch normalisation but its data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Geometry {
+    /// Equal parts of the batch with statistics of their own.
+    pub views: usize,
+    /// Images, all views together.
+    pub batch: usize,
+    /// Rows.
+    pub height: usize,
+    /// Columns.
+    pub width: usize,
+    /// Channels.
+    pub channels: usize,
+    /// Parts of the sums that the convolution before it made, per view.
+    pub parts: usize,
+    /// What is added after the normalisation.
+    pub shortcut: Shortcut,
+    /// Whether a ReLU comes last.
+    pub relu: bool,
+}
+
+impl Geometry {
+    /// Pixels of one view: over so many values of each channel goes the mean.
+    pub fn pixels(&self) -> usize {
+        self.batch / self.views * self.height * self.width
+    }
+
+    /// (batch, height, width, channels).
+    pub fn shape(&self) -> [usize; 4] {
+        [self.batch, self.height, self.width, self.channels]
+    }
+}
+
+/// The tensors of a training forward. Types: x, shortcut, z compute; the others accumulation.
+#[derive(Clone, Copy, Debug)]
+pub struct Forward {
+    /// (batch, height, width, channels).
+    pub x: Tensor,
+    /// (views, parts, 2, channels): sums of x and of x², see `conv2d`.
+    pub sums: Tensor,
+    /// (channels): scale.
+    pub weight: Tensor,
+    /// (channels): shift.
+    pub bias: Tensor,
+    /// (channels), updated.
+    pub running_mean: Tensor,
+    /// (channels), updated with the unbiased variance.
+    pub running_var: Tensor,
+    /// The shortcut's source.
+    pub shortcut: Option<Tensor>,
+    /// Written: like x.
+    pub z: Tensor,
+    /// Written: (views, 2, channels), mean and 1/sqrt(var + epsilon).
+    pub statistics: Tensor,
+}
+
+/// The tensors of an inference forward.
+#[derive(Clone, Copy, Debug)]
+pub struct Inference {
+    /// (batch, height, width, channels).
+    pub x: Tensor,
+    /// (channels): scale.
+    pub weight: Tensor,
+    /// (channels): shift.
+    pub bias: Tensor,
+    /// (channels).
+    pub running_mean: Tensor,
+    /// (channels).
+    pub running_var: Tensor,
+    /// The shortcut's source.
+    pub shortcut: Option<Tensor>,
+    /// Written: like x.
+    pub z: Tensor,
+}
+
+/// The tensors of a backward.
+#[derive(Clone, Copy, Debug)]
+pub struct Backward {
+    /// The forward's input.
+    pub x: Tensor,
+    /// The forward's output: where it is 0, the ReLU stopped the gradient.
+    pub z: Tensor,
+    /// (views, 2, channels), from the forward.
+    pub statistics: Tensor,
+    /// (channels): scale.
+    pub weight: Tensor,
+    /// Gradient of z.
+    pub dz: Tensor,
+    /// Gradient of x, if wanted.
+    pub dx: Option<Grad>,
+    /// (channels).
+    pub dweight: Option<Grad>,
+    /// (channels).
+    pub dbias: Option<Grad>,
+    /// Gradient of the shortcut's source.
+    pub dshortcut: Option<Grad>,
+    /// [`BatchNormKernels::batch_norm_backward_scratch`] bytes.
+    pub scratch: Option<Tensor>,
+}
+
+/// What a backend provides for `batch_norm`.
+pub trait BatchNormKernels {
+    /// Statistics from the sums, running statistics, then `z = relu(bn(x) + shortcut)`.
+    fn batch_norm_forward(&self, geometry: &Geometry, t: &Forward) -> Result<()>;
+    /// `z = relu(bn(x) + shortcut)` with the running statistics.
+    fn batch_norm_inference(&self, geometry: &Geometry, t: &Inference) -> Result<()>;
+    /// All gradients. `dweight` and `dbias` are sums over both views.
+    fn batch_norm_backward(&self, geometry: &Geometry, t: &Backward) -> Result<()>;
+    /// Bytes of scratch that the backward wants.
+    fn batch_norm_backward_scratch(&self, geometry: &Geometry) -> usize;
+}
+
+/// The four per-channel tensors of a batch normalisation, (channels) each.
+#[derive(Clone, Copy, Debug)]
+pub struct Parameters {
+    /// Scale.
+    pub weight: Var,
+    /// Shift.
+    pub bias: Var,
+    /// Running mean.
+    pub running_mean: Var,
+    /// Running variance.
+    pub running_var: Var,
+}
+
+/// Where a batch normalisation's statistics come from.
+#[derive(Clone, Copy, Debug)]
+pub enum Statistics {
+    /// Training: the batch's own, one set a view, from the sums that `conv2d` made.
+    Batch {
+        /// Number of views.
+        views: usize,
+        /// (views, parts, 2, channels).
+        sums: Var,
+    },
+    /// Inference: the running ones.
+    Running,
+}
+
+#[derive(Debug)]
+struct BatchNorm {
+    geometry: Geometry,
+    compute: DType,
+    parameters: Parameters,
+    x: Var,
+    shortcut: Option<Var>,
+    z: Var,
+    /// Sums and statistics; `None` for inference.
+    batch: Option<(Var, Var)>,
+}
+
+/// Records `z = relu(bn(x) + shortcut)` and returns z.
+///
+/// `shortcut` is the source of the residual connection: of x's shape it is added as it is; with twice the rows and
+/// columns (rounded up) it goes through option A.
+///
+/// # Errors
+/// When the shapes do not fit each other, or one value per channel leaves no variance to compute.
+pub fn batch_norm(
+    tape: &mut Tape,
+    backend: &dyn Backend,
+    x: Var,
+    parameters: Parameters,
+    statistics: Statistics,
+    shortcut: Option<Var>,
+    relu: bool,
+) -> Result<Var> {
+    let shape = four(NAME, "the input", tape.shape(x))?;
+    let [batch, height, width, channels] = shape;
+    for var in [parameters.weight, parameters.bias, parameters.running_mean, parameters.running_var] {
+        expect(NAME, "a parameter", tape.shape(var), &[channels])?;
+    }
+    let kind = match shortcut.map(|v| four(NAME, "the shortcut", tape.shape(v))).transpose()? {
+        None => Shortcut::None,
+        Some(source) if source == shape => Shortcut::Identity,
+        Some([b, h, w, c])
+            if b == batch
+                && h.div_ceil(2) == height
+                && w.div_ceil(2) == width
+                && c <= channels
+                && (channels - c) % 2 == 0 =>
+        {
+            Shortcut::OptionA { height: h, width: w, channels: c }
+        }
+        Some(source) => {
+            return Err(Error::op(NAME, format!("a shortcut of shape {source:?} does not fit an output of {shape:?}")));
+        }
+    };
+    let compute = tape.dtype(x);
+    let z = tape.value(&shape, compute);
+    let (views, parts, batch_values) = match statistics {
+        Statistics::Running => (1, 0, None),
+        Statistics::Batch { views, sums } => {
+            let [v, parts, ..] = four(NAME, "the sums", tape.shape(sums))?;
+            expect(NAME, "the sums", tape.shape(sums), &[views, parts, 2, channels])?;
+            if v == 0 || batch % v != 0 {
+                return Err(Error::op(NAME, format!("{v} views do not divide a batch of {batch}")));
+            }
+            if batch / v * height * width < 2 {
+                return Err(Error::op(NAME, "training needs more than one value per channel: take a larger batch"));
+            }
+            let saved = tape.value(&[views, 2, channels], backend.precision().accumulate());
+            (views, parts, Some((sums, saved)))
+        }
+    };
+    let geometry = Geometry { views, batch, height, width, channels, parts, shortcut: kind, relu };
+    tape.record(BatchNorm { geometry, compute, parameters, x, shortcut, z, batch: batch_values });
+    Ok(z)
+}
+
+impl Op for BatchNorm {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn reads(&self) -> Vec<Var> {
+        let mut vars = vec![self.x, self.parameters.weight, self.parameters.bias];
+        vars.extend(self.shortcut);
+        vars.extend(self.batch.map(|(sums, _)| sums));
+        vars
+    }
+
+    fn writes(&self) -> Vec<Var> {
+        [Some(self.z), self.batch.map(|(_, saved)| saved)].into_iter().flatten().collect()
+    }
+
+    fn saves(&self) -> Vec<Var> {
+        let mut vars = vec![self.x, self.parameters.weight];
+        vars.extend(self.geometry.relu.then_some(self.z));
+        vars.extend(self.batch.map(|(_, saved)| saved));
+        vars
+    }
+
+    fn grads_read(&self) -> Vec<Var> {
+        vec![self.z]
+    }
+
+    fn differentiates(&self) -> Vec<Var> {
+        let mut vars = vec![self.x, self.parameters.weight, self.parameters.bias];
+        vars.extend(self.shortcut);
+        vars
+    }
+
+    fn scratch(&self, backend: &dyn Backend) -> Scratch {
+        Scratch { forward: 0, backward: backend.batch_norm_backward_scratch(&self.geometry) }
+    }
+
+    fn label(&self) -> String {
+        let g = &self.geometry;
+        let shortcut = match g.shortcut {
+            Shortcut::None => "",
+            Shortcut::Identity => " + shortcut",
+            Shortcut::OptionA { .. } => " + option A",
+        };
+        format!("{}x{}x{}x{}{shortcut}{}", g.batch, g.height, g.width, g.channels, if g.relu { ", relu" } else { "" })
+    }
+
+    fn cost(&self, pass: Pass) -> Cost {
+        let elements = self.geometry.shape().iter().product::<usize>() as f64;
+        let shortcut = match self.geometry.shortcut {
+            Shortcut::None => 0.0,
+            Shortcut::Identity => 1.0,
+            Shortcut::OptionA { .. } => 0.5,
+        };
+        let tensors = match pass {
+            Pass::Forward => 2.0 + shortcut,
+            Pass::Backward => 4.0 + shortcut,
+        };
+        Cost { flops: elements * tensors * 2.0, bytes: elements * tensors * self.compute.bytes() as f64 }
+    }
+
+    fn forward(&self, run: &Run<'_>) -> Result<()> {
+        let p = &self.parameters;
+        let (x, z, shortcut) = (run.value(self.x), run.value(self.z), self.shortcut.map(|v| run.value(v)));
+        let (weight, bias) = (run.value(p.weight), run.value(p.bias));
+        let (running_mean, running_var) = (run.value(p.running_mean), run.value(p.running_var));
+        match self.batch {
+            None => {
+                let tensors = Inference { x, weight, bias, running_mean, running_var, shortcut, z };
+                run.backend.batch_norm_inference(&self.geometry, &tensors)
+            }
+            Some((sums, saved)) => {
+                let (sums, statistics) = (run.value(sums), run.value(saved));
+                let tensors = Forward { x, sums, weight, bias, running_mean, running_var, shortcut, z, statistics };
+                run.backend.batch_norm_forward(&self.geometry, &tensors)
+            }
+        }
+    }
+
+    fn backward(&self, run: &Run<'_>) -> Result<()> {
+        let Some((_, saved)) = self.batch else {
+            return Err(Error::op(NAME, "inference statistics have no backward"));
+        };
+        let tensors = Backward {
+            x: run.value(self.x),
+            z: run.value(self.z),
+            statistics: run.value(saved),
+            weight: run.value(self.parameters.weight),
+            dz: run.grad(self.z),
+            dx: run.grad_target(self.x),
+            dweight: run.grad_target(self.parameters.weight),
+            dbias: run.grad_target(self.parameters.bias),
+            dshortcut: self.shortcut.and_then(|v| run.grad_target(v)),
+            scratch: run.scratch(),
+        };
+        run.backend.batch_norm_backward(&self.geometry, &tensors)
+    }
+}

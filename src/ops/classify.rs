@@ -1,0 +1,86 @@
+//! Evaluation's last op: where the true class ranks among the logits, and how confident the best one is. Top-k
+//! accuracy, shots, per-class accuracy and calibration are all tallies of these.
+
+use super::step::StepVars;
+use super::two;
+use crate::backend::Backend;
+use crate::error::Result;
+use crate::tape::{Op, Run, Tape, Var};
+use crate::tensor::Tensor;
+
+const NAME: &str = "classify";
+
+/// The tensors of `classify`.
+#[derive(Clone, Copy, Debug)]
+pub struct Classify {
+    /// Accumulation type (batch, classes).
+    pub logits: Tensor,
+    /// I32 (images): class of every image of the data set.
+    pub labels: Tensor,
+    /// I32 (batch).
+    pub originals: Tensor,
+    /// A `StepParams`: results go to rows `row..row + batch`.
+    pub step: Tensor,
+    /// I32 (images): number of classes ahead of the true one; of equal logits the lower class is ahead. A true class
+    /// whose logit is NaN ranks behind all.
+    pub ranks: Tensor,
+    /// F32 (images): softmax probability of the best class.
+    pub confidences: Tensor,
+}
+
+/// What a backend provides for `classify`.
+pub trait ClassifyKernels {
+    /// Writes ranks and confidences of the step's samples.
+    fn classify(&self, t: &Classify) -> Result<()>;
+}
+
+#[derive(Debug)]
+struct Record {
+    logits: Var,
+    labels: Var,
+    vars: StepVars,
+    ranks: Var,
+    confidences: Var,
+}
+
+/// Records the ranking of `logits` (batch, classes) into `ranks` and `confidences` (images each).
+///
+/// # Errors
+/// When the logits are no matrix.
+pub fn classify(
+    tape: &mut Tape,
+    _backend: &dyn Backend,
+    logits: Var,
+    labels: Var,
+    vars: StepVars,
+    (ranks, confidences): (Var, Var),
+) -> Result<()> {
+    two(NAME, "the logits", tape.shape(logits))?;
+    tape.record(Record { logits, labels, vars, ranks, confidences });
+    Ok(())
+}
+
+impl Op for Record {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn reads(&self) -> Vec<Var> {
+        vec![self.logits, self.labels, self.vars.originals, self.vars.step]
+    }
+
+    fn writes(&self) -> Vec<Var> {
+        vec![self.ranks, self.confidences]
+    }
+
+    fn forward(&self, run: &Run<'_>) -> Result<()> {
+        run.backend.classify(&Classify {
+            logits: run.value(self.logits),
+            labels: run.value(self.labels),
+            originals: run.value(self.vars.originals),
+            step: run.value(self.vars.step),
+            ranks: run.value(self.ranks),
+            confidences: run.value(self.confidences),
+        })
+    }
+}

@@ -1,0 +1,224 @@
+//! Two-dimensional convolution without bias, NHWC activations, OHWI weights (`torch.nn.functional.conv2d`).
+
+use super::{expect, four};
+use crate::backend::Backend;
+use crate::error::{Error, Result};
+use crate::tape::{Cost, Grad, Op, Pass, Run, Scratch, Tape, Var};
+use crate::tensor::{DType, Tensor};
+
+const NAME: &str = "conv2d";
+
+/// Everything about a convolution but its data. Square kernels, the same stride and padding both ways.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Geometry {
+    /// Images, all views together.
+    pub batch: usize,
+    /// Input rows.
+    pub height: usize,
+    /// Input columns.
+    pub width: usize,
+    /// Input channels.
+    pub channels: usize,
+    /// Output channels.
+    pub filters: usize,
+    /// Kernel rows and columns.
+    pub kernel: usize,
+    /// Stride.
+    pub stride: usize,
+    /// Zeros around the input.
+    pub padding: usize,
+    /// Views: the batch is this many equal parts, each with statistics of its own.
+    pub views: usize,
+}
+
+impl Geometry {
+    fn out(&self, extent: usize) -> usize {
+        (extent + 2 * self.padding - self.kernel) / self.stride + 1
+    }
+
+    /// Output rows.
+    pub fn out_height(&self) -> usize {
+        self.out(self.height)
+    }
+
+    /// Output columns.
+    pub fn out_width(&self) -> usize {
+        self.out(self.width)
+    }
+
+    /// Shape of the input: (batch, height, width, channels).
+    pub fn input(&self) -> [usize; 4] {
+        [self.batch, self.height, self.width, self.channels]
+    }
+
+    /// Shape of the weight: (filters, kernel, kernel, channels).
+    pub fn weight(&self) -> [usize; 4] {
+        [self.filters, self.kernel, self.kernel, self.channels]
+    }
+
+    /// Shape of the output: (batch, out height, out width, filters).
+    pub fn output(&self) -> [usize; 4] {
+        [self.batch, self.out_height(), self.out_width(), self.filters]
+    }
+
+    /// Floating-point operations of the forward, or of one of the two gradients.
+    pub fn flops(&self) -> f64 {
+        let outputs: usize = self.output().iter().product();
+        2.0 * outputs as f64 * (self.kernel * self.kernel * self.channels) as f64
+    }
+
+    /// Checks that the extents make a convolution.
+    fn check(&self) -> Result<()> {
+        let shortest = self.height.min(self.width) + 2 * self.padding;
+        if self.kernel == 0 || self.stride == 0 || self.kernel > shortest || self.input().contains(&0) {
+            return Err(Error::op(
+                NAME,
+                format!("a {0}x{0} kernel does not fit input {1:?}", self.kernel, self.input()),
+            ));
+        }
+        if self.filters == 0 || self.views == 0 || !self.batch.is_multiple_of(self.views) {
+            return Err(Error::op(NAME, format!("{} views do not divide a batch of {}", self.views, self.batch)));
+        }
+        Ok(())
+    }
+}
+
+/// What a backend provides for `conv2d`. Tensors have the geometry's shapes and the backend's compute type, but for
+/// `dweight` and `sums`, which have the accumulation type.
+pub trait Conv2dKernels {
+    /// Into how many parts a view's channel sums are split: each part is summed by one worker, in a fixed order.
+    fn conv2d_sum_parts(&self, geometry: &Geometry) -> usize;
+
+    /// `y = conv(x, weight)`. If `sums` is given, (views, parts, 2, filters): also, per view, part and channel, the
+    /// sum over the part's pixels of y and of y².
+    fn conv2d_forward(&self, g: &Geometry, x: Tensor, weight: Tensor, y: Tensor, sums: Option<Tensor>) -> Result<()>;
+
+    /// `dx (+)= conv_transposed(dy, weight)`.
+    fn conv2d_input_grad(
+        &self,
+        g: &Geometry,
+        dy: Tensor,
+        weight: Tensor,
+        dx: Grad,
+        scratch: Option<Tensor>,
+    ) -> Result<()>;
+
+    /// `dweight = sum over pixels of dy ⊗ x`, in a fixed order.
+    fn conv2d_weight_grad(
+        &self,
+        g: &Geometry,
+        x: Tensor,
+        dy: Tensor,
+        dweight: Tensor,
+        scratch: Option<Tensor>,
+    ) -> Result<()>;
+
+    /// Bytes of scratch that [`Conv2dKernels::conv2d_input_grad`] and [`Conv2dKernels::conv2d_weight_grad`] want
+    /// (the larger of the two: they run one after the other).
+    fn conv2d_backward_scratch(&self, geometry: &Geometry) -> usize;
+}
+
+#[derive(Debug)]
+struct Conv2d {
+    geometry: Geometry,
+    compute: DType,
+    x: Var,
+    weight: Var,
+    y: Var,
+    sums: Option<Var>,
+}
+
+/// Records `y = conv(x, weight)`; x (batch, height, width, channels), weight (filters, kernel, kernel, channels).
+///
+/// With `sums`, also the per-view channel sums that a following batch normalisation needs (see
+/// [`Conv2dKernels::conv2d_forward`]). Returns y and the sums.
+///
+/// # Errors
+/// When the shapes do not fit each other.
+pub fn conv2d(
+    tape: &mut Tape,
+    backend: &dyn Backend,
+    x: Var,
+    weight: Var,
+    (stride, padding): (usize, usize),
+    views: usize,
+    sums: bool,
+) -> Result<(Var, Option<Var>)> {
+    let [batch, height, width, channels] = four(NAME, "the input", tape.shape(x))?;
+    let [filters, kernel, _, _] = four(NAME, "the weight", tape.shape(weight))?;
+    expect(NAME, "the weight", tape.shape(weight), &[filters, kernel, kernel, channels])?;
+    let geometry = Geometry { batch, height, width, channels, filters, kernel, stride, padding, views };
+    geometry.check()?;
+    let compute = tape.dtype(x);
+    let y = tape.value(&geometry.output(), compute);
+    let sums = sums.then(|| {
+        let parts = backend.conv2d_sum_parts(&geometry);
+        tape.value(&[views, parts, 2, filters], backend.precision().accumulate())
+    });
+    tape.record(Conv2d { geometry, compute, x, weight, y, sums });
+    Ok((y, sums))
+}
+
+impl Op for Conv2d {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn reads(&self) -> Vec<Var> {
+        vec![self.x, self.weight]
+    }
+
+    fn writes(&self) -> Vec<Var> {
+        [Some(self.y), self.sums].into_iter().flatten().collect()
+    }
+
+    fn saves(&self) -> Vec<Var> {
+        vec![self.x, self.weight]
+    }
+
+    fn grads_read(&self) -> Vec<Var> {
+        vec![self.y]
+    }
+
+    fn differentiates(&self) -> Vec<Var> {
+        vec![self.x, self.weight]
+    }
+
+    fn scratch(&self, backend: &dyn Backend) -> Scratch {
+        Scratch { forward: 0, backward: backend.conv2d_backward_scratch(&self.geometry) }
+    }
+
+    fn label(&self) -> String {
+        let g = &self.geometry;
+        format!(
+            "{0}x{1}x{2}x{3} -> {4}, {5}x{5}/{6}",
+            g.batch, g.height, g.width, g.channels, g.filters, g.kernel, g.stride
+        )
+    }
+
+    fn cost(&self, pass: Pass) -> Cost {
+        let size = |extents: [usize; 4]| extents.iter().product::<usize>() as f64 * self.compute.bytes() as f64;
+        let g = &self.geometry;
+        let once = Cost { flops: g.flops(), bytes: size(g.input()) + size(g.weight()) + size(g.output()) };
+        match pass {
+            Pass::Forward => once,
+            Pass::Backward => Cost { flops: 2.0 * once.flops, bytes: 2.0 * once.bytes },
+        }
+    }
+
+    fn forward(&self, run: &Run<'_>) -> Result<()> {
+        let sums = self.sums.map(|v| run.value(v));
+        run.backend.conv2d_forward(&self.geometry, run.value(self.x), run.value(self.weight), run.value(self.y), sums)
+    }
+
+    fn backward(&self, run: &Run<'_>) -> Result<()> {
+        let (g, dy) = (&self.geometry, run.grad(self.y));
+        if let Some(dweight) = run.grad_target(self.weight) {
+            run.backend.conv2d_weight_grad(g, run.value(self.x), dy, dweight.tensor, run.scratch())?;
+        }
+        if let Some(dx) = run.grad_target(self.x) {
+            run.backend.conv2d_input_grad(g, dy, run.value(self.weight), dx, run.scratch())?;
+        }
+        Ok(())
+    }
+}

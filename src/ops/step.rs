@@ -1,0 +1,117 @@
+//! The step's scalars and indices, on the device: an epoch's worth is uploaded as one table, and each step takes the
+//! next row, so that the host neither sends nor waits for anything between steps.
+
+use super::expect;
+use crate::error::Result;
+use crate::tape::{Op, Run, Tape, Var};
+use crate::tensor::{DType, Tensor};
+
+const NAME: &str = "load_step";
+
+/// 32-bit words of a [`StepParams`].
+pub const STEP_WORDS: usize = 16;
+
+/// One step's scalars, as kernels read them: sixteen 32-bit words. `kernels/step.cuh` has the same layout.
+#[derive(Clone, Copy, Debug, Default, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C)]
+pub struct StepParams {
+    /// The run's seed, low word first.
+    pub seed: [u32; 2],
+    /// 0-based epoch.
+    pub epoch: u32,
+    /// 0-based step in the epoch.
+    pub step: u32,
+    /// The mixtures' lambda.
+    pub lambda: f32,
+    /// The labels' lambda; differs from `lambda` when labels are corrected for the clipped box.
+    pub label_lambda: f32,
+    /// CutMix box: rows `[0]..[1]`, columns `[2]..[3]`.
+    pub cut: [i32; 4],
+    /// Learning rate.
+    pub lr: f32,
+    /// Factors of L_c, L_cb and L_sim in the total.
+    pub coefficients: [f32; 3],
+    /// Where this step's results go: the row of the loss log, or the first row of the evaluation's results.
+    pub row: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+
+/// What a backend provides for `load_step`.
+pub trait StepKernels {
+    /// Takes row `cursor` of `table` (rows, 16 + 2 * batch) apart into `step` (16), `originals` (batch) and `partners`
+    /// (batch), and adds 1 to `cursor` (1). All are `I32`.
+    fn load_step(&self, table: Tensor, cursor: Tensor, step: Tensor, originals: Tensor, partners: Tensor)
+    -> Result<()>;
+}
+
+/// The values of a step that ops read.
+#[derive(Clone, Copy, Debug)]
+pub struct StepVars {
+    /// (16): a [`StepParams`].
+    pub step: Var,
+    /// (batch): indices of the originals in the data set.
+    pub originals: Var,
+    /// (batch): indices of their partners.
+    pub partners: Var,
+}
+
+#[derive(Debug)]
+struct LoadStep {
+    table: Var,
+    cursor: Var,
+    out: StepVars,
+}
+
+/// Records the fetching of the next row of `table` (rows, 16 + 2 * batch); `cursor` (1) counts the rows taken.
+///
+/// # Errors
+/// When the table's rows do not hold a step of `batch`.
+pub fn load_step(tape: &mut Tape, table: Var, cursor: Var, batch: usize) -> Result<StepVars> {
+    let rows = tape.shape(table).dims()[0];
+    expect(NAME, "the table", tape.shape(table), &[rows, STEP_WORDS + 2 * batch])?;
+    let out = StepVars {
+        step: tape.value(&[STEP_WORDS], DType::I32),
+        originals: tape.value(&[batch], DType::I32),
+        partners: tape.value(&[batch], DType::I32),
+    };
+    // The optimiser reads the learning rate after the backward pass.
+    tape.keep(out.step);
+    tape.record(LoadStep { table, cursor, out });
+    Ok(out)
+}
+
+impl Op for LoadStep {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn reads(&self) -> Vec<Var> {
+        vec![self.table, self.cursor]
+    }
+
+    fn writes(&self) -> Vec<Var> {
+        vec![self.out.step, self.out.originals, self.out.partners]
+    }
+
+    fn forward(&self, run: &Run<'_>) -> Result<()> {
+        let StepVars { step, originals, partners } = self.out;
+        run.backend.load_step(
+            run.value(self.table),
+            run.value(self.cursor),
+            run.value(step),
+            run.value(originals),
+            run.value(partners),
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn step_params_are_sixteen_words() {
+        assert_eq!(size_of::<StepParams>(), 4 * STEP_WORDS);
+    }
+}

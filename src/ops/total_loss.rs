@@ -1,0 +1,87 @@
+//! The losses of a step from the losses of its rows, written into a log that the host reads when it likes.
+
+use super::expect;
+use crate::backend::Backend;
+use crate::error::Result;
+use crate::tape::{Op, Run, Tape, Var};
+use crate::tensor::{DType, Tensor};
+
+const NAME: &str = "total_loss";
+
+/// Columns of the loss log: L_c, L_cb, L_sim, total.
+pub const LOSS_COLUMNS: usize = 4;
+
+/// The tensors of `total_loss`.
+#[derive(Clone, Copy, Debug)]
+pub struct TotalLoss {
+    /// Accumulation type (heads, views * batch).
+    pub cross_entropy: Tensor,
+    /// Accumulation type (2 * batch).
+    pub cosine: Option<Tensor>,
+    /// A `StepParams`.
+    pub step: Tensor,
+    /// Accumulation type (rows, 4).
+    pub log: Tensor,
+    /// Samples of a view.
+    pub batch: usize,
+}
+
+/// What a backend provides for `total_loss`.
+pub trait TotalLossKernels {
+    /// `log[step.row] = (L_c, L_cb, L_sim, total)`: each loss is the sum of its rows, in a fixed order, over `batch`
+    /// (so views add up and samples are averaged); an absent one is 0; total = coefficients · losses.
+    fn total_loss(&self, t: &TotalLoss) -> Result<()>;
+}
+
+#[derive(Debug)]
+struct Record {
+    cross_entropy: Var,
+    cosine: Option<Var>,
+    step: Var,
+    log: Var,
+    batch: usize,
+}
+
+/// Records the summing-up of a step of `batch` samples into `log` (rows, 4).
+///
+/// # Errors
+/// When the log does not have four columns.
+pub fn total_loss(
+    tape: &mut Tape,
+    _backend: &dyn Backend,
+    cross_entropy: Var,
+    cosine: Option<Var>,
+    step: Var,
+    log: Var,
+    batch: usize,
+) -> Result<()> {
+    let rows = tape.shape(log).dims()[0];
+    expect(NAME, "the log", tape.shape(log), &[rows, LOSS_COLUMNS])?;
+    debug_assert_ne!(tape.dtype(log), DType::I32);
+    tape.record(Record { cross_entropy, cosine, step, log, batch });
+    Ok(())
+}
+
+impl Op for Record {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn reads(&self) -> Vec<Var> {
+        [Some(self.cross_entropy), self.cosine, Some(self.step)].into_iter().flatten().collect()
+    }
+
+    fn writes(&self) -> Vec<Var> {
+        vec![self.log]
+    }
+
+    fn forward(&self, run: &Run<'_>) -> Result<()> {
+        run.backend.total_loss(&TotalLoss {
+            cross_entropy: run.value(self.cross_entropy),
+            cosine: self.cosine.map(|v| run.value(v)),
+            step: run.value(self.step),
+            log: run.value(self.log),
+            batch: self.batch,
+        })
+    }
+}

@@ -1,0 +1,334 @@
+//! From a recording to a program: which value lives when, where it lies, which gradients add up.
+
+use std::time::Duration;
+
+use super::{Cost, Grad, Op, Run, Storage, Tape, Value, Var};
+use crate::backend::Backend;
+use crate::error::Result;
+use crate::tensor::{BufferId, DType, Shape, Tensor};
+
+/// Every value starts at a multiple of this, so that vector and asynchronous copies of any width are aligned.
+const ALIGNMENT: usize = 256;
+
+/// The two passes of a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Pass {
+    /// Values, from inputs to losses.
+    Forward,
+    /// Gradients, from losses to parameters.
+    Backward,
+}
+
+/// One timed pass of one op.
+#[derive(Clone, Debug)]
+pub struct OpTime {
+    /// The op's name.
+    pub name: &'static str,
+    /// Its shapes, in a few words.
+    pub label: String,
+    /// Which pass.
+    pub pass: Pass,
+    /// What it costs at least.
+    pub cost: Cost,
+    /// Measured.
+    pub time: Duration,
+}
+
+/// A planned tape: ready to run, as often as wanted, without allocating.
+pub struct Program {
+    ops: Vec<Box<dyn Op>>,
+    values: Vec<Tensor>,
+    grads: Vec<Option<Tensor>>,
+    /// Per op, the inputs whose gradient it writes.
+    targets: Vec<Vec<(Var, Grad)>>,
+    /// Per op, scratch of the forward and of the backward.
+    scratch: Vec<[Option<Tensor>; 2]>,
+    /// Ops whose backward has something to do.
+    differentiated: Vec<bool>,
+    arena: Option<BufferId>,
+    arena_bytes: usize,
+}
+
+/// A piece of the arena: `bytes` that must stay untouched from time `first` to time `last`, both included.
+struct Piece {
+    bytes: usize,
+    first: usize,
+    last: usize,
+    offset: usize,
+}
+
+impl Piece {
+    fn unused(bytes: usize) -> Piece {
+        Piece { bytes: bytes.next_multiple_of(ALIGNMENT), first: usize::MAX, last: 0, offset: 0 }
+    }
+
+    fn touch(&mut self, time: usize) {
+        self.first = self.first.min(time);
+        self.last = self.last.max(time);
+    }
+}
+
+/// Chooses offsets: largest pieces first, each at the lowest offset where no piece alive at the same time lies.
+/// Returns the arena's size.
+fn pack(pieces: &mut [Piece]) -> usize {
+    let mut order: Vec<usize> = (0..pieces.len()).filter(|&i| pieces[i].first != usize::MAX).collect();
+    order.sort_by_key(|&i| (std::cmp::Reverse(pieces[i].bytes), i));
+    let mut placed: Vec<usize> = Vec::new(); // by offset
+    let mut size = 0;
+    for i in order {
+        let mut offset = 0;
+        for &j in &placed {
+            let other = &pieces[j];
+            let together = pieces[i].first <= other.last && other.first <= pieces[i].last;
+            if together && other.offset < offset + pieces[i].bytes {
+                offset = offset.max(other.offset + other.bytes);
+            }
+        }
+        pieces[i].offset = offset;
+        size = size.max(offset + pieces[i].bytes);
+        let at = placed.partition_point(|&j| pieces[j].offset <= offset);
+        placed.insert(at, i);
+    }
+    size
+}
+
+impl Tape {
+    /// Plans the tape for a forward pass and, if `train`, a backward pass; allocates the arena on `backend`.
+    ///
+    /// # Errors
+    /// When the backend cannot give that much memory.
+    pub fn plan(self, backend: &dyn Backend, train: bool) -> Result<Program> {
+        let mut program = self.layout(backend, train);
+        if program.arena_bytes > 0 {
+            let arena = backend.alloc(program.arena_bytes, "activations")?;
+            program.place(arena);
+        }
+        Ok(program)
+    }
+
+    /// The plan without its memory: sizes only. [`Program::arena_bytes`] is then the prediction that `info` prints.
+    pub fn layout(self, backend: &dyn Backend, train: bool) -> Program {
+        let Tape { values, ops } = &self;
+        let n = ops.len();
+        let root = |v: Var| self.root(v).index();
+        let differentiated: Vec<bool> =
+            ops.iter().map(|op| train && op.differentiates().iter().any(|v| values[v.index()].requires_grad)).collect();
+
+        // Pieces: one a value, one a gradient, two scratches an op; times: op i runs forward at i, backward at 2n - 1 - i.
+        let bytes = |v: &Value| v.shape.elements() * v.dtype.bytes();
+        let mut value_pieces: Vec<Piece> = values.iter().map(|v| Piece::unused(bytes(v))).collect();
+        let mut grad_pieces: Vec<Piece> = values.iter().map(|v| Piece::unused(bytes(v))).collect();
+        let mut scratch_pieces: Vec<Piece> = Vec::new();
+        let mut scratch_at = vec![[None, None]; n];
+        let end = 2 * n;
+        for (i, op) in ops.iter().enumerate() {
+            let backward = end - 1 - i;
+            for v in op.reads().into_iter().chain(op.writes()) {
+                value_pieces[root(v)].touch(i);
+            }
+            let scratch = op.scratch(backend);
+            let mut add_scratch = |bytes: usize, time: usize, pass: usize| {
+                if bytes > 0 {
+                    let mut piece = Piece::unused(bytes);
+                    piece.touch(time);
+                    scratch_at[i][pass] = Some((scratch_pieces.len(), bytes));
+                    scratch_pieces.push(piece);
+                }
+            };
+            add_scratch(scratch.forward, i, 0);
+            if !differentiated[i] {
+                continue;
+            }
+            let writes_at = if op.is_loss() { i } else { backward };
+            if !op.is_loss() {
+                add_scratch(scratch.backward, backward, 1);
+                for v in op.saves() {
+                    value_pieces[root(v)].touch(backward);
+                }
+                for v in op.grads_read() {
+                    grad_pieces[v.index()].touch(backward);
+                }
+            }
+            for v in op.differentiates() {
+                if values[v.index()].requires_grad {
+                    grad_pieces[v.index()].touch(writes_at);
+                }
+            }
+        }
+        for (i, value) in values.iter().enumerate() {
+            if value.keep {
+                value_pieces[i].touch(0);
+                value_pieces[i].touch(end);
+                if value.requires_grad && train {
+                    grad_pieces[i].touch(0);
+                    grad_pieces[i].touch(end);
+                }
+            }
+            if !matches!(value.storage, Storage::Planned) {
+                value_pieces[i] = Piece::unused(0);
+            }
+            if value.parameter_grad.is_some() {
+                grad_pieces[i] = Piece::unused(0);
+            }
+        }
+        let counts = (value_pieces.len(), grad_pieces.len());
+        let mut pieces: Vec<Piece> = value_pieces;
+        pieces.extend(grad_pieces);
+        pieces.extend(scratch_pieces);
+        let arena_bytes = pack(&mut pieces);
+
+        let in_arena =
+            |offset: usize, shape: Shape, dtype: DType| Tensor { buffer: BufferId(u32::MAX), offset, shape, dtype };
+        let placed: Vec<Tensor> = (0..values.len())
+            .map(|i| {
+                let at = root(Var(i as u32));
+                match values[at].storage {
+                    Storage::External(tensor) => tensor,
+                    _ => in_arena(pieces[at].offset, values[at].shape, values[at].dtype),
+                }
+            })
+            .collect();
+        let grads: Vec<Option<Tensor>> = (0..values.len())
+            .map(|i| {
+                let piece = &pieces[counts.0 + i];
+                values[i].parameter_grad.filter(|_| train).or_else(|| {
+                    (piece.first != usize::MAX).then(|| in_arena(piece.offset, values[i].shape, values[i].dtype))
+                })
+            })
+            .collect();
+
+        // The first op to write a gradient in the order of execution writes, later ones add.
+        let mut written = vec![false; values.len()];
+        let mut targets: Vec<Vec<(Var, Grad)>> = vec![Vec::new(); n];
+        let losses = (0..n).filter(|&i| ops[i].is_loss());
+        let others = (0..n).rev().filter(|&i| !ops[i].is_loss());
+        for i in losses.chain(others).filter(|&i| differentiated[i]) {
+            for v in ops[i].differentiates() {
+                if let (true, Some(tensor)) = (values[v.index()].requires_grad, grads[v.index()]) {
+                    targets[i].push((v, Grad { tensor, accumulate: written[v.index()] }));
+                    written[v.index()] = true;
+                }
+            }
+        }
+        let scratch = scratch_at
+            .iter()
+            .map(|passes| {
+                passes.map(|s| {
+                    s.map(|(piece, bytes)| {
+                        in_arena(pieces[counts.0 + counts.1 + piece].offset, Shape::new(&[bytes]), DType::U8)
+                    })
+                })
+            })
+            .collect();
+        Program { ops: self.ops, values: placed, grads, targets, scratch, differentiated, arena: None, arena_bytes }
+    }
+}
+
+impl Program {
+    fn place(&mut self, arena: BufferId) {
+        self.arena = Some(arena);
+        let unplaced = BufferId(u32::MAX);
+        let fix = |tensor: &mut Tensor| {
+            if tensor.buffer == unplaced {
+                tensor.buffer = arena;
+            }
+        };
+        self.values.iter_mut().for_each(fix);
+        self.grads.iter_mut().flatten().for_each(fix);
+        self.scratch.iter_mut().flatten().flatten().for_each(fix);
+        self.targets.iter_mut().flatten().for_each(|(_, grad)| fix(&mut grad.tensor));
+    }
+
+    /// Size of the arena: all values, gradients and scratch of a step.
+    pub fn arena_bytes(&self) -> usize {
+        self.arena_bytes
+    }
+
+    /// Where a value lies. Meaningful outside a step only for values that were kept or are external.
+    pub fn value(&self, var: Var) -> Tensor {
+        self.values[var.index()]
+    }
+
+    /// Where a gradient lies, if the value has one.
+    pub fn grad(&self, var: Var) -> Option<Tensor> {
+        self.grads[var.index()]
+    }
+
+    pub(super) fn grad_target(&self, node: usize, var: Var) -> Option<Grad> {
+        self.targets[node].iter().find(|(v, _)| *v == var).map(|(_, grad)| *grad)
+    }
+
+    /// Runs the forward pass, and with it the losses' gradients.
+    pub fn forward(&self, backend: &dyn Backend) -> Result<()> {
+        (0..self.ops.len()).try_for_each(|node| self.run_op(backend, node, Pass::Forward))
+    }
+
+    /// Runs the backward pass.
+    pub fn backward(&self, backend: &dyn Backend) -> Result<()> {
+        (0..self.ops.len()).rev().try_for_each(|node| self.run_op(backend, node, Pass::Backward))
+    }
+
+    fn runs(&self, node: usize, pass: Pass) -> bool {
+        pass == Pass::Forward || (self.differentiated[node] && !self.ops[node].is_loss())
+    }
+
+    fn run_op(&self, backend: &dyn Backend, node: usize, pass: Pass) -> Result<()> {
+        if !self.runs(node, pass) {
+            return Ok(());
+        }
+        let run = Run { backend, program: self, node, scratch: self.scratch[node][pass as usize] };
+        match pass {
+            Pass::Forward => self.ops[node].forward(&run),
+            Pass::Backward => self.ops[node].backward(&run),
+        }
+    }
+
+    /// Runs one whole step and times each op of it, waiting for the device after each.
+    pub fn timed(&self, backend: &dyn Backend) -> Result<Vec<OpTime>> {
+        let mut times = Vec::new();
+        let forward = (0..self.ops.len()).map(|node| (node, Pass::Forward));
+        let backward = (0..self.ops.len()).rev().map(|node| (node, Pass::Backward));
+        for (node, pass) in forward.chain(backward) {
+            if !self.runs(node, pass) {
+                continue;
+            }
+            let time = backend.time(&mut || self.run_op(backend, node, pass))?;
+            let op = &self.ops[node];
+            times.push(OpTime { name: op.name(), label: op.label(), pass, cost: op.cost(pass), time });
+        }
+        Ok(times)
+    }
+
+    /// Gives the arena back.
+    pub fn release(self, backend: &dyn Backend) {
+        if let Some(arena) = self.arena {
+            backend.free(arena);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn piece(bytes: usize, first: usize, last: usize) -> Piece {
+        Piece { bytes, first, last, offset: 0 }
+    }
+
+    #[test]
+    fn pieces_alive_together_do_not_overlap() {
+        let mut pieces: Vec<Piece> =
+            (0..60).map(|i| piece(256 * (1 + i * 7 % 5), i * 13 % 40, i * 13 % 40 + i * 5 % 11)).collect();
+        let size = pack(&mut pieces);
+        for (i, a) in pieces.iter().enumerate() {
+            assert!(a.offset + a.bytes <= size);
+            for b in &pieces[i + 1..] {
+                let together = a.first <= b.last && b.first <= a.last;
+                let apart = a.offset + a.bytes <= b.offset || b.offset + b.bytes <= a.offset;
+                assert!(!together || apart);
+            }
+        }
+        let sum: usize = pieces.iter().map(|p| p.bytes).sum();
+        assert!(size < sum, "pieces that never meet share memory");
+    }
+}
