@@ -1,0 +1,347 @@
+"""Single-op fixtures: inputs, outputs and gradients of every op that the engine has, from PyTorch in float64.
+
+Layout: activations NHWC, as in the engine; weights OIHW, as in PyTorch; float64 throughout, labels and indices int32,
+images uint8. A case's tensors are `OP.CASE.NAME`; its attributes are the JSON string under `OP.CASE` in the file's
+metadata. `dy` is always the given gradient of the output, `dX` the resulting gradient of X.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from glmc_torch import class_weights, cutmix, cutmix_box, mixup, negative_cosine, shortcut_a, soft_cross_entropy
+from glmc_torch import soft_labels
+
+EPS = 1e-5
+BN_MOMENTUM = 0.1
+
+
+class Fixtures:
+    """Collects cases; hands each its own generator, so that adding one leaves the others as they are."""
+
+    def __init__(self) -> None:
+        self.tensors: dict[str, Tensor] = {}
+        self.metadata: dict[str, str] = {}
+
+    def add(self, case: str, attributes: dict[str, object], **tensors: Tensor) -> None:
+        """Stores one case; values are detached and made contiguous."""
+        self.metadata[case] = json.dumps(attributes)
+        for name, value in tensors.items():
+            self.tensors[f"{case}.{name}"] = value.detach().clone().contiguous()
+
+
+def randn(case: str, *shapes: tuple[int, ...]) -> list[Tensor]:
+    """Normal float64 tensors, seeded by the case's name."""
+    generator = torch.Generator().manual_seed(sum(ord(c) * 31**i for i, c in enumerate(case)) % 2**31)
+    return [torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes]
+
+
+def nhwc(x: Tensor) -> Tensor:
+    """N,C,H,W -> N,H,W,C."""
+    return x.permute(0, 2, 3, 1)
+
+
+def nchw(x: Tensor) -> Tensor:
+    """N,H,W,C -> N,C,H,W."""
+    return x.permute(0, 3, 1, 2)
+
+
+def conv2d(out: Fixtures) -> None:
+    """x N,H,W,I; w O,I,K,K; y N,P,Q,O."""
+    for name, n, h, w, i, o, kernel, stride, padding in [
+        ("k3_s1_p1", 2, 5, 7, 3, 4, 3, 1, 1),
+        ("k3_s2_p1", 2, 7, 5, 4, 6, 3, 2, 1),
+        ("k3_s2_p1_even", 2, 8, 6, 5, 3, 3, 2, 1),
+        ("k3_s1_p0", 1, 6, 5, 2, 5, 3, 1, 0),
+        ("k3_s2_p0", 2, 7, 9, 3, 2, 3, 2, 0),
+        ("k1_s1_p0", 3, 5, 3, 7, 9, 1, 1, 0),
+        ("k1_s2_p0", 2, 5, 6, 4, 8, 1, 2, 0),
+        ("k1_s1_p1", 1, 3, 4, 2, 3, 1, 1, 1),
+        ("k3_one_pixel", 1, 1, 1, 3, 2, 3, 1, 1),
+        ("k3_wide", 1, 4, 4, 33, 17, 3, 1, 1),
+    ]:
+        case = f"conv2d.{name}"
+        x, weight = randn(case, (n, h, w, i), (o, i, kernel, kernel))
+        x.requires_grad_()
+        weight.requires_grad_()
+        y = nhwc(F.conv2d(nchw(x), weight, None, stride, padding))
+        (dy,) = randn(case + ".dy", tuple(y.shape))
+        dx, dw = torch.autograd.grad(y, (x, weight), dy)
+        out.add(case, {"stride": stride, "padding": padding}, x=x, w=weight, y=y, dy=dy, dx=dx, dw=dw)
+
+
+def batch_norm(out: Fixtures) -> None:
+    """Training on `views` stacked views, each with its own statistics, then evaluation; with what is fused to it.
+
+    y = act(bn(x) + shortcut(residual)). x views*N,H,W,C with view 0 first; mean, var (biased) and invstd views,C.
+    Running statistics take view 0, then view 1, momentum 0.1, unbiased variance.
+    """
+    for name, views, n, h, w, c, relu, residual in [
+        ("plain", 2, 3, 4, 3, 5, False, None),
+        ("one_view", 1, 3, 3, 5, 4, True, None),
+        ("relu", 2, 2, 5, 3, 6, True, None),
+        ("relu_identity", 2, 3, 3, 3, 4, True, "identity"),
+        ("relu_option_a", 2, 2, 3, 4, 8, True, "option_a"),
+        ("relu_option_a_odd", 2, 1, 4, 3, 10, True, "option_a"),
+        ("no_relu_identity", 2, 1, 2, 5, 3, False, "identity"),
+    ]:
+        case = f"batch_norm.{name}"
+        x, weight, bias, mean, var = randn(case, (views * n, h, w, c), *[(c,)] * 4)
+        # x is off centre and off scale, so that a two-pass variance is told from a careless one-pass one.
+        x = (2.0 * x + 3.0).requires_grad_()
+        weight = (1 + 0.3 * weight).requires_grad_()
+        bias = (0.5 * bias).requires_grad_()
+        running = {"mean": 0.1 * mean, "var": 0.5 + var.abs()}
+        start = {key: value.clone() for key, value in running.items()}
+        inputs = [x, weight, bias]
+        extra: dict[str, Tensor] = {}
+        if residual is not None:
+            # Option A comes from half the channels; heights 2h and 2h - 1 both halve to h.
+            shape = (views * n, h, w, c) if residual == "identity" else (views * n, 2 * h - 1, 2 * w, c // 2)
+            (source,) = randn(case + ".residual", shape)
+            extra["residual"] = source.requires_grad_()
+            inputs.append(source)
+
+        def fused(normalised: Tensor, source: Tensor | None) -> Tensor:
+            if source is not None:
+                normalised = normalised + (source if residual == "identity" else shortcut_a(source, c))
+            return F.relu(normalised) if relu else normalised
+
+        def view(tensor: Tensor, index: int) -> Tensor:
+            return nchw(tensor[index * n : (index + 1) * n])
+
+        parts, means, variances = [], [], []
+        for index in range(views):
+            part = view(x, index)
+            means.append(part.mean((0, 2, 3)))
+            variances.append(part.var((0, 2, 3), unbiased=False))
+            normalised = F.batch_norm(
+                part, running["mean"], running["var"], weight, bias, True, BN_MOMENTUM, EPS
+            )
+            source = view(extra["residual"], index) if extra else None
+            parts.append(nhwc(fused(normalised, source)))
+        y = torch.cat(parts)
+        (dy,) = randn(case + ".dy", tuple(y.shape))
+        gradients = torch.autograd.grad(y, inputs, dy)
+        names = ["dx", "dweight", "dbias", "dresidual"]
+        evaluated = F.batch_norm(nchw(x), start["mean"], start["var"], weight, bias, False, BN_MOMENTUM, EPS)
+        out.add(
+            case,
+            {"views": views, "relu": relu, "residual": residual, "eps": EPS, "momentum": BN_MOMENTUM},
+            x=x,
+            weight=weight,
+            bias=bias,
+            running_mean=start["mean"],
+            running_var=start["var"],
+            y=y,
+            mean=torch.stack(means),
+            var=torch.stack(variances),
+            invstd=(torch.stack(variances) + EPS).rsqrt(),
+            running_mean_after=running["mean"],
+            running_var_after=running["var"],
+            y_eval=nhwc(fused(evaluated, nchw(extra["residual"]) if extra else None)),
+            dy=dy,
+            **extra,
+            **dict(zip(names, gradients, strict=False)),
+        )
+
+
+def shortcut_and_pool(out: Fixtures) -> None:
+    """Option-A shortcut alone and global average pooling."""
+    for name, n, h, w, c, to in [("even", 2, 4, 6, 4, 8), ("odd_size", 2, 5, 3, 2, 4), ("odd_channels", 1, 4, 4, 3, 6)]:
+        case = f"shortcut_a.{name}"
+        (x,) = randn(case, (n, h, w, c))
+        x.requires_grad_()
+        y = nhwc(shortcut_a(nchw(x), to))
+        (dy,) = randn(case + ".dy", tuple(y.shape))
+        out.add(case, {"channels": to}, x=x, y=y, dy=dy, dx=torch.autograd.grad(y, x, dy)[0])
+    for name, n, h, w, c in [("odd", 3, 5, 3, 7), ("one_pixel", 2, 1, 1, 4)]:
+        case = f"global_avg_pool.{name}"
+        (x,) = randn(case, (n, h, w, c))
+        x.requires_grad_()
+        y = x.mean((1, 2))
+        (dy,) = randn(case + ".dy", tuple(y.shape))
+        out.add(case, {}, x=x, y=y, dy=dy, dx=torch.autograd.grad(y, x, dy)[0])
+
+
+def linear(out: Fixtures) -> None:
+    """x N,I; weight O,I; bias O; y N,O."""
+    for name, n, i, o in [("small", 5, 7, 3), ("batch_one", 1, 4, 10), ("wide", 3, 33, 17)]:
+        case = f"linear.{name}"
+        x, weight, bias = randn(case, (n, i), (o, i), (o,))
+        inputs = [x.requires_grad_(), weight.requires_grad_(), bias.requires_grad_()]
+        y = F.linear(*inputs)
+        (dy,) = randn(case + ".dy", (n, o))
+        dx, dweight, dbias = torch.autograd.grad(y, inputs, dy)
+        out.add(case, {}, x=x, weight=weight, bias=bias, y=y, dy=dy, dx=dx, dweight=dweight, dbias=dbias)
+
+
+def losses(out: Fixtures) -> None:
+    """soft_label_cross_entropy and negative_cosine, both views stacked (MixUp's rows first).
+
+    soft_label_cross_entropy: logits and logits_cb 2N,C; label and label_weighted N,C, the same for both views;
+    loss_c = scale * (CE(view 0) + CE(view 1)), loss_cb likewise; the gradients are those of
+    alpha * loss_c + (1 - alpha) * loss_cb.
+    negative_cosine: u and h 2N,D; loss = -mean cos(u_0, h_1) - mean cos(u_1, h_0); du is that of gamma * loss, and
+    the gradient of h is zero.
+    """
+    for name, n, c, alpha, scale, spread in [
+        ("small", 4, 5, 0.7, 1.0, 2.0),
+        ("half", 3, 10, 0.25, 0.5, 3.0),
+        ("alpha_one", 1, 2, 1.0, 1.0, 1.0),
+        ("large_logits", 2, 7, 0.5, 1.0, 300.0),
+    ]:
+        case = f"soft_label_cross_entropy.{name}"
+        generator = torch.Generator().manual_seed(len(case) + n)
+        logits, logits_cb = (spread * t for t in randn(case, (2 * n, c), (2 * n, c)))
+        counts = [int(500 * 0.01 ** (index / (c - 1))) for index in range(c)]
+        first, second = (torch.randint(c, (n,), generator=generator, dtype=torch.int32) for _ in range(2))
+        lam = 0.375
+        label, label_weighted = soft_labels(first, second, lam, class_weights(counts, 1.2))
+        logits.requires_grad_()
+        logits_cb.requires_grad_()
+        loss_c = scale * (soft_cross_entropy(logits[:n], label) + soft_cross_entropy(logits[n:], label))
+        loss_cb = scale * (
+            soft_cross_entropy(logits_cb[:n], label_weighted) + soft_cross_entropy(logits_cb[n:], label_weighted)
+        )
+        total = alpha * loss_c + (1 - alpha) * loss_cb
+        dlogits, dlogits_cb = torch.autograd.grad(total, (logits, logits_cb))
+        out.add(
+            case,
+            {"alpha": alpha, "scale": scale, "lambda": lam, "k": 1.2, "counts": counts},
+            first=first,
+            second=second,
+            label=label,
+            label_weighted=label_weighted,
+            logits=logits,
+            logits_cb=logits_cb,
+            loss_c=loss_c.reshape(1),
+            loss_cb=loss_cb.reshape(1),
+            dlogits=dlogits,
+            dlogits_cb=dlogits_cb,
+        )
+    for name, n, d, gamma in [("small", 3, 8, 1.0), ("odd", 5, 33, 4.0), ("batch_one", 1, 2, 0.5)]:
+        case = f"negative_cosine.{name}"
+        u, h = randn(case, (2 * n, d), (2 * n, d))
+        u.requires_grad_()
+        loss = negative_cosine(u[:n], h[n:]) + negative_cosine(u[n:], h[:n])
+        out.add(case, {"gamma": gamma}, u=u, h=h, loss=loss.reshape(1), du=torch.autograd.grad(gamma * loss, u)[0])
+
+
+def sgd(out: Fixtures) -> None:
+    """Three steps, the learning rate changing between them; paramS and momentumS are the state after step S."""
+    for name, momentum, decay in [("momentum_decay", 0.9, 5e-3), ("plain", 0.0, 0.0), ("no_decay", 0.9, 0.0)]:
+        case = f"sgd.{name}"
+        start, *gradients = randn(case, *[(11,)] * 4)
+        rates = [0.1, 0.05, 0.2]
+        parameter = start.clone().requires_grad_()
+        optimizer = torch.optim.SGD([parameter], lr=0.1, momentum=momentum, weight_decay=decay)
+        tensors = {"param": start}
+        for step, (rate, gradient) in enumerate(zip(rates, gradients, strict=True)):
+            optimizer.param_groups[0]["lr"] = rate
+            parameter.grad = gradient.clone()
+            optimizer.step()
+            tensors[f"grad{step}"] = gradient
+            tensors[f"param{step}"] = parameter.detach().clone()
+            if momentum:
+                tensors[f"momentum{step}"] = optimizer.state[parameter]["momentum_buffer"].clone()
+        out.add(case, {"lr": rates, "momentum": momentum, "weight_decay": decay}, **tensors)
+
+
+def augment(image: Tensor, row: int, column: int, flip: bool, mean: Tensor, std: Tensor) -> Tensor:
+    """H,W,3 u8 -> H,W,3 float64: pad 4 with black, crop at (row, column) of the padded image, flip, normalise."""
+    height, width, _ = image.shape
+    padded = F.pad(image, (0, 0, 4, 4, 4, 4))
+    crop = padded[row : row + height, column : column + width]
+    crop = crop.flip(1) if flip else crop
+    return (crop.double() / 255 - mean) / std
+
+
+def mixtures(out: Fixtures) -> None:
+    """augment_mix: from resident u8 images to both mixtures.
+
+    images M,H,W,3 u8; original and partner: N indices; crops 4,N,2 (row, column in 0..=8) and flips 4,N in the order
+    o1, o2, r1, r2; views 4,N,H,W,3 (augmented and normalised); mixup and cutmix N,H,W,3.
+    """
+    mean = torch.tensor([0.49139968, 0.48215827, 0.44653124], dtype=torch.float64)
+    std = torch.tensor([0.24703233, 0.24348505, 0.26158768], dtype=torch.float64)
+    for name, images, n, size, lam, centre in [
+        ("inner_box", 5, 3, 12, 0.75, (6, 5)),
+        ("clipped_box", 4, 2, 8, 0.25, (0, 7)),
+        ("empty_box", 2, 1, 8, 1.0, (3, 3)),
+        ("odd_size", 3, 3, 7, 0.5, (3, 6)),
+    ]:
+        case = f"augment_mix.{name}"
+        generator = torch.Generator().manual_seed(len(case) + size)
+
+        def draw(limit: int, *shape: int, dtype: torch.dtype = torch.int32, by: torch.Generator = generator) -> Tensor:
+            return torch.randint(limit, shape, generator=by, dtype=dtype)
+
+        pixels = draw(256, images, size, size, 3, dtype=torch.uint8)
+        indices = draw(images, 2, n)
+        crops, flips = draw(9, 4, n, 2), draw(2, 4, n)
+        views = torch.stack(
+            [
+                torch.stack(
+                    [
+                        augment(pixels[indices[v // 2, s]], *crops[v, s].tolist(), bool(flips[v, s]), mean, std)
+                        for s in range(n)
+                    ]
+                )
+                for v in range(4)
+            ]
+        )
+        box = cutmix_box(lam, centre, size, size)
+        out.add(
+            case,
+            {"lambda": lam, "centre": centre, "padding": 4, "mean": mean.tolist(), "std": std.tolist()},
+            images=pixels,
+            original=indices[0],
+            partner=indices[1],
+            crops=crops,
+            flips=flips,
+            box=torch.tensor(box, dtype=torch.int32),
+            views=views,
+            mixup=mixup(views[0], views[2], lam),
+            cutmix=nhwc(cutmix(nchw(views[1]), nchw(views[3]), box)),
+        )
+
+
+def boxes_and_weights(out: Fixtures) -> None:
+    """cutmix_box: lambda K, centre K,2 (row, column), size K,2 (height, width) -> box K,4. class_weights: w of counts."""
+    rows = []
+    for height, width in [(32, 32), (7, 12), (1, 1)]:
+        for lam in [0.0, 0.03125, 0.25, 0.4375, 0.5, 0.75, 0.99, 1.0]:
+            for row, column in {(0, 0), (height - 1, width - 1), (height // 2, width // 3)}:
+                rows.append((lam, row, column, height, width))
+    rows = sorted(set(rows))
+    ints = torch.tensor([row[1:] for row in rows], dtype=torch.int32)
+    box = torch.tensor([cutmix_box(lam, (r, c), h, w) for lam, r, c, h, w in rows], dtype=torch.int32)
+    lam = torch.tensor([row[0] for row in rows], dtype=torch.float64)
+    out.add("cutmix_box.table", {}, **{"lambda": lam, "centre": ints[:, :2], "size": ints[:, 2:], "box": box})
+    cifar10 = [5000, 2997, 1796, 1077, 645, 387, 232, 139, 83, 50]
+    for name, counts, k in [
+        ("cifar10_lt_100", cifar10, 1.2),
+        ("k1", cifar10, 1.0),
+        ("k0", cifar10, 0.0),
+        ("two_classes", [7, 7000], 2.0),
+        ("hundred", [int(500 * 0.01 ** (c / 99)) for c in range(100)], 1.2),
+    ]:
+        counted = torch.tensor(counts, dtype=torch.int32)
+        out.add(f"class_weights.{name}", {"k": k}, counts=counted, w=class_weights(counts, k))
+    epochs = 10
+    rates = [0.05 * 0.5 * (1 + math.cos(math.pi * epoch / epochs)) for epoch in range(epochs)]
+    out.add("cosine.per_epoch", {"lr": 0.05, "epochs": epochs}, lr=torch.tensor(rates, dtype=torch.float64))
+
+
+def op_fixtures() -> tuple[dict[str, Tensor], dict[str, str]]:
+    """All cases: tensors by key, attributes by case."""
+    out = Fixtures()
+    for add in (conv2d, batch_norm, shortcut_and_pool, linear, losses, sgd, mixtures, boxes_and_weights):
+        add(out)
+    return out.tensors, out.metadata
