@@ -1,1 +1,89 @@
-//! The native backend: Rust on the CPU.
+//! The native backend: Rust on the CPU, in single precision, or in double as the oracle of the other backends.
+//!
+//! One file an op, each named as the op is. Ops get slices from `memory`, are written once for both precisions
+//! (`real`), run in parallel over chunks whose borders depend on shapes alone (`parallel`) and with the widest
+//! vectors that the machine has (`simd`). Results depend neither on the number of threads nor on the vector width.
+
+mod conv2d;
+mod matmul;
+pub mod memory;
+mod parallel;
+pub mod real;
+pub mod simd;
+
+use crate::backend::Memory;
+use crate::error::{Error, Result};
+use crate::tensor::{BufferId, Precision, Tensor};
+
+/// The CPU as a device.
+pub struct Native {
+    precision: Precision,
+    memory: memory::Allocations,
+    /// The backend's own threads; ops enter it with `pool.install`.
+    pool: rayon::ThreadPool,
+}
+
+impl Native {
+    /// Opens the CPU with so many threads; 0 takes all.
+    ///
+    /// # Errors
+    /// For bf16, which the CPU does not compute in, and when the system gives no threads.
+    pub fn new(precision: Precision, threads: usize) -> Result<Native> {
+        if precision == Precision::Bf16 {
+            return Err(Error::device("cpu", "computes in f32 (or f64); bf16 runs on cuda and on the emulator"));
+        }
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .thread_name(|i| format!("cpu-{i}"))
+            .build()
+            .map_err(|e| Error::device("cpu", format!("cannot start {threads} threads: {e}")))?;
+        Ok(Native { precision, memory: memory::Allocations::default(), pool })
+    }
+}
+
+impl Memory for Native {
+    fn name(&self) -> String {
+        "cpu".to_owned()
+    }
+
+    fn precision(&self) -> Precision {
+        self.precision
+    }
+
+    fn alloc(&self, bytes: usize, what: &str) -> Result<BufferId> {
+        self.memory.alloc(bytes, what)
+    }
+
+    fn free(&self, buffer: BufferId) {
+        self.memory.free(buffer);
+    }
+
+    fn allocated(&self) -> (usize, usize) {
+        self.memory.allocated()
+    }
+
+    fn upload(&self, to: Tensor, bytes: &[u8]) -> Result<()> {
+        self.memory.access()?.bytes(to).and_then(|to| copy(bytes, to))
+    }
+
+    fn download(&self, from: Tensor, bytes: &mut [u8]) -> Result<()> {
+        self.memory.access()?.bytes(from).and_then(|from| copy(from, bytes))
+    }
+
+    fn zero(&self, tensor: Tensor) -> Result<()> {
+        self.memory.access()?.bytes(tensor)?.fill(0);
+        Ok(())
+    }
+
+    fn synchronize(&self) -> Result<()> {
+        Ok(())
+    }
+}
+
+fn copy(from: &[u8], to: &mut [u8]) -> Result<()> {
+    if from.len() != to.len() {
+        return Err(Error::device("cpu", format!("a copy of {} bytes to a place of {}", from.len(), to.len())));
+    }
+    to.copy_from_slice(from);
+    Ok(())
+}
