@@ -4,6 +4,7 @@
 //! implementations: [`native`], Rust on the CPU, and `launched`, hand-written kernels over a driver (CUDA, or the
 //! emulator that runs the same kernels on any machine).
 
+pub mod driver;
 pub mod native;
 
 use std::time::{Duration, Instant};

@@ -1,0 +1,205 @@
+//! The system's C++ compiler: from a kernel's `.cu` to a shared library.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+use std::{env, fs};
+
+use crate::backend::driver::cache::{Cache, Key};
+use crate::backend::driver::{KernelSpec, sources};
+use crate::{Error, Result};
+
+/// A C++ compiler that answered.
+#[derive(Clone, Debug)]
+pub struct Compiler {
+    command: Vec<String>,
+    version: String,
+}
+
+/// A compiled library, and the folder to remove when it is no cache entry.
+pub struct Compiled {
+    /// The library.
+    pub path: PathBuf,
+    /// Whether `path` is a temporary file that may go once it is loaded and never needed again.
+    pub temporary: bool,
+}
+
+impl Compiler {
+    /// `$CXX`, `c++`, `g++` or `clang++`, whichever answers first. Found once a process.
+    pub fn find() -> Result<&'static Compiler> {
+        static FOUND: OnceLock<Option<Compiler>> = OnceLock::new();
+        let named = env::var("CXX").ok().filter(|name| !name.trim().is_empty());
+        FOUND
+            .get_or_init(|| {
+                let candidates = named.iter().map(String::as_str).chain(["c++", "g++", "clang++"]);
+                candidates.filter_map(Compiler::try_command).next()
+            })
+            .as_ref()
+            .ok_or_else(|| {
+                let what = "needs a C++ compiler and found none ($CXX, c++, g++, clang++); install g++ or clang++, or \
+                            set CXX";
+                Error::device("emulator", what)
+            })
+    }
+
+    /// The compiler that `command` (a program and perhaps arguments) starts, if it does.
+    fn try_command(command: &str) -> Option<Compiler> {
+        let command: Vec<String> = command.split_whitespace().map(String::from).collect();
+        let (program, arguments) = command.split_first()?;
+        let output = Command::new(program).args(arguments).arg("--version").output().ok()?;
+        let version = String::from_utf8_lossy(&output.stdout).into_owned();
+        output.status.success().then_some(Compiler { command, version })
+    }
+
+    /// Name and version, one line.
+    pub fn version(&self) -> &str {
+        self.version.lines().next().unwrap_or("unknown")
+    }
+
+    fn is_clang(&self) -> bool {
+        self.version.contains("clang")
+    }
+
+    /// Options other than the knobs.
+    fn options(&self, checked: bool) -> Vec<&'static str> {
+        let mut options = vec![
+            "-x",
+            "c++",
+            "-std=c++17",
+            "-O2",
+            "-fPIC",
+            "-fvisibility=hidden",
+            "-fno-exceptions",
+            "-fno-rtti",
+            // One rounding an operation, whatever the optimiser does: checked and unchecked runs agree bit for bit.
+            "-ffp-contract=off",
+            // Kernels reuse shared memory for different types.
+            "-fno-strict-aliasing",
+            "-Wall",
+            "-Wno-unknown-pragmas",
+            "-Wno-unused-function",
+            "-Wno-attributes",
+            "-DGLMC_EMULATOR",
+        ];
+        #[cfg(target_arch = "x86_64")]
+        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+            options.extend(["-mavx2", "-mfma"]);
+        }
+        if checked {
+            // Aggregates stay whole, so that a 16-byte access is checked as one.
+            options.extend(["-DGLMC_CHECKED", "-fsanitize=thread", "-g"]);
+            if !self.is_clang() {
+                options.extend(["-fno-tree-sra", "--param=tsan-instrument-func-entry-exit=0"]);
+            }
+        }
+        options
+    }
+
+    /// Compiles `spec`, or finds it in `cache`.
+    pub fn compile(&self, spec: &KernelSpec, checked: bool, cache: &Cache) -> Result<Compiled> {
+        let source = spec.source()?;
+        let options = self.options(checked);
+        let defines: Vec<String> = spec.define_options().collect();
+        let mut parts: Vec<&[u8]> = vec![b"emulator", self.version.as_bytes(), spec.entry.as_bytes()];
+        parts.extend([spec.file.as_bytes(), source.as_bytes()]);
+        parts.extend(options.iter().map(|option| option.as_bytes()));
+        parts.extend(defines.iter().map(|define| define.as_bytes()));
+        parts.extend(sources::headers().flat_map(|(name, text)| [name.as_bytes(), text.as_bytes()]));
+        let key = Key::new(parts, "so");
+        if let Some(path) = cache.get_path(&key) {
+            return Ok(Compiled { path, temporary: false });
+        }
+        let folder = Scratch::new()?;
+        let library = folder.0.join("kernel.so");
+        self.run(spec, source, &options, &defines, &folder.0, &library)?;
+        let content = fs::read(&library).map_err(Error::io(&library))?;
+        if let Some(path) = cache.put(&key, &content) {
+            return Ok(Compiled { path, temporary: false });
+        }
+        // Nowhere to keep it: load it from a name of its own, which the caller removes.
+        let path = folder.0.with_extension("so");
+        fs::rename(&library, &path).map_err(Error::io(&path))?;
+        Ok(Compiled { path, temporary: true })
+    }
+
+    fn run(
+        &self,
+        spec: &KernelSpec,
+        source: &str,
+        options: &[&str],
+        defines: &[String],
+        folder: &Path,
+        library: &Path,
+    ) -> Result<()> {
+        let write = |name: &str, text: &str| {
+            let path = folder.join(name);
+            if let Some(parent) = path.parent() {
+                fs::create_dir_all(parent).map_err(Error::io(parent))?;
+            }
+            fs::write(&path, text).map_err(Error::io(&path))
+        };
+        for (name, text) in sources::headers() {
+            write(name, text)?;
+        }
+        write(&spec.file, source)?;
+        write("main.cpp", &format!("#include \"{}\"\n#include \"emulator/entry.h\"\n", spec.file))?;
+        let object = folder.join("kernel.o");
+        let mut compile = self.start();
+        compile
+            .args(options)
+            .args(defines)
+            .arg(format!("-DGLMC_ENTRY={}", spec.entry))
+            // Messages and debug information name files as they lie under kernels/.
+            .arg(format!("-ffile-prefix-map={}=kernels", folder.display()))
+            .arg("-I")
+            .arg(folder)
+            .arg("-c")
+            .arg(folder.join("main.cpp"))
+            .arg("-o")
+            .arg(&object);
+        // Linked without -fsanitize: checks.h takes the place of the sanitizer's runtime.
+        let mut link = self.start();
+        link.arg("-shared").arg(&object).arg("-lm").arg("-o").arg(library);
+        for mut command in [compile, link] {
+            let output = command
+                .output()
+                .map_err(|error| Error::device("emulator", format!("cannot run {}: {error}", self.command[0])))?;
+            if !output.status.success() {
+                let log =
+                    String::from_utf8_lossy(&output.stderr).replace(&format!("{}/", folder.display()), "kernels/");
+                let what =
+                    format!("kernel {} does not compile with {}:\n{}", spec.label(), self.version(), log.trim_end());
+                return Err(Error::device("emulator", what));
+            }
+        }
+        Ok(())
+    }
+
+    fn start(&self) -> Command {
+        let mut command = Command::new(&self.command[0]);
+        command.args(&self.command[1..]);
+        command
+    }
+}
+
+/// A temporary folder that goes away with its owner.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new() -> Result<Scratch> {
+        use std::sync::atomic::{AtomicU64, Ordering};
+        static COUNT: AtomicU64 = AtomicU64::new(0);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let nanos = std::time::SystemTime::UNIX_EPOCH.elapsed().map_or(0, |age| age.as_nanos());
+        let name = format!("glmc-engine-{}-{nanos:x}-{count}", std::process::id());
+        let path = env::temp_dir().join(name);
+        fs::create_dir(&path).map_err(Error::io(&path))?;
+        Ok(Scratch(path))
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}

@@ -1,0 +1,140 @@
+//! What runs kernels: a CUDA GPU ([`cuda`]) or this machine's processor ([`emulator`]), behind one small trait.
+//!
+//! Everything goes through one stream, in the order of the calls. Device memory is an address ([`DevicePtr`]) that the
+//! caller allocates, offsets and frees; sizes are in bytes throughout.
+
+pub mod cache;
+pub mod emulator;
+mod pinned;
+pub mod sources;
+mod spec;
+mod table;
+
+pub use pinned::Pinned;
+pub use spec::{Arg, Kernel, KernelSpec, Launch};
+
+use std::time::Instant;
+
+use crate::Result;
+
+/// An address in device memory. Offsets are added to it in bytes.
+pub type DevicePtr = u64;
+
+/// What a device is.
+#[derive(Clone, Debug)]
+pub struct Properties {
+    /// `cuda:0`, `emulator`.
+    pub device: String,
+    /// The product's name.
+    pub product: String,
+    /// What kernels are compiled for: `sm_90a`; `emulator` on the emulator.
+    pub arch: String,
+    /// Multiprocessors of a GPU; threads that run blocks on the emulator.
+    pub multiprocessors: u32,
+    /// Dynamic shared memory that one block may ask for, in bytes.
+    pub shared_bytes: u32,
+    /// Memory of the device, in bytes.
+    pub memory_bytes: u64,
+}
+
+/// Device memory, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MemoryInfo {
+    /// Allocated through this driver now.
+    pub used: u64,
+    /// The most that was ever allocated at once.
+    pub peak: u64,
+    /// Free on the device, other programs considered.
+    pub free: u64,
+    /// All there is.
+    pub total: u64,
+}
+
+/// A point in the stream, set by [`Driver::mark`].
+#[derive(Debug)]
+pub struct Mark(pub(crate) MarkInner);
+
+/// The two kinds of [`Mark`].
+#[derive(Debug)]
+pub(crate) enum MarkInner {
+    /// The emulator's stream is synchronous: a mark is a time.
+    Host(Instant),
+}
+
+/// Launches and copies that were recorded once and are replayed as a whole.
+pub trait Graph: Send {
+    /// Puts the recorded work into the stream once more.
+    fn replay(&self) -> Result<()>;
+    /// Number of recorded operations.
+    fn operations(&self) -> usize;
+}
+
+/// A device that runs kernels.
+pub trait Driver: Send + Sync {
+    /// What the device is.
+    fn properties(&self) -> &Properties;
+
+    /// `cuda:0`, `emulator`.
+    fn name(&self) -> &str {
+        &self.properties().device
+    }
+
+    /// Allocates `bytes` for `what` (named in errors), aligned to 256. The content is undefined.
+    fn alloc(&self, bytes: usize, what: &str) -> Result<DevicePtr>;
+
+    /// Gives back what [`Driver::alloc`] returned.
+    fn free(&self, ptr: DevicePtr) -> Result<()>;
+
+    /// Copies `from` to the device; `from` may be reused at once.
+    fn upload(&self, to: DevicePtr, from: &[u8]) -> Result<()>;
+
+    /// Copies from the device, after everything before it in the stream, and waits for it.
+    fn download(&self, to: &mut [u8], from: DevicePtr) -> Result<()>;
+
+    /// Sets `bytes` bytes to zero, in the stream.
+    fn zero(&self, ptr: DevicePtr, bytes: usize) -> Result<()>;
+
+    /// Copies `bytes` within the device, in the stream. The ranges must not overlap.
+    fn copy(&self, to: DevicePtr, from: DevicePtr, bytes: usize) -> Result<()>;
+
+    /// Page-locked host memory, zeroed.
+    fn alloc_pinned(&self, bytes: usize) -> Result<Pinned>;
+
+    /// Copies `bytes` bytes from `offset` of `from` to the device, in the stream, without waiting.
+    fn upload_async(&self, to: DevicePtr, from: &Pinned, offset: usize, bytes: usize) -> Result<()>;
+
+    /// Copies `bytes` bytes from the device to `offset` of `to`, in the stream, without waiting.
+    fn download_async(&self, to: &mut Pinned, offset: usize, from: DevicePtr, bytes: usize) -> Result<()>;
+
+    /// Compiles (or finds in the cache) and loads a kernel; the same handle for the same specification.
+    fn kernel(&self, spec: &KernelSpec) -> Result<Kernel>;
+
+    /// Launches `kernel` in the stream. A launch of no blocks does nothing.
+    fn launch(&self, kernel: Kernel, launch: Launch, args: &[Arg]) -> Result<()>;
+
+    /// Waits until the stream is empty, and reports what went wrong in it.
+    fn synchronize(&self) -> Result<()>;
+
+    /// Marks this point of the stream.
+    fn mark(&self) -> Result<Mark>;
+
+    /// Whether the stream has passed `mark`; never waits.
+    fn reached(&self, mark: &Mark) -> Result<bool>;
+
+    /// Waits until the stream has passed `mark`.
+    fn wait(&self, mark: &Mark) -> Result<()>;
+
+    /// Seconds from `from` to `to` on the device; waits for `to`.
+    fn elapsed(&self, from: &Mark, to: &Mark) -> Result<f64>;
+
+    /// Records what `body` launches and copies, without running it. Inside `body` nothing may wait, allocate or copy
+    /// from ordinary host memory, and every kernel must have been loaded before (see [`Driver::prepare`]).
+    fn capture(&self, body: &mut dyn FnMut() -> Result<()>) -> Result<Box<dyn Graph>>;
+
+    /// Runs `body` dry: it only names the kernels that it needs; launches, [`Driver::zero`] and [`Driver::copy`] do
+    /// nothing. Then compiles and loads all those kernels in parallel.
+    fn prepare(&self, body: &mut dyn FnMut() -> Result<()>) -> Result<()>;
+
+    /// Memory used and left.
+    fn memory(&self) -> Result<MemoryInfo>;
+}
