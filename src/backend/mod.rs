@@ -9,7 +9,7 @@ pub mod native;
 
 use std::time::{Duration, Instant};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::ops;
 use crate::tensor::{BufferId, Precision, Tensor};
 
@@ -109,4 +109,28 @@ impl<T> Backend for T where
         + ops::step::StepKernels
         + ops::total_loss::TotalLossKernels
 {
+}
+
+/// Opens a device by its name: `cpu`. `threads` is the number of CPU threads, 0 for all.
+///
+/// # Errors
+/// When there is no device of that name, it cannot be opened, or it does not compute in that precision.
+pub fn open(device: &str, precision: Precision, threads: usize) -> Result<Box<dyn Backend>> {
+    match device {
+        "cpu" => Ok(Box::new(native::Native::new(precision, threads)?)),
+        _ => Err(Error::device(device, "no such device; there is: cpu")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn devices_are_opened_by_name() {
+        assert_eq!(open("cpu", Precision::F64, 1).unwrap().precision(), Precision::F64);
+        let message = |device, precision| open(device, precision, 1).err().unwrap().to_string();
+        assert_eq!(message("tpu", Precision::F32), "tpu: no such device; there is: cpu");
+        assert!(message("cpu", Precision::Bf16).starts_with("cpu: computes in f32 (or f64)"));
+    }
 }

@@ -4,12 +4,25 @@
 //! (`real`), run in parallel over chunks whose borders depend on shapes alone (`parallel`) and with the widest
 //! vectors that the machine has (`simd`). Results depend neither on the number of threads nor on the vector width.
 
+mod augment_mix;
+mod batch_norm;
+mod batch_norm_rows;
+mod classify;
 mod conv2d;
+mod global_avg_pool;
+mod linear;
 mod matmul;
-pub mod memory;
+mod memory;
+mod negative_cosine;
 mod parallel;
-pub mod real;
-pub mod simd;
+mod real;
+mod sgd;
+mod simd;
+mod soft_label_cross_entropy;
+mod soft_labels;
+mod step;
+mod total_loss;
+mod workspace;
 
 use crate::backend::Memory;
 use crate::error::{Error, Result};
@@ -21,6 +34,7 @@ pub struct Native {
     memory: memory::Allocations,
     /// The backend's own threads; ops enter it with `pool.install`.
     pool: rayon::ThreadPool,
+    workspace: workspace::Workspace,
 }
 
 impl Native {
@@ -37,7 +51,12 @@ impl Native {
             .thread_name(|i| format!("cpu-{i}"))
             .build()
             .map_err(|e| Error::device("cpu", format!("cannot start {threads} threads: {e}")))?;
-        Ok(Native { precision, memory: memory::Allocations::default(), pool })
+        Ok(Native {
+            precision,
+            memory: memory::Allocations::default(),
+            pool,
+            workspace: workspace::Workspace::default(),
+        })
     }
 }
 

@@ -30,9 +30,10 @@ impl<A: Split, B: Split> Split for (A, B) {
     }
 }
 
-impl Split for () {
-    fn split(self, _units: usize) -> (Self, Self) {
-        ((), ())
+impl<A: Split, B: Split, C: Split> Split for (A, B, C) {
+    fn split(self, units: usize) -> (Self, Self) {
+        let ((a, d), (b, e), (c, f)) = (self.0.split(units), self.1.split(units), self.2.split(units));
+        ((a, b, c), (d, e, f))
     }
 }
 
