@@ -19,7 +19,7 @@ import argparse
 import json
 import math
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -31,6 +31,9 @@ from torch.nn import functional as F
 
 #: Blocks in each of the three stages, by architecture name (depth = 6 * blocks + 2).
 DEPTHS: dict[str, int] = {"resnet20": 3, "resnet32": 5, "resnet44": 7, "resnet56": 9, "resnet110": 18}
+
+#: Makes the normalisation of so many channels.
+Norm = Callable[[int], nn.Module]
 
 #: Size of `projection_head` and `contrast_head` in the CIFAR networks.
 HIDDEN = 128
@@ -65,12 +68,12 @@ def shortcut_a(x: Tensor, channels: int) -> Tensor:
 class BasicBlock(nn.Module):
     """conv3x3 - bn - relu - conv3x3 - bn, plus the shortcut, then relu."""
 
-    def __init__(self, inputs: int, channels: int, stride: int) -> None:
+    def __init__(self, inputs: int, channels: int, stride: int, norm: Norm = nn.BatchNorm2d) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(inputs, channels, 3, stride, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(channels)
+        self.bn1 = norm(channels)
         self.conv2 = nn.Conv2d(channels, channels, 3, 1, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(channels)
+        self.bn2 = norm(channels)
         self.channels = channels
         self.downsample = stride != 1
 
@@ -87,16 +90,23 @@ class GlmcResNet(nn.Module):
     width 16. Convolutions and linear weights start Kaiming-normal, linear biases as PyTorch's `nn.Linear`.
     """
 
-    def __init__(self, arch: str = "resnet32", width: int = 64, classes: int = 10, hidden: int = HIDDEN) -> None:
+    def __init__(
+        self,
+        arch: str = "resnet32",
+        width: int = 64,
+        classes: int = 10,
+        hidden: int = HIDDEN,
+        norm: Norm = nn.BatchNorm2d,
+    ) -> None:
         super().__init__()
         if arch not in DEPTHS:
             raise ValueError(f"unknown architecture {arch!r}; known: {', '.join(DEPTHS)}")
         blocks = DEPTHS[arch]
         self.conv1 = nn.Conv2d(3, width, 3, 1, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(width)
-        self.layer1 = self._stage(width, width, blocks, 1)
-        self.layer2 = self._stage(width, 2 * width, blocks, 2)
-        self.layer3 = self._stage(2 * width, 4 * width, blocks, 2)
+        self.bn1 = norm(width)
+        self.layer1 = self._stage(width, width, blocks, 1, norm)
+        self.layer2 = self._stage(width, 2 * width, blocks, 2, norm)
+        self.layer3 = self._stage(2 * width, 4 * width, blocks, 2, norm)
         features = 4 * width
         self.fc = nn.Linear(features, classes)
         self.fc_cb = nn.Linear(features, classes)
@@ -108,9 +118,9 @@ class GlmcResNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight)
 
     @staticmethod
-    def _stage(inputs: int, channels: int, blocks: int, stride: int) -> nn.Sequential:
-        first = BasicBlock(inputs, channels, stride)
-        return nn.Sequential(first, *(BasicBlock(channels, channels, 1) for _ in range(blocks - 1)))
+    def _stage(inputs: int, channels: int, blocks: int, stride: int, norm: Norm) -> nn.Sequential:
+        first = BasicBlock(inputs, channels, stride, norm)
+        return nn.Sequential(first, *(BasicBlock(channels, channels, 1, norm) for _ in range(blocks - 1)))
 
     def features(self, x: Tensor) -> Tensor:
         """N,3,H,W -> N,4*width: the encoder, ending in global average pooling."""

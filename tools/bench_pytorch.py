@@ -1,0 +1,317 @@
+#!/usr/bin/env python3
+"""PyTorch beside glmc-engine: the same GLMC training step, per-layer convolutions, and whole training runs.
+
+    python tools/bench_pytorch.py --model resnet32 --width 16 --batch 64 --device cpu --mode best --json
+    python tools/bench_pytorch.py --width 64 --device cuda --precision bf16 --mode best --json
+    python tools/bench_pytorch.py --width 64 --device cuda --precision bf16 --layers
+    python tools/bench_pytorch.py --train --data cifar10.lt --width 64 --device cuda --precision bf16 --epochs 200
+
+`--mode eager` is the step as the published code writes it (channels_last, fused SGD, vectorised augmentation); `--mode
+best` times every form that PyTorch offers (views joined or separate, compiled or not; on a GPU also bf16 weights against
+autocast, max-autotune and CUDA graphs) and reports the fastest, listing the others. A form that fails is listed with its
+error. One sample is one original: two augmented views of it and two of its partner.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from glmc_fast import Form, Images, Trainer, draw_rows, forms
+from glmc_torch import DEPTHS
+from torch.nn import functional as F
+
+#: CIFAR-10-LT with imbalance 100: what both benchmarks pretend to train on.
+COUNTS = [5000, 2997, 1796, 1077, 645, 387, 232, 139, 83, 50]
+SIZE = 32
+
+
+def processor() -> str:
+    """The CPU's or GPU's own name."""
+    for line in Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []:
+        if line.startswith("model name"):
+            return line.split(":", 1)[1].strip()
+    return platform.processor() or "unknown CPU"
+
+
+def synchronize(device: torch.device) -> None:
+    """Waits for the device."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def make_trainer(form: Form, options: argparse.Namespace, device: torch.device) -> tuple[Trainer, torch.Tensor, torch.Tensor]:
+    """A trainer on random pixels with CIFAR-10-LT's class counts, and the rows of some hundred steps on the device."""
+    torch.manual_seed(0)
+    total = sum(COUNTS)
+    pixels = torch.randint(256, (total, SIZE, SIZE, 3), dtype=torch.uint8)
+    labels = torch.repeat_interleave(torch.arange(len(COUNTS)), torch.tensor(COUNTS))
+    images = Images(pixels, [0.4914, 0.4822, 0.4465], [0.2470, 0.2435, 0.2616], device)
+    trainer = Trainer(images, labels, COUNTS, form, device, arch=options.model, width=options.width)
+    steps = max(1, min(200, total // options.batch))
+    order = torch.randperm(total)[: steps * options.batch]
+    if len(order) < options.batch:
+        raise SystemExit(f"--batch {options.batch}: at most {total}")
+    ints, reals = draw_rows(order, torch.ones(total), options.batch, 0.7, 1.0, (SIZE, SIZE), 0)
+    return trainer, ints.to(device), reals.to(device)
+
+
+def measure(form: Form, options: argparse.Namespace, device: torch.device, seconds: float) -> list[float]:
+    """Samples per second, a figure a chunk of steps (one step on a CPU), after warming up."""
+    trainer, ints, reals = make_trainer(form, options, device)
+
+    def steps(first: int, count: int) -> None:
+        for step in range(first, first + count):
+            losses = trainer.step(ints[step % len(ints)], reals[step % len(ints)])
+        if not torch.isfinite(losses).all():  # waits for the device, too
+            raise RuntimeError(f"loss is not finite: {losses.tolist()}")
+
+    done = 2 if device.type == "cpu" else 20
+    steps(0, done)
+    chunk = 1
+    if device.type == "cuda":
+        start = time.perf_counter()
+        steps(done, 20)
+        done += 20
+        chunk = max(1, round(0.1 / ((time.perf_counter() - start) / 20)))
+    rates: list[float] = []
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end or len(rates) < 5:
+        synchronize(device)
+        start = time.perf_counter()
+        steps(done, chunk)
+        rates.append(chunk * options.batch / (time.perf_counter() - start))
+        done += chunk
+    return rates
+
+
+def spread(rates: list[float]) -> dict[str, float | int]:
+    """Median, quartiles and extremes."""
+    quartiles = statistics.quantiles(rates, n=4)
+    return {
+        "samples_per_second": statistics.median(rates),
+        "p25": quartiles[0],
+        "p75": quartiles[2],
+        "min": min(rates),
+        "max": max(rates),
+        "measurements": len(rates),
+    }
+
+
+def bench_step(options: argparse.Namespace, device: torch.device) -> dict[str, object]:
+    """Times the step in every candidate form and reports the fastest."""
+    candidates: list[dict[str, object]] = []
+    best: tuple[float, Form] | None = None
+    tried = forms(device.type, options.precision, options.mode)
+    for form in tried:
+        torch.compiler.reset()  # one form's compiled code must not count as a recompilation of the next
+        try:
+            rates = measure(form, options, device, options.seconds / (2 if len(tried) > 1 else 1))
+        except Exception as error:  # noqa: BLE001 - a form that PyTorch cannot run is a result, not an accident
+            candidates.append({"form": str(form), "error": str(error).strip().splitlines()[0][:200]})
+            note(options, f"{form}: failed: {candidates[-1]['error']}")
+            continue
+        candidates.append({"form": str(form), **spread(rates)})
+        note(options, f"{form}: {statistics.median(rates):.1f} samples/s")
+        if best is None or statistics.median(rates) > best[0]:
+            best = statistics.median(rates), form
+    if best is None:
+        raise SystemExit("no form of the step ran; see above")
+    if len(tried) > 1:
+        torch.compiler.reset()
+        rates = measure(best[1], options, device, options.seconds)
+    cuda = device.type == "cuda"
+    return {
+        **spread(rates),
+        "tool": "pytorch",
+        "torch": torch.__version__,
+        "model": options.model,
+        "width": options.width,
+        "batch": options.batch,
+        "device": options.device,
+        "device_name": torch.cuda.get_device_name(device) if cuda else processor(),
+        "precision": options.precision,
+        "threads": torch.get_num_threads(),
+        "mode": options.mode,
+        "form": str(best[1]),
+        "peak_memory_mib": (
+            torch.cuda.max_memory_allocated(device) / 2**20
+            if cuda
+            else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        ),
+        "candidates": candidates,
+    }
+
+
+def layer_shapes(arch: str, width: int) -> dict[tuple[int, int, int, int, int], int]:
+    """The network's convolutions: (inputs, outputs, kernel, stride, input size) -> how many of them."""
+    blocks = DEPTHS[arch]
+    shapes = {(3, width, 3, 1, SIZE): 1}
+
+    def add(inputs: int, outputs: int, stride: int, size: int, count: int) -> None:
+        if count:
+            shapes[inputs, outputs, 3, stride, size] = shapes.get((inputs, outputs, 3, stride, size), 0) + count
+
+    add(width, width, 1, SIZE, 2 * blocks)
+    for stage in (1, 2):
+        channels, size = width << stage, SIZE >> stage
+        add(channels // 2, channels, 2, 2 * size, 1)
+        add(channels, channels, 1, size, 2 * blocks - 1)
+    return shapes
+
+
+def time_op(run: Callable[[], object], device: torch.device, seconds: float) -> float:
+    """Median seconds of one call."""
+    for _ in range(3):
+        run()
+    synchronize(device)
+    start = time.perf_counter()
+    run()
+    synchronize(device)
+    chunk = max(1, min(200, round(0.01 / max(time.perf_counter() - start, 1e-6))))
+    times: list[float] = []
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end or len(times) < 3:
+        start = time.perf_counter()
+        for _ in range(chunk):
+            run()
+        synchronize(device)
+        times.append((time.perf_counter() - start) / chunk)
+    return statistics.median(times)
+
+
+def bench_layers(options: argparse.Namespace, device: torch.device) -> dict[str, object]:
+    """Forward, input gradient and weight gradient of each distinct convolution, both views in one batch.
+
+    On a GPU through cuDNN with its own search for the fastest algorithm. The stem has no input gradient.
+    """
+    dtype = torch.bfloat16 if options.precision == "bf16" else torch.float32
+    rows: list[dict[str, object]] = []
+    each = options.seconds / (3 * len(layer_shapes(options.model, options.width)))
+    for (inputs, outputs, kernel, stride, size), count in layer_shapes(options.model, options.width).items():
+        n = 2 * options.batch
+
+        def tensor(*shape: int) -> torch.Tensor:
+            made = torch.randn(shape, device=device).to(dtype)
+            return made.contiguous(memory_format=torch.channels_last)
+
+        x, weight = tensor(n, inputs, size, size), tensor(outputs, inputs, kernel, kernel)
+        dy = torch.randn_like(F.conv2d(x, weight, None, stride, kernel // 2))
+
+        def backward(mask: list[bool]) -> object:
+            return torch.ops.aten.convolution_backward(
+                dy, x, weight, None, [stride] * 2, [kernel // 2] * 2, [1, 1], False, [0, 0], 1, mask
+            )
+
+        flop = 2 * dy.numel() * inputs * kernel * kernel
+        operations: dict[str, Callable[[], object]] = {
+            "forward": lambda: F.conv2d(x, weight, None, stride, kernel // 2),
+            "dgrad": lambda: backward([True, False, False]),
+            "wgrad": lambda: backward([False, True, False]),
+        }
+        if inputs == 3:
+            del operations["dgrad"]
+        for name, run in operations.items():
+            with torch.no_grad():
+                seconds = time_op(run, device, each)
+            shape = f"{n}x{size}x{size}x{inputs} -> {outputs}, {kernel}x{kernel}/{stride}"
+            rows.append({"op": name, "shape": shape, "count": count, "us": seconds * 1e6, "tflops": flop / seconds / 1e12})
+            note(options, f"{name:8} {shape:36} x{count:<3} {seconds * 1e6:10.1f} us {flop / seconds / 1e12:9.3f} TFLOP/s")
+    return {
+        "tool": "pytorch",
+        "torch": torch.__version__,
+        "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else processor(),
+        "precision": options.precision,
+        "threads": torch.get_num_threads(),
+        "total_us": sum(row["us"] * row["count"] for row in rows),
+        "layers": rows,
+    }
+
+
+def note(options: argparse.Namespace, line: str) -> None:
+    """Progress, on stderr where stdout carries JSON."""
+    print(line, file=sys.stderr if options.json else sys.stdout, flush=True)
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("--model", choices=list(DEPTHS), default="resnet32")
+    parser.add_argument("--width", type=int, default=16)
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--precision", choices=["f32", "bf16"], default="f32")
+    parser.add_argument("--tf32", action="store_true", help="let f32 use TF32 tensor cores (GPU; off: true f32)")
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0: as PyTorch decides")
+    parser.add_argument("--seconds", type=float, default=20.0, help="of measuring, warm-up and compiling not counted")
+    parser.add_argument("--mode", choices=["eager", "best"], default="best")
+    parser.add_argument("--layers", action="store_true", help="time each convolution instead of the step")
+    parser.add_argument("--json", action="store_true", help="one JSON object on stdout, progress on stderr")
+    training = parser.add_argument_group("training (--train)")
+    training.add_argument("--train", action="store_true", help="train on --data and print accuracy every epoch")
+    training.add_argument("--data", type=Path, help="a store made by `glmc-engine prepare`")
+    training.add_argument("--out", type=Path, help="folder for metrics.jsonl, in the engine's format")
+    training.add_argument("--method", choices=["glmc", "ce"], default="glmc")
+    training.add_argument("--epochs", type=int, default=200)
+    training.add_argument("--seed", type=int, default=0)
+    training.add_argument("--eval-every", type=int, default=1, metavar="EPOCHS")
+    for name, value in (
+        ("lr", 0.01),
+        ("weight-decay", 5e-3),
+        ("momentum", 0.9),
+        ("gamma", 1.0),
+        ("k", 1.2),
+        ("resample", 0.0),
+        ("beta", 1.0),
+    ):
+        training.add_argument(f"--{name}", type=float, default=value)
+    options = parser.parse_args()
+    if options.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: PyTorch finds no CUDA device here")
+    if options.width < 1 or options.batch < 2:
+        parser.error("--width must be at least 1 and --batch at least 2")
+    if options.train and options.data is None:
+        parser.error("--train needs --data STORE")
+    return options
+
+
+def main() -> int:
+    """Command line: see the head of this file."""
+    options = parse()
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    device = torch.device(options.device)
+    torch.backends.cudnn.benchmark = True
+    torch.backends.cudnn.allow_tf32 = options.tf32
+    torch.backends.cuda.matmul.allow_tf32 = options.tf32
+    if options.train:
+        from train_pytorch import train  # noqa: PLC0415 - only this mode needs it
+
+        train(options, device)
+        return 0
+    result = bench_layers(options, device) if options.layers else bench_step(options, device)
+    if options.json:
+        print(json.dumps(result))
+    elif options.layers:
+        print(f"all convolutions of one step: {result['total_us'] / 1e3:.2f} ms")
+    else:
+        print(
+            f"best: {result['form']}: {result['samples_per_second']:.1f} samples/s "
+            f"(quartiles {result['p25']:.1f} .. {result['p75']:.1f}, {result['measurements']} measurements)"
+        )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,107 @@
+"""Whole GLMC and cross-entropy training runs in PyTorch on a glmc-engine store: `bench_pytorch.py --train`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+
+import torch
+
+from glmc_fast import Form, Images, Trainer, draw_rows
+from glmc_torch import alpha_at, cosine_lr
+from store import Store, accuracy
+
+#: Images an evaluation batch holds.
+EVAL_BATCH = 500
+
+
+def choose_form(options: argparse.Namespace) -> Form:
+    """`--mode eager`: autocast at most. `--mode best`: compiled into one CUDA graph on a GPU, plain on a CPU.
+
+    (On a CPU compiling a run's three programs costs more time than it gives back over a few epochs.)
+    """
+    precision = "autocast" if options.precision == "bf16" else "f32"
+    if options.mode == "eager" or options.device == "cpu":
+        return Form(False, False, precision)
+    return Form(True, True, precision, True)
+
+
+def evaluate(trainer: Trainer, pixels: torch.Tensor, labels: torch.Tensor, counts: list[int], head: str) -> dict:
+    """Accuracy of one head on a split that is on the device."""
+    logits = [trainer.predict(pixels[at : at + EVAL_BATCH], head) for at in range(0, len(pixels), EVAL_BATCH)]
+    return accuracy(torch.cat(logits), labels, counts)
+
+
+def train(options: argparse.Namespace, device: torch.device) -> None:
+    """Trains as `glmc-engine train` does, printing a line an epoch; with `--out`, metrics.jsonl as the engine writes it.
+
+    GLMC is scored with `fc_cb`, plain cross-entropy with `fc`. The last, smaller batch of an epoch is trained on, too.
+    """
+    store = Store.open(options.data)
+    pixels, labels = store.train.tensors()
+    test_pixels, test_labels = (t.to(device) for t in store.test.tensors())
+    form = choose_form(options)
+    images = Images(pixels, store.mean, store.std, device)
+    names = ("method", "gamma", "k", "lr", "momentum", "weight_decay", "seed", "width")
+    trainer = Trainer(
+        images, labels, store.counts, form, device, arch=options.model, **{name: getattr(options, name) for name in names}
+    )
+    head = "fc_cb" if options.method == "glmc" else "fc"
+    partner_weights = torch.tensor(store.counts, dtype=torch.float64).pow(-options.resample)[labels]
+    generator = torch.Generator().manual_seed(options.seed)
+    size = (images.height, images.width)
+    print(f"{options.method} {options.model} width {options.width}, {len(labels)} images, {form}, seed {options.seed}")
+    log = None
+    if options.out is not None:
+        options.out.mkdir(parents=True, exist_ok=True)
+        log = (options.out / "metrics.jsonl").open("w")
+    best: dict | None = None
+    begin = time.perf_counter()
+    metrics: dict = {}
+    for epoch in range(options.epochs):
+        start = time.perf_counter()
+        lr, alpha = cosine_lr(options.lr, epoch, options.epochs), alpha_at(epoch, options.epochs)
+        trainer.lr.fill_(lr)
+        order = torch.randperm(len(labels), generator=generator)
+        full = len(labels) - len(labels) % options.batch
+        total, seen = torch.zeros(4, device=device), 0
+        for part, batch in ((order[:full], options.batch), (order[full:], len(labels) - full)):
+            if batch < 2 or len(part) == 0:
+                continue  # one image alone has no batch statistics at the network's end
+            seed = (options.seed * 100_003 + epoch) * 2 + (batch != options.batch)
+            rows = draw_rows(part, partner_weights, batch, alpha, options.beta, size, seed)
+            for ints, reals in zip(*(row.to(device) for row in rows), strict=True):
+                total += trainer.step(ints, reals) * batch
+                seen += batch
+        loss = (total / seen).tolist()  # waits for the device
+        seconds = time.perf_counter() - start
+        if not all(value == value and abs(value) != float("inf") for value in loss):
+            raise SystemExit(f"epoch {epoch}: loss is not finite: {loss}")
+        metrics = {"epoch": epoch, "loss": loss[3], "loss_c": loss[0], "loss_cb": loss[1], "loss_sim": loss[2], "lr": lr}
+        if (epoch + 1) % options.eval_every == 0 or epoch + 1 == options.epochs:
+            metrics |= evaluate(trainer, test_pixels, test_labels, store.counts, head)
+            best = metrics if best is None or metrics["top1"] > best["top1"] else best
+        metrics |= {"seconds": seconds, "samples_per_second": seen / seconds}
+        if log is not None:
+            log.write(json.dumps(metrics) + "\n")
+            log.flush()
+        shown = [f"{name} {metrics[name]:.2f}" for name in ("top1", "many", "medium", "few") if metrics.get(name) is not None]
+        print(
+            f"epoch {epoch + 1}/{options.epochs}  loss {loss[3]:.4f}  lr {lr:.5f}  {'  '.join(shown)}  "
+            f"{seen / seconds:.1f} samples/s",
+            flush=True,
+        )
+    summary = {
+        "final": True,
+        "last_top1": metrics["top1"],
+        "best_top1": best["top1"],
+        "best_epoch": best["epoch"],
+        "seconds": time.perf_counter() - begin,
+    }
+    if log is not None:
+        log.write(json.dumps(summary) + "\n")
+        log.close()
+    print(f"last top-1 {summary['last_top1']:.2f}, best {summary['best_top1']:.2f}, {summary['seconds']:.0f} s")
+    if options.json:
+        print(json.dumps(summary))
