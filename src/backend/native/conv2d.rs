@@ -1,113 +1,84 @@
-//! `conv2d` on the CPU: patches laid out as a matrix (im2col), image by image, then a matrix product.
+//! `conv2d` on the CPU. Single precision: direct convolution, sixteen channels a vector, without a patch matrix.
+//! Double precision, the oracle: a patch matrix an image, and a matrix product.
+//!
+//! - `lanes`: the vectors, and working memory;
+//! - `strip`: input rows as the kernels read them;
+//! - `tile`: the innermost loops;
+//! - `correlate`: forward and input gradient;
+//! - `weight_grad`: the weight gradient;
+//! - `patches`: double precision.
+
+mod correlate;
+mod lanes;
+mod patches;
+mod strip;
+#[cfg(test)]
+mod tests;
+mod tile;
+mod weight_grad;
 
 use super::Native;
-use super::matmul::{Matrix, matmul};
-use super::parallel::{Rows, for_chunks};
 use super::real::{Real, with_real};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::ops::conv2d::{Conv2dKernels, Geometry};
 use crate::tape::Grad;
 use crate::tensor::Tensor;
+use lanes::Level;
 
-/// Elements of a patch.
-fn patch(g: &Geometry) -> usize {
-    g.kernel * g.kernel * g.channels
+/// How a precision convolves, on slices that have the geometry's sizes, on the threads of the current pool.
+trait Convolve: Real {
+    /// Elements of scratch that the weight gradient wants.
+    fn scratch(g: &Geometry) -> usize;
+    /// See [`Conv2dKernels::conv2d_forward`].
+    fn forward(g: &Geometry, x: &[Self], weight: &[Self], y: &mut [Self], sums: Option<&mut [Self]>);
+    /// See [`Conv2dKernels::conv2d_input_grad`].
+    fn input_grad(g: &Geometry, dy: &[Self], weight: &[Self], dx: &mut [Self], accumulate: bool);
+    /// See [`Conv2dKernels::conv2d_weight_grad`].
+    fn weight_grad(g: &Geometry, x: &[Self], dy: &[Self], dweight: &mut [Self], scratch: &mut [Self]);
 }
 
-/// Output pixels of an image.
-fn pixels(g: &Geometry) -> usize {
-    g.out_height() * g.out_width()
-}
+impl Convolve for f32 {
+    fn scratch(g: &Geometry) -> usize {
+        weight_grad::scratch_floats(g)
+    }
 
-/// Calls `at` with the start of each kernel position's channels in the patch matrix and, if it lies inside, in the image.
-fn each_position(g: &Geometry, mut at: impl FnMut(usize, Option<usize>)) {
-    let (inside, width) = (|i: usize, extent: usize| i.checked_sub(g.padding).filter(|&i| i < extent), g.out_width());
-    for pixel in 0..pixels(g) {
-        let (row, column) = (pixel / width * g.stride, pixel % width * g.stride);
-        for position in 0..g.kernel * g.kernel {
-            let y = inside(row + position / g.kernel, g.height);
-            let x = inside(column + position % g.kernel, g.width);
-            let source = y.zip(x).map(|(y, x)| (y * g.width + x) * g.channels);
-            at((pixel * g.kernel * g.kernel + position) * g.channels, source);
-        }
+    fn forward(g: &Geometry, x: &[f32], weight: &[f32], y: &mut [f32], sums: Option<&mut [f32]>) {
+        correlate::forward(Level::detect(), g, x, weight, y, sums);
+    }
+
+    fn input_grad(g: &Geometry, dy: &[f32], weight: &[f32], dx: &mut [f32], accumulate: bool) {
+        correlate::input_grad(Level::detect(), g, dy, weight, dx, accumulate);
+    }
+
+    fn weight_grad(g: &Geometry, x: &[f32], dy: &[f32], dweight: &mut [f32], scratch: &mut [f32]) {
+        weight_grad::weight_grad(Level::detect(), g, x, dy, dweight, scratch);
     }
 }
 
-fn patches<T: Real>(g: &Geometry, image: &[T]) -> Vec<T> {
-    let mut out = vec![T::ZERO; pixels(g) * patch(g)];
-    each_position(g, |to, from| {
-        if let Some(from) = from {
-            out[to..to + g.channels].copy_from_slice(&image[from..from + g.channels]);
-        }
-    });
-    out
-}
-
-fn forward<T: Real>(
-    native: &Native,
-    g: &Geometry,
-    x: Tensor,
-    weight: Tensor,
-    y: Tensor,
-    sums: Option<Tensor>,
-) -> Result<()> {
-    let a = native.memory.access()?;
-    let (x, weight, y) = (a.read::<T>(x)?, a.read::<T>(weight)?, a.write::<T>(y)?);
-    let sums = a.write_maybe::<T>(sums)?;
-    let image = g.height * g.width * g.channels;
-    let data = (Rows(y, pixels(g) * g.filters), sums.map(|s| Rows(s, 2 * g.filters)));
-    let work = |n: usize, (y, sums): (Rows<'_, T>, Option<Rows<'_, T>>)| {
-        let patches = patches(g, &x[n * image..(n + 1) * image]);
-        let (rows, columns) = (Matrix::rows(&patches, patch(g)), Matrix::transposed(weight, patch(g)));
-        matmul(y.0, [pixels(g), g.filters, patch(g)], false, rows, columns);
-        if let Some(sums) = sums {
-            sums.0.fill(T::ZERO);
-            let (sum, squares) = sums.0.split_at_mut(g.filters);
-            for pixel in y.0.chunks_exact(g.filters) {
-                for ((&v, sum), square) in pixel.iter().zip(&mut *sum).zip(&mut *squares) {
-                    *sum += v;
-                    *square += v * v;
-                }
-            }
-        }
-    };
-    native.pool.install(|| for_chunks(data, g.batch, 1, &work));
-    Ok(())
-}
-
-fn input_grad<T: Real>(native: &Native, g: &Geometry, dy: Tensor, weight: Tensor, dx: Grad) -> Result<()> {
-    let a = native.memory.access()?;
-    let (dy, weight, out) = (a.read::<T>(dy)?, a.read::<T>(weight)?, a.write::<T>(dx.tensor)?);
-    let image = pixels(g) * g.filters;
-    let work = |n: usize, dx_rows: Rows<'_, T>| {
-        let mut patches = vec![T::ZERO; pixels(g) * patch(g)];
-        let dy = Matrix::rows(&dy[n * image..(n + 1) * image], g.filters);
-        matmul(&mut patches, [pixels(g), patch(g), g.filters], false, dy, Matrix::rows(weight, patch(g)));
-        if !dx.accumulate {
-            dx_rows.0.fill(T::ZERO);
-        }
-        each_position(g, |from, to| {
-            if let Some(to) = to {
-                for (out, &v) in dx_rows.0[to..to + g.channels].iter_mut().zip(&patches[from..]) {
-                    *out += v;
-                }
-            }
-        });
-    };
-    native.pool.install(|| for_chunks(Rows(out, g.height * g.width * g.channels), g.batch, 1, &work));
-    Ok(())
-}
-
-fn weight_grad<T: Real>(native: &Native, g: &Geometry, x: Tensor, dy: Tensor, dweight: Tensor) -> Result<()> {
-    let a = native.memory.access()?;
-    let (x, dy, dweight) = (a.read::<T>(x)?, a.read::<T>(dy)?, a.write::<T>(dweight)?);
-    let (image, out) = (g.height * g.width * g.channels, pixels(g) * g.filters);
-    for n in 0..g.batch {
-        let patches = patches(g, &x[n * image..(n + 1) * image]);
-        let dy = Matrix::transposed(&dy[n * out..(n + 1) * out], g.filters);
-        matmul(dweight, [g.filters, patch(g), pixels(g)], n > 0, dy, Matrix::rows(&patches, patch(g)));
+impl Convolve for f64 {
+    fn scratch(_g: &Geometry) -> usize {
+        0
     }
-    Ok(())
+
+    fn forward(g: &Geometry, x: &[f64], weight: &[f64], y: &mut [f64], sums: Option<&mut [f64]>) {
+        patches::forward(g, x, weight, y, sums);
+    }
+
+    fn input_grad(g: &Geometry, dy: &[f64], weight: &[f64], dx: &mut [f64], accumulate: bool) {
+        patches::input_grad(g, dy, weight, dx, accumulate);
+    }
+
+    fn weight_grad(g: &Geometry, x: &[f64], dy: &[f64], dweight: &mut [f64], _scratch: &mut [f64]) {
+        patches::weight_grad(g, x, dy, dweight);
+    }
+}
+
+/// Tensors are borrowed under the shapes that the geometry gives them, so that no kernel gets a slice of another size.
+fn shaped(tensor: Tensor, shape: [usize; 4]) -> Result<Tensor> {
+    if tensor.elements() == shape.iter().product() {
+        return Ok(tensor);
+    }
+    Err(Error::op("conv2d", format!("a tensor of shape {} where {shape:?} is needed", tensor.shape)))
 }
 
 impl Conv2dKernels for Native {
@@ -116,7 +87,14 @@ impl Conv2dKernels for Native {
     }
 
     fn conv2d_forward(&self, g: &Geometry, x: Tensor, weight: Tensor, y: Tensor, sums: Option<Tensor>) -> Result<()> {
-        with_real!(self, T => forward::<T>(self, g, x, weight, y, sums))
+        let a = self.memory.access()?;
+        let sums = sums.map(|s| shaped(s, [g.views, g.batch / g.views, 2, g.filters])).transpose()?;
+        let (x, weight, y) = (shaped(x, g.input())?, shaped(weight, g.weight())?, shaped(y, g.output())?);
+        with_real!(self, T => {
+            let (x, weight, y, sums) = (a.read::<T>(x)?, a.read(weight)?, a.write(y)?, a.write_maybe(sums)?);
+            self.pool.install(|| T::forward(g, x, weight, y, sums));
+        });
+        Ok(())
     }
 
     fn conv2d_input_grad(
@@ -127,7 +105,14 @@ impl Conv2dKernels for Native {
         dx: Grad,
         _scratch: Option<Tensor>,
     ) -> Result<()> {
-        with_real!(self, T => input_grad::<T>(self, g, dy, weight, dx))
+        let a = self.memory.access()?;
+        let (dy, weight) = (shaped(dy, g.output())?, shaped(weight, g.weight())?);
+        let to = shaped(dx.tensor, g.input())?;
+        with_real!(self, T => {
+            let (dy, weight, to) = (a.read::<T>(dy)?, a.read(weight)?, a.write(to)?);
+            self.pool.install(|| T::input_grad(g, dy, weight, to, dx.accumulate));
+        });
+        Ok(())
     }
 
     fn conv2d_weight_grad(
@@ -136,12 +121,23 @@ impl Conv2dKernels for Native {
         x: Tensor,
         dy: Tensor,
         dweight: Tensor,
-        _scratch: Option<Tensor>,
+        scratch: Option<Tensor>,
     ) -> Result<()> {
-        with_real!(self, T => weight_grad::<T>(self, g, x, dy, dweight))
+        let a = self.memory.access()?;
+        let (x, dy, dweight) = (shaped(x, g.input())?, shaped(dy, g.output())?, shaped(dweight, g.weight())?);
+        with_real!(self, T => {
+            let (x, dy, dweight) = (a.read::<T>(x)?, a.read(dy)?, a.write(dweight)?);
+            let scratch = scratch.map(|s| a.scratch(s)).transpose()?.unwrap_or_default();
+            let wanted = T::scratch(g);
+            if scratch.len() < wanted {
+                return Err(Error::op("conv2d", format!("the weight gradient wants {wanted} elements of scratch")));
+            }
+            self.pool.install(|| T::weight_grad(g, x, dy, dweight, scratch));
+        });
+        Ok(())
     }
 
-    fn conv2d_backward_scratch(&self, _geometry: &Geometry) -> usize {
-        0
+    fn conv2d_backward_scratch(&self, g: &Geometry) -> usize {
+        with_real!(self, T => T::scratch(g) * size_of::<T>())
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! One file an op, each named as the op is. Ops get slices from `memory`, are written once for both precisions
 //! (`real`), run in parallel over chunks whose borders depend on shapes alone (`parallel`) and with the widest
-//! vectors that the machine has (`simd`). Results depend neither on the number of threads nor on the vector width.
+//! vectors that the machine has (`simd`). Results depend neither on the number of threads nor, but for
+//! convolutions in single precision, on the vector width.
 
 mod augment_mix;
 mod batch_norm;

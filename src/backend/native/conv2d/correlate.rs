@@ -1,0 +1,289 @@
+//! Forward and input gradient: correlations of zero-padded strips with packed weights.
+//!
+//! The gradient of a convolution of stride s is, for each of the s x s phases of the input's pixels, a correlation of
+//! stride 1 of the output's gradient with those of the kernel's taps, flipped, that reach the phase; the forward has
+//! one phase, which is everything.
+
+use rayon::prelude::*;
+
+use super::lanes::{LANES, Level, Workspace};
+use super::strip::{Image, Strip};
+use super::tile::{self, Tile};
+use crate::ops::conv2d::Geometry;
+
+/// Most floats in a strip: it should stay in the second-level cache beside the weights of sixteen output channels.
+const STRIP_FLOATS: usize = 96 * 1024;
+
+/// Every `spread`-th output pixel both ways, and what it takes.
+#[derive(Clone, Copy, Debug)]
+struct Phase {
+    /// The first output row and column.
+    first: [usize; 2],
+    /// Output rows and columns of this phase.
+    extent: [usize; 2],
+    /// Rows and columns of the strip before the first tap of the first pixel.
+    shift: [usize; 2],
+    /// Kernel rows and columns.
+    taps: [usize; 2],
+    /// The first of them in the full kernel, and the step from one to the next.
+    tap: [(usize, isize); 2],
+    /// Taps of the phases before.
+    taps_before: usize,
+}
+
+/// One correlation of a batch of images.
+#[derive(Debug)]
+struct Correlation {
+    from: Image,
+    to: Image,
+    kernel: usize,
+    /// From a pixel's taps to the next one's, in strip pixels.
+    stride: usize,
+    /// From a pixel of a phase to the next, in output pixels.
+    spread: usize,
+    /// Zeros before the first row, and before the first column.
+    zeros: [usize; 2],
+    phases: Vec<Phase>,
+    /// Output channels are the weight's input channels.
+    transposed: bool,
+}
+
+impl Correlation {
+    fn forward(g: &Geometry) -> Correlation {
+        let extent = [g.out_height(), g.out_width()];
+        let phase =
+            Phase { first: [0; 2], extent, shift: [0; 2], taps: [g.kernel; 2], tap: [(0, 1); 2], taps_before: 0 };
+        Correlation {
+            from: Image { rows: g.height, cols: g.width, channels: g.channels },
+            to: Image { rows: extent[0], cols: extent[1], channels: g.filters },
+            kernel: g.kernel,
+            stride: g.stride,
+            spread: 1,
+            zeros: [g.padding; 2],
+            phases: vec![phase],
+            transposed: false,
+        }
+    }
+
+    fn input_grad(g: &Geometry) -> Correlation {
+        let s = g.stride;
+        // Input pixel s*a + phase takes output pixel a + reach - t by the tap first + s*t.
+        let taps = |phase: usize| g.kernel.saturating_sub((phase + g.padding) % s).div_ceil(s);
+        let reach = |phase: usize| (phase + g.padding) / s;
+        let zeros = (0..s).map(|p| (taps(p)).saturating_sub(1).saturating_sub(reach(p))).max().unwrap_or(0);
+        let mut phases = Vec::with_capacity(s * s);
+        let mut taps_before = 0;
+        for row in 0..s.min(g.height) {
+            for col in 0..s.min(g.width) {
+                let axis = |phase: usize| {
+                    let last = taps(phase).saturating_sub(1);
+                    (zeros + reach(phase) - last, ((phase + g.padding) % s + s * last, -(s as isize)))
+                };
+                let (row_axis, col_axis) = (axis(row), axis(col));
+                let taps = [taps(row), taps(col)];
+                phases.push(Phase {
+                    first: [row, col],
+                    extent: [(g.height - row).div_ceil(s), (g.width - col).div_ceil(s)],
+                    shift: [row_axis.0, col_axis.0],
+                    taps,
+                    tap: [row_axis.1, col_axis.1],
+                    taps_before,
+                });
+                taps_before += taps[0] * taps[1];
+            }
+        }
+        Correlation {
+            from: Image { rows: g.out_height(), cols: g.out_width(), channels: g.filters },
+            to: Image { rows: g.height, cols: g.width, channels: g.channels },
+            kernel: g.kernel,
+            stride: 1,
+            spread: s,
+            zeros: [zeros; 2],
+            phases,
+            transposed: true,
+        }
+    }
+
+    /// Floats of packed weights for sixteen output channels.
+    fn packed_block(&self, strip: &Strip) -> usize {
+        self.kernel * self.kernel * strip.blocks * strip.block * LANES
+    }
+
+    /// Packs the weights of sixteen output channels: (phase, channel block, kernel row, kernel column, channel in the
+    /// block, output channel), zero where there is no such channel.
+    fn pack(&self, strip: &Strip, weight: &[f32], out_block: usize, packed: &mut [f32]) {
+        let area = self.kernel * self.kernel;
+        let first = out_block * LANES;
+        let lanes = LANES.min(self.to.channels - first);
+        let mut blocks = packed.chunks_exact_mut(strip.block * LANES);
+        for phase in &self.phases {
+            for channel in (0..self.from.channels).step_by(strip.block) {
+                let width = strip.block.min(self.from.channels - channel);
+                for row in 0..phase.taps[0] {
+                    for col in 0..phase.taps[1] {
+                        let at = |axis: usize, i: usize| {
+                            phase.tap[axis].0.wrapping_add_signed(phase.tap[axis].1 * i as isize)
+                        };
+                        let tap = at(0, row) * self.kernel + at(1, col);
+                        let block = blocks.next().expect("the taps of all phases are those of the kernel");
+                        if lanes < LANES || width < strip.block {
+                            block.fill(0.0);
+                        }
+                        if self.transposed {
+                            for (i, to) in block.chunks_exact_mut(LANES).enumerate().take(width) {
+                                let from = ((channel + i) * area + tap) * self.to.channels + first;
+                                to[..lanes].copy_from_slice(&weight[from..from + lanes]);
+                            }
+                        } else {
+                            for lane in 0..lanes {
+                                let from = ((first + lane) * area + tap) * self.from.channels + channel;
+                                for (i, value) in weight[from..from + width].iter().enumerate() {
+                                    block[i * LANES + lane] = *value;
+                                }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Runs over a batch. `sums`: see [`super::forward`].
+    fn run(&self, level: Level, x: &[f32], weight: &[f32], y: &mut [f32], accumulate: bool, sums: Option<&mut [f32]>) {
+        let strip = Strip::new(self.from.channels, 0, 0);
+        let step = self.stride * strip.block;
+        let extents = self.phases.iter().map(|p| p.extent);
+        let rows = extents.clone().map(|e| e[0]).max().unwrap_or(0);
+        let cols = extents.map(|e| e[1]).max().unwrap_or(0);
+        let choice = tile::choose(level, rows, cols, step);
+        let reach = |axis: usize| self.phases.iter().map(|p| p.shift[axis] + p.taps[axis]).max().unwrap_or(0);
+        let strip_extent = |out: usize, axis: usize| (out - 1) * self.stride + reach(axis).max(1);
+        let strip_cols = strip_extent(cols.next_multiple_of(choice.cols), 1);
+        let row_floats = strip.blocks * strip.block * strip_cols * self.stride;
+        let band = (STRIP_FLOATS / row_floats).clamp(1, rows).next_multiple_of(choice.rows);
+        let strip = Strip { rows: strip_extent(band, 0), cols: strip_cols, ..strip };
+        let job = Job { correlation: self, strip, choice, rows, band, accumulate };
+
+        Workspace::with(|workspace| {
+            let block = self.packed_block(&strip);
+            let packed = workspace.floats(block * self.to.channels.div_ceil(LANES));
+            packed.par_chunks_mut(block).enumerate().for_each(|(i, packed)| self.pack(&strip, weight, i, packed));
+            let packed = &*packed;
+            let images = y.par_chunks_mut(self.to.floats()).zip(x.par_chunks(self.from.floats()));
+            match sums {
+                None => images.for_each(|(y, x)| job.image(packed, x, y, &mut [])),
+                Some(sums) => images
+                    .zip(sums.par_chunks_mut(2 * self.to.channels))
+                    .for_each(|((y, x), sums)| job.image(packed, x, y, sums)),
+            }
+        });
+    }
+}
+
+/// What is the same for all images of a [`Correlation::run`].
+struct Job<'a> {
+    correlation: &'a Correlation,
+    strip: Strip,
+    choice: tile::TileChoice,
+    /// Rows of the largest phase.
+    rows: usize,
+    /// Of these, how many at a time.
+    band: usize,
+    accumulate: bool,
+}
+
+impl Job<'_> {
+    /// One image. `sums`, if not empty: the sums over its pixels of y and of y², (2, channels).
+    fn image(&self, packed: &[f32], x: &[f32], y: &mut [f32], sums: &mut [f32]) {
+        let c = self.correlation;
+        sums.fill(0.0);
+        Workspace::with(|workspace| {
+            let strip = workspace.floats(self.strip.floats());
+            for first in (0..self.rows).step_by(self.band) {
+                let top = (first * c.stride) as isize - c.zeros[0] as isize;
+                self.strip.fill(strip, self.strip.block_pitch(), &c.from, x, (top, -(c.zeros[1] as isize)));
+                for (i, packed) in packed.chunks_exact(c.packed_block(&self.strip)).enumerate() {
+                    let mut block_sums = [0.0; 2 * LANES];
+                    for phase in &c.phases {
+                        let wanted = (!sums.is_empty()).then_some(&mut block_sums);
+                        self.phase(phase, strip, first, packed, i * LANES, y, wanted);
+                    }
+                    if !sums.is_empty() {
+                        let (plain, squares) = sums.split_at_mut(c.to.channels);
+                        for (sums, block_sums) in [plain, squares].into_iter().zip(block_sums.chunks_exact(LANES)) {
+                            for (sum, more) in sums[i * LANES..].iter_mut().zip(block_sums) {
+                                *sum += *more as f32;
+                            }
+                        }
+                    }
+                }
+            }
+        });
+    }
+
+    /// Sixteen output channels, from `channel` on, of a phase's rows in the band that starts at `first`.
+    #[expect(clippy::too_many_arguments)]
+    fn phase(
+        &self,
+        phase: &Phase,
+        strip: &[f32],
+        first: usize,
+        packed: &[f32],
+        channel: usize,
+        y: &mut [f32],
+        mut sums: Option<&mut [f64; 2 * LANES]>,
+    ) {
+        let (c, s, choice) = (self.correlation, &self.strip, &self.choice);
+        let [rows, cols] = phase.extent;
+        let inner = phase.taps[1] * s.block;
+        let taps = phase.taps[0] * inner;
+        let weight = &packed[phase.taps_before * s.blocks * s.block * LANES..][..s.blocks * taps * LANES];
+        let last = rows.min(first + self.band);
+        for row in (first..last).step_by(choice.rows) {
+            let mut row_sums = [0.0f32; 2 * LANES];
+            for col in (0..cols).step_by(choice.cols) {
+                let start = ((row - first) * c.stride + phase.shift[0]) * s.row_pitch()
+                    + (col * c.stride + phase.shift[1]) * s.block;
+                let pixel = (phase.first[0] + row * c.spread) * c.to.cols + phase.first[1] + col * c.spread;
+                let tile = Tile {
+                    strip: strip[start..].as_ptr(),
+                    block_pitch: s.block_pitch(),
+                    row_pitch: s.row_pitch(),
+                    row_step: c.stride * s.row_pitch(),
+                    pixel_step: c.stride * s.block,
+                    weight: weight.as_ptr(),
+                    blocks: s.blocks,
+                    kernel_rows: phase.taps[0],
+                    inner,
+                    out: y[pixel * c.to.channels + channel..].as_mut_ptr(),
+                    out_row: c.spread * c.to.cols * c.to.channels,
+                    out_col: c.spread * c.to.channels,
+                    rows: choice.rows.min(last - row),
+                    cols: choice.cols.min(cols - col),
+                    lanes: LANES.min(c.to.channels - channel),
+                    accumulate: self.accumulate,
+                    sums: if sums.is_some() { row_sums.as_mut_ptr() } else { std::ptr::null_mut() },
+                };
+                // SAFETY: `choose` was given the level of this processor. The strip has columns for whole tiles over
+                // the widest phase and rows for whole tiles over the band, each with the furthest reach of all
+                // phases; `weight` was sliced to just the vectors that are read; rows, columns and lanes end with the
+                // image, whose memory `y` is borrowed mutably; the sums have two vectors.
+                unsafe { (choice.kernel)(&tile) }
+            }
+            if let Some(sums) = sums.as_deref_mut() {
+                sums.iter_mut().zip(row_sums).for_each(|(sum, more)| *sum += f64::from(more));
+            }
+        }
+    }
+}
+
+/// `y = conv(x, weight)`, and the sums over each image's pixels of y and y², (image, 2, filters). See
+/// [`crate::ops::conv2d::Conv2dKernels::conv2d_forward`].
+pub(super) fn forward(level: Level, g: &Geometry, x: &[f32], weight: &[f32], y: &mut [f32], sums: Option<&mut [f32]>) {
+    Correlation::forward(g).run(level, x, weight, y, false, sums);
+}
+
+/// `dx (+)= conv_transposed(dy, weight)`. See [`crate::ops::conv2d::Conv2dKernels::conv2d_input_grad`].
+pub(super) fn input_grad(level: Level, g: &Geometry, dy: &[f32], weight: &[f32], dx: &mut [f32], accumulate: bool) {
+    Correlation::input_grad(g).run(level, dy, weight, dx, accumulate, None);
+}

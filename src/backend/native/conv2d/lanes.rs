@@ -1,0 +1,234 @@
+//! Sixteen single-precision lanes on whatever the processor has, and memory aligned for them.
+//!
+//! Kernels are written once over [`Lanes`] and instantiated inside functions that enable the features of one
+//! [`Level`]; everything on the way is `#[inline(always)]`, so that it is compiled with those features.
+
+use std::cell::Cell;
+use std::sync::OnceLock;
+
+/// Floats in a vector.
+pub(super) const LANES: usize = 16;
+
+/// What the processor can do, from the best down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Level {
+    /// One 512-bit register a vector, 32 of them.
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
+    /// Two 256-bit registers a vector, 8 of them.
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+    /// Whatever the compiler makes of arrays.
+    Portable,
+}
+
+impl Level {
+    /// The best level of this processor.
+    pub(super) fn detect() -> Level {
+        static LEVEL: OnceLock<Level> = OnceLock::new();
+        *LEVEL.get_or_init(|| Level::available()[0])
+    }
+
+    /// All levels of this processor, best first.
+    pub(super) fn available() -> Vec<Level> {
+        let mut levels = Vec::new();
+        #[cfg(target_arch = "x86_64")]
+        {
+            if is_x86_feature_detected!("avx512f") {
+                levels.push(Level::Avx512);
+            }
+            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+                levels.push(Level::Avx2);
+            }
+        }
+        levels.push(Level::Portable);
+        levels
+    }
+}
+
+/// Operations on vectors of [`LANES`] floats.
+///
+/// # Safety
+/// Every method may be called only where the implementation's processor features are present, and pointers must be
+/// valid for the lanes that the method reads or writes; no alignment is needed.
+pub(super) trait Lanes: Copy {
+    /// A vector.
+    type V: Copy;
+    /// All zeros.
+    unsafe fn zero() -> Self::V;
+    /// Reads [`LANES`] floats.
+    unsafe fn load(from: *const f32) -> Self::V;
+    /// Writes [`LANES`] floats.
+    unsafe fn store(to: *mut f32, v: Self::V);
+    /// `a + b`.
+    unsafe fn add(a: Self::V, b: Self::V) -> Self::V;
+    /// `a * b + c`.
+    unsafe fn mul_add(a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    /// The float at `x` in every lane, times `b`, plus `c`.
+    unsafe fn mul_add_scalar(x: *const f32, b: Self::V, c: Self::V) -> Self::V;
+}
+
+#[cfg(target_arch = "x86_64")]
+pub(super) use x86::{Avx2, Avx512};
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use super::Lanes;
+    use std::arch::x86_64::*;
+
+    /// See [`super::Level::Avx512`].
+    #[derive(Clone, Copy)]
+    pub(in super::super) struct Avx512;
+
+    impl Lanes for Avx512 {
+        type V = __m512;
+        #[inline(always)]
+        unsafe fn zero() -> __m512 {
+            // SAFETY: the trait's contract: AVX-512F is present.
+            unsafe { _mm512_setzero_ps() }
+        }
+        #[inline(always)]
+        unsafe fn load(from: *const f32) -> __m512 {
+            // SAFETY: the trait's contract: 16 floats are readable at `from`.
+            unsafe { _mm512_loadu_ps(from) }
+        }
+        #[inline(always)]
+        unsafe fn store(to: *mut f32, v: __m512) {
+            // SAFETY: the trait's contract: 16 floats are writable at `to`.
+            unsafe { _mm512_storeu_ps(to, v) }
+        }
+        #[inline(always)]
+        unsafe fn add(a: __m512, b: __m512) -> __m512 {
+            // SAFETY: the trait's contract: AVX-512F is present.
+            unsafe { _mm512_add_ps(a, b) }
+        }
+        #[inline(always)]
+        unsafe fn mul_add(a: __m512, b: __m512, c: __m512) -> __m512 {
+            // SAFETY: the trait's contract: AVX-512F is present.
+            unsafe { _mm512_fmadd_ps(a, b, c) }
+        }
+        #[inline(always)]
+        unsafe fn mul_add_scalar(x: *const f32, b: __m512, c: __m512) -> __m512 {
+            // SAFETY: the trait's contract: one float is readable at `x`.
+            unsafe { _mm512_fmadd_ps(_mm512_set1_ps(*x), b, c) }
+        }
+    }
+
+    /// See [`super::Level::Avx2`].
+    #[derive(Clone, Copy)]
+    pub(in super::super) struct Avx2;
+
+    impl Lanes for Avx2 {
+        type V = (__m256, __m256);
+        #[inline(always)]
+        unsafe fn zero() -> Self::V {
+            // SAFETY: the trait's contract: AVX2 is present.
+            unsafe { (_mm256_setzero_ps(), _mm256_setzero_ps()) }
+        }
+        #[inline(always)]
+        unsafe fn load(from: *const f32) -> Self::V {
+            // SAFETY: the trait's contract: 16 floats are readable at `from`.
+            unsafe { (_mm256_loadu_ps(from), _mm256_loadu_ps(from.add(8))) }
+        }
+        #[inline(always)]
+        unsafe fn store(to: *mut f32, v: Self::V) {
+            // SAFETY: the trait's contract: 16 floats are writable at `to`.
+            unsafe {
+                _mm256_storeu_ps(to, v.0);
+                _mm256_storeu_ps(to.add(8), v.1);
+            }
+        }
+        #[inline(always)]
+        unsafe fn add(a: Self::V, b: Self::V) -> Self::V {
+            // SAFETY: the trait's contract: AVX2 is present.
+            unsafe { (_mm256_add_ps(a.0, b.0), _mm256_add_ps(a.1, b.1)) }
+        }
+        #[inline(always)]
+        unsafe fn mul_add(a: Self::V, b: Self::V, c: Self::V) -> Self::V {
+            // SAFETY: the trait's contract: AVX2 and FMA are present.
+            unsafe { (_mm256_fmadd_ps(a.0, b.0, c.0), _mm256_fmadd_ps(a.1, b.1, c.1)) }
+        }
+        #[inline(always)]
+        unsafe fn mul_add_scalar(x: *const f32, b: Self::V, c: Self::V) -> Self::V {
+            // SAFETY: the trait's contract: AVX2 and FMA are present and one float is readable at `x`.
+            unsafe {
+                let x = _mm256_set1_ps(*x);
+                (_mm256_fmadd_ps(x, b.0, c.0), _mm256_fmadd_ps(x, b.1, c.1))
+            }
+        }
+    }
+}
+
+/// See [`Level::Portable`]. Multiplies and adds with two roundings: a fused multiply-add is a library call where the
+/// processor has none.
+#[derive(Clone, Copy)]
+pub(super) struct Portable;
+
+impl Lanes for Portable {
+    type V = [f32; LANES];
+    #[inline(always)]
+    unsafe fn zero() -> Self::V {
+        [0.0; LANES]
+    }
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Self::V {
+        // SAFETY: the trait's contract: 16 floats are readable at `from`.
+        unsafe { from.cast::<Self::V>().read_unaligned() }
+    }
+    #[inline(always)]
+    unsafe fn store(to: *mut f32, v: Self::V) {
+        // SAFETY: the trait's contract: 16 floats are writable at `to`.
+        unsafe { to.cast::<Self::V>().write_unaligned(v) }
+    }
+    #[inline(always)]
+    unsafe fn add(a: Self::V, b: Self::V) -> Self::V {
+        std::array::from_fn(|i| a[i] + b[i])
+    }
+    #[inline(always)]
+    unsafe fn mul_add(a: Self::V, b: Self::V, c: Self::V) -> Self::V {
+        std::array::from_fn(|i| a[i] * b[i] + c[i])
+    }
+    #[inline(always)]
+    unsafe fn mul_add_scalar(x: *const f32, b: Self::V, c: Self::V) -> Self::V {
+        // SAFETY: the trait's contract: one float is readable at `x`.
+        let x = unsafe { *x };
+        std::array::from_fn(|i| x * b[i] + c[i])
+    }
+}
+
+/// One vector in memory: a cache line.
+#[derive(Clone, Copy, Default, bytemuck::Zeroable, bytemuck::Pod)]
+#[repr(C, align(64))]
+pub(super) struct Line([f32; LANES]);
+
+thread_local! {
+    static IDLE: Cell<Vec<Workspace>> = const { Cell::new(Vec::new()) };
+}
+
+/// Working memory of one thread, kept from call to call, so that a step in a warmed-up program allocates nothing.
+#[derive(Default)]
+pub(super) struct Workspace(Vec<Line>);
+
+impl Workspace {
+    /// Lends this thread's working memory. Calls may nest, also by way of a job that the thread takes on while it
+    /// waits: each gets memory of its own.
+    pub(super) fn with<R>(work: impl FnOnce(&mut Workspace) -> R) -> R {
+        let mut idle = IDLE.take();
+        let mut workspace = idle.pop().unwrap_or_default();
+        IDLE.set(idle);
+        let result = work(&mut workspace);
+        let mut idle = IDLE.take();
+        idle.push(workspace);
+        IDLE.set(idle);
+        result
+    }
+
+    /// That many floats, aligned to a cache line, with any contents.
+    pub(super) fn floats(&mut self, floats: usize) -> &mut [f32] {
+        let lines = floats.div_ceil(LANES);
+        if self.0.len() < lines {
+            self.0.resize(lines, Line::default());
+        }
+        &mut bytemuck::cast_slice_mut(&mut self.0[..lines])[..floats]
+    }
+}

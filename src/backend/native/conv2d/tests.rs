@@ -1,0 +1,157 @@
+//! Exact equality with loops over the definition, on small integers, whose sums single precision holds exactly.
+
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+
+use super::lanes::Level;
+use super::{correlate, patches, weight_grad};
+use crate::ops::conv2d::Geometry;
+
+fn integers(rng: &mut StdRng, elements: usize) -> Vec<f32> {
+    (0..elements).map(|_| rng.random_range(-2i32..=2) as f32).collect()
+}
+
+/// Calls `at(output index, weight index, input index)` for every product of the convolution.
+fn each_product(g: &Geometry, mut at: impl FnMut(usize, usize, usize)) {
+    let [batch, rows, cols, filters] = g.output();
+    for n in 0..batch {
+        for (row, col) in (0..rows).flat_map(|row| (0..cols).map(move |col| (row, col))) {
+            for (i, j) in (0..g.kernel).flat_map(|i| (0..g.kernel).map(move |j| (i, j))) {
+                let (y, x) = (row * g.stride + i, col * g.stride + j);
+                let Some((y, x)) = y.checked_sub(g.padding).zip(x.checked_sub(g.padding)) else { continue };
+                if y >= g.height || x >= g.width {
+                    continue;
+                }
+                for (f, c) in (0..filters).flat_map(|f| (0..g.channels).map(move |c| (f, c))) {
+                    at(
+                        ((n * rows + row) * cols + col) * filters + f,
+                        ((f * g.kernel + i) * g.kernel + j) * g.channels + c,
+                        ((n * g.height + y) * g.width + x) * g.channels + c,
+                    );
+                }
+            }
+        }
+    }
+}
+
+fn check(g: &Geometry, seed: u64, levels: &[Level]) {
+    let mut rng = StdRng::seed_from_u64(seed);
+    let size = |extents: [usize; 4]| extents.iter().product::<usize>();
+    let (x, w) = (integers(&mut rng, size(g.input())), integers(&mut rng, size(g.weight())));
+    let (dy, before) = (integers(&mut rng, size(g.output())), integers(&mut rng, size(g.input())));
+    let (mut y, mut dx, mut dw) = (vec![0.0f32; dy.len()], vec![0.0f32; x.len()], vec![0.0f32; w.len()]);
+    each_product(g, |o, k, i| {
+        y[o] += w[k] * x[i];
+        dx[i] += w[k] * dy[o];
+        dw[k] += dy[o] * x[i];
+    });
+    let mut sums = vec![0.0f32; g.batch * 2 * g.filters];
+    for (i, y) in y.iter().enumerate() {
+        let (image, filter) = (i / (g.out_height() * g.out_width() * g.filters), i % g.filters);
+        sums[image * 2 * g.filters + filter] += y;
+        sums[image * 2 * g.filters + g.filters + filter] += y * y;
+    }
+    let added: Vec<f32> = dx.iter().zip(&before).map(|(a, b)| a + b).collect();
+    let nan = |like: &[f32]| vec![f32::NAN; like.len()];
+    for &level in levels {
+        let (mut out, mut out_sums) = (nan(&y), nan(&sums));
+        correlate::forward(level, g, &x, &w, &mut out, Some(&mut out_sums));
+        assert!(out == y, "forward, {level:?}, {g:?}");
+        assert!(out_sums == sums, "sums, {level:?}, {g:?}");
+        out.fill(f32::NAN);
+        correlate::forward(level, g, &x, &w, &mut out, None);
+        assert!(out == y, "forward without sums, {level:?}, {g:?}");
+        let mut out = nan(&dx);
+        correlate::input_grad(level, g, &dy, &w, &mut out, false);
+        assert!(out == dx, "input gradient, {level:?}, {g:?}");
+        out.copy_from_slice(&before);
+        correlate::input_grad(level, g, &dy, &w, &mut out, true);
+        assert!(out == added, "input gradient added, {level:?}, {g:?}");
+        let (mut out, mut scratch) = (nan(&dw), vec![f32::NAN; weight_grad::scratch_floats(g)]);
+        weight_grad::weight_grad(level, g, &x, &dy, &mut out, &mut scratch);
+        assert!(out == dw, "weight gradient, {level:?}, {g:?}");
+    }
+    let double = |v: &[f32]| v.iter().map(|&v| f64::from(v)).collect::<Vec<f64>>();
+    let (mut out, mut out_sums) = (double(&nan(&y)), double(&nan(&sums)));
+    patches::forward(g, &double(&x), &double(&w), &mut out, Some(&mut out_sums));
+    assert!(out == double(&y) && out_sums == double(&sums), "forward, double, {g:?}");
+    let mut out = double(&before);
+    patches::input_grad(g, &double(&dy), &double(&w), &mut out, true);
+    assert!(out == double(&added), "input gradient, double, {g:?}");
+    let mut out = double(&nan(&dw));
+    patches::weight_grad(g, &double(&x), &double(&dy), &mut out);
+    assert!(out == double(&dw), "weight gradient, double, {g:?}");
+}
+
+fn geometry(batch: usize, [height, width]: [usize; 2], [channels, filters]: [usize; 2], ksp: [usize; 3]) -> Geometry {
+    let [kernel, stride, padding] = ksp;
+    Geometry { batch, height, width, channels, filters, kernel, stride, padding, views: 1 }
+}
+
+#[test]
+fn layers_of_the_networks() {
+    let best = &Level::available()[..1];
+    for (i, g) in [
+        geometry(2, [32, 32], [3, 16], [3, 1, 1]),
+        geometry(2, [32, 32], [16, 16], [3, 1, 1]),
+        geometry(2, [32, 32], [16, 32], [3, 2, 1]),
+        geometry(3, [8, 8], [64, 64], [3, 1, 1]),
+        geometry(1, [56, 56], [3, 8], [7, 2, 3]),
+        geometry(2, [14, 14], [32, 48], [1, 2, 0]),
+        geometry(40, [4, 4], [32, 80], [3, 1, 1]),
+        // Too large for one strip: in bands.
+        geometry(1, [70, 230], [20, 17], [3, 1, 1]),
+        geometry(1, [75, 150], [33, 5], [3, 2, 1]),
+    ]
+    .iter()
+    .enumerate()
+    {
+        check(g, i as u64, best);
+    }
+}
+
+#[test]
+fn odd_shapes_on_every_level() {
+    let mut rng = StdRng::seed_from_u64(7);
+    let mut cases = 0;
+    while cases < 150 {
+        let extent = |rng: &mut StdRng| rng.random_range(1..=19usize);
+        let g = Geometry {
+            batch: rng.random_range(1..=3),
+            height: extent(&mut rng),
+            width: extent(&mut rng),
+            channels: rng.random_range(1..=36),
+            filters: rng.random_range(1..=36),
+            kernel: [1, 2, 3, 3, 3, 5][rng.random_range(0..6)],
+            stride: rng.random_range(1..=3),
+            padding: rng.random_range(0..=3),
+            views: 1,
+        };
+        if g.kernel <= g.height.min(g.width) + 2 * g.padding {
+            check(&g, cases, &Level::available());
+            cases += 1;
+        }
+    }
+}
+
+#[test]
+fn threads_do_not_change_a_bit() {
+    let g = geometry(37, [9, 11], [19, 37], [3, 1, 1]);
+    let mut rng = StdRng::seed_from_u64(1);
+    let mut floats = |e: [usize; 4]| (0..e.iter().product()).map(|_| rng.random_range(-1.0..1.0)).collect::<Vec<f32>>();
+    let (x, w, dy) = (floats(g.input()), floats(g.weight()), floats(g.output()));
+    let results = [1, 2, 5].map(|threads| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(|| {
+            let level = Level::detect();
+            let (mut y, mut sums) = (vec![0.0; dy.len()], vec![0.0; g.batch * 2 * g.filters]);
+            correlate::forward(level, &g, &x, &w, &mut y, Some(&mut sums));
+            let (mut dw, mut scratch) = (vec![0.0; w.len()], vec![0.0; weight_grad::scratch_floats(&g)]);
+            weight_grad::weight_grad(level, &g, &x, &dy, &mut dw, &mut scratch);
+            let mut dx = vec![0.0; x.len()];
+            correlate::input_grad(level, &g, &dy, &w, &mut dx, false);
+            [y, sums, dw, dx].concat().iter().map(|v| v.to_bits()).collect::<Vec<u32>>()
+        })
+    });
+    assert!(results[0] == results[1] && results[0] == results[2]);
+}
