@@ -1,1 +1,24 @@
-//! Stores, readers, long-tailed splits, samplers: everything between files on disk and u8 pixels in memory.
+//! Data sets: what `prepare` writes and the trainer reads.
+//!
+//! [`store`] is the format, [`cifar`], [`images`] and [`synthetic`] are the ways into it, [`longtail`] and [`shots`] are the
+//! definitions that make a set long-tailed.
+
+pub mod cifar;
+pub mod decode;
+pub mod images;
+pub mod listing;
+pub mod longtail;
+pub mod meta;
+pub mod npy;
+pub mod pickle;
+pub mod shots;
+pub mod store;
+pub mod summary;
+pub mod synthetic;
+pub mod writer;
+
+pub use meta::Meta;
+pub use shots::Shot;
+pub use store::{Part, Split, Store};
+pub use summary::Summary;
+pub use writer::StoreWriter;
