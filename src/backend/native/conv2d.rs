@@ -75,7 +75,7 @@ impl Convolve for f64 {
 
 /// Tensors are borrowed under the shapes that the geometry gives them, so that no kernel gets a slice of another size.
 fn shaped(tensor: Tensor, shape: [usize; 4]) -> Result<Tensor> {
-    if tensor.elements() == shape.iter().product() {
+    if tensor.elements() == shape.iter().product::<usize>() {
         return Ok(tensor);
     }
     Err(Error::op("conv2d", format!("a tensor of shape {} where {shape:?} is needed", tensor.shape)))
