@@ -6,10 +6,10 @@
     python tools/bench_pytorch.py --width 64 --device cuda --precision bf16 --layers
     python tools/bench_pytorch.py --train --data cifar10.lt --width 64 --device cuda --precision bf16 --epochs 200
 
-`--mode eager` is the step as the published code writes it (channels_last, fused SGD, vectorised augmentation); `--mode
-best` times every form that PyTorch offers (views joined or separate, compiled or not; on a GPU also bf16 weights against
-autocast, max-autotune and CUDA graphs) and reports the fastest, listing the others. A form that fails is listed with its
-error. One sample is one original: two augmented views of it and two of its partner.
+`--mode eager` is the step as the published code writes it (channels_last, fused SGD, vectorised augmentation);
+`--mode best` times every form that PyTorch offers (views joined or separate, compiled or not; on a GPU also bf16
+weights against autocast, max-autotune and CUDA graphs) and reports the fastest, listing the others. A form that fails
+is listed with its error. One sample is one original: two augmented views of it and two of its partner.
 """
 
 from __future__ import annotations
@@ -23,12 +23,13 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch.nn import functional as F
 
 from glmc_fast import Form, Images, Trainer, draw_rows, forms
 from glmc_torch import DEPTHS
-from torch.nn import functional as F
 
 #: CIFAR-10-LT with imbalance 100: what both benchmarks pretend to train on.
 COUNTS = [5000, 2997, 1796, 1077, 645, 387, 232, 139, 83, 50]
@@ -49,7 +50,9 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize()
 
 
-def make_trainer(form: Form, options: argparse.Namespace, device: torch.device) -> tuple[Trainer, torch.Tensor, torch.Tensor]:
+def make_trainer(
+    form: Form, options: argparse.Namespace, device: torch.device
+) -> tuple[Trainer, torch.Tensor, torch.Tensor]:
     """A trainer on random pixels with CIFAR-10-LT's class counts, and the rows of some hundred steps on the device."""
     torch.manual_seed(0)
     total = sum(COUNTS)
@@ -107,7 +110,7 @@ def spread(rates: list[float]) -> dict[str, float | int]:
     }
 
 
-def bench_step(options: argparse.Namespace, device: torch.device) -> dict[str, object]:
+def bench_step(options: argparse.Namespace, device: torch.device) -> dict[str, Any]:
     """Times the step in every candidate form and reports the fastest."""
     candidates: list[dict[str, object]] = []
     best: tuple[float, Form] | None = None
@@ -116,7 +119,7 @@ def bench_step(options: argparse.Namespace, device: torch.device) -> dict[str, o
         torch.compiler.reset()  # one form's compiled code must not count as a recompilation of the next
         try:
             rates = measure(form, options, device, options.seconds / (2 if len(tried) > 1 else 1))
-        except Exception as error:  # noqa: BLE001 - a form that PyTorch cannot run is a result, not an accident
+        except Exception as error:  # a form that PyTorch cannot run is a result, not an accident
             candidates.append({"form": str(form), "error": str(error).strip().splitlines()[0][:200]})
             note(options, f"{form}: failed: {candidates[-1]['error']}")
             continue
@@ -189,50 +192,57 @@ def time_op(run: Callable[[], object], device: torch.device, seconds: float) -> 
     return statistics.median(times)
 
 
-def bench_layers(options: argparse.Namespace, device: torch.device) -> dict[str, object]:
+def conv_operations(x: torch.Tensor, weight: torch.Tensor, stride: int) -> tuple[dict[str, Callable[[], object]], int]:
+    """The three convolutions of a layer, in channels_last, and the operations (2 a multiply-add) of each."""
+    x, weight = (t.contiguous(memory_format=torch.channels_last) for t in (x, weight))
+    kernel = weight.shape[2]
+    dy = torch.randn_like(F.conv2d(x, weight, None, stride, kernel // 2))
+
+    def backward(mask: list[bool]) -> object:
+        return torch.ops.aten.convolution_backward(
+            dy, x, weight, None, [stride] * 2, [kernel // 2] * 2, [1, 1], False, [0, 0], 1, mask
+        )
+
+    operations: dict[str, Callable[[], object]] = {
+        "forward": lambda: F.conv2d(x, weight, None, stride, kernel // 2),
+        "dgrad": lambda: backward([True, False, False]),
+        "wgrad": lambda: backward([False, True, False]),
+    }
+    return operations, 2 * dy.numel() * weight[0].numel()
+
+
+def bench_layers(options: argparse.Namespace, device: torch.device) -> dict[str, Any]:
     """Forward, input gradient and weight gradient of each distinct convolution, both views in one batch.
 
     On a GPU through cuDNN with its own search for the fastest algorithm. The stem has no input gradient.
     """
     dtype = torch.bfloat16 if options.precision == "bf16" else torch.float32
-    rows: list[dict[str, object]] = []
+    rows: list[dict[str, str | int | float]] = []
+    total = 0.0
     each = options.seconds / (3 * len(layer_shapes(options.model, options.width)))
     for (inputs, outputs, kernel, stride, size), count in layer_shapes(options.model, options.width).items():
         n = 2 * options.batch
 
-        def tensor(*shape: int) -> torch.Tensor:
-            made = torch.randn(shape, device=device).to(dtype)
-            return made.contiguous(memory_format=torch.channels_last)
-
-        x, weight = tensor(n, inputs, size, size), tensor(outputs, inputs, kernel, kernel)
-        dy = torch.randn_like(F.conv2d(x, weight, None, stride, kernel // 2))
-
-        def backward(mask: list[bool]) -> object:
-            return torch.ops.aten.convolution_backward(
-                dy, x, weight, None, [stride] * 2, [kernel // 2] * 2, [1, 1], False, [0, 0], 1, mask
-            )
-
-        flop = 2 * dy.numel() * inputs * kernel * kernel
-        operations: dict[str, Callable[[], object]] = {
-            "forward": lambda: F.conv2d(x, weight, None, stride, kernel // 2),
-            "dgrad": lambda: backward([True, False, False]),
-            "wgrad": lambda: backward([False, True, False]),
-        }
+        x = torch.randn((n, inputs, size, size), device=device).to(dtype)
+        weight = torch.randn((outputs, inputs, kernel, kernel), device=device).to(dtype)
+        operations, flop = conv_operations(x, weight, stride)
         if inputs == 3:
             del operations["dgrad"]
         for name, run in operations.items():
             with torch.no_grad():
                 seconds = time_op(run, device, each)
             shape = f"{n}x{size}x{size}x{inputs} -> {outputs}, {kernel}x{kernel}/{stride}"
-            rows.append({"op": name, "shape": shape, "count": count, "us": seconds * 1e6, "tflops": flop / seconds / 1e12})
-            note(options, f"{name:8} {shape:36} x{count:<3} {seconds * 1e6:10.1f} us {flop / seconds / 1e12:9.3f} TFLOP/s")
+            us, tflops = seconds * 1e6, flop / seconds / 1e12
+            total += us * count
+            rows.append({"op": name, "shape": shape, "count": count, "us": us, "tflops": tflops})
+            note(options, f"{name:8} {shape:36} x{count:<3} {us:10.1f} us {tflops:9.3f} TFLOP/s")
     return {
         "tool": "pytorch",
         "torch": torch.__version__,
         "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else processor(),
         "precision": options.precision,
         "threads": torch.get_num_threads(),
-        "total_us": sum(row["us"] * row["count"] for row in rows),
+        "total_us": total,
         "layers": rows,
     }
 
@@ -296,7 +306,7 @@ def main() -> int:
     torch.backends.cudnn.allow_tf32 = options.tf32
     torch.backends.cuda.matmul.allow_tf32 = options.tf32
     if options.train:
-        from train_pytorch import train  # noqa: PLC0415 - only this mode needs it
+        from train_pytorch import train  # only this mode needs it
 
         train(options, device)
         return 0

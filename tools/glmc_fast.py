@@ -39,14 +39,16 @@ class JointNormFusable(nn.BatchNorm2d):
             return super().forward(x)
         n, c, height, width = x.shape
         views = x.view(2, n // 2, c, height, width)
+        momentum, running_mean, running_var = self.momentum, self.running_mean, self.running_var
+        assert momentum is not None and running_mean is not None and running_var is not None  # the defaults
         var, mean = torch.var_mean(views.float(), (1, 3, 4), correction=0, keepdim=True)
         with torch.no_grad():
             count = n // 2 * height * width
-            keep = 1 - self.momentum
             for view in range(2):
-                self.running_mean.mul_(keep).add_(mean[view].flatten(), alpha=self.momentum)
-                self.running_var.mul_(keep).add_(var[view].flatten(), alpha=self.momentum * count / (count - 1))
-            self.num_batches_tracked.add_(2)
+                running_mean.lerp_(mean[view].flatten(), momentum)
+                running_var.lerp_(var[view].flatten() * (count / (count - 1)), momentum)
+            if self.num_batches_tracked is not None:
+                self.num_batches_tracked.add_(2)
         scale = torch.rsqrt(var + self.eps) * self.weight.view(1, 1, c, 1, 1)
         y = (views - mean) * scale + self.bias.view(1, 1, c, 1, 1)
         return y.to(x.dtype).view(n, c, height, width)
@@ -174,7 +176,7 @@ class Row:
 def draw_rows(
     order: Tensor, partner_weights: Tensor, batch: int, alpha: float, beta: float, size: tuple[int, int], seed: int
 ) -> tuple[Tensor, Tensor]:
-    """The rows of all full steps over `order` (shuffled sample indices): ints steps,14N+4 and reals steps,2, on the CPU."""
+    """The rows of all full steps over `order` (shuffled indices), on the CPU: ints steps,14N+4 and reals steps,2."""
     generator = torch.Generator().manual_seed(seed)
     steps = len(order) // batch
     height, width = size
@@ -231,12 +233,13 @@ class Trainer:
         if form.joined and method == "glmc":
             norm = JointNormFusable if form.compiled else JointNorm
         self.model = GlmcResNet(arch, width, len(counts), norm=norm)
-        self.model.to(device, memory_format=torch.channels_last).train()
+        self.model.to(device).to(memory_format=torch.channels_last).train()
         self.images, self.labels, self.form, self.device = images, labels.to(device), form, device
         self.weights = class_weights(counts, k, torch.float32).to(device)
         self.gamma, self.method = gamma, method
         # The masters are what SGD updates; only with bf16 weights are they not the model's own parameters.
-        self.low: list[nn.Parameter] = []
+        self.low: list[Tensor] = []
+        self.masters: list[Tensor] = []
         masters = list(self.model.parameters())
         if form.precision == "bf16":
             low = [m for m in self.model.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
@@ -247,9 +250,7 @@ class Trainer:
             for module in low:
                 module.to(torch.bfloat16)
         self.lr = torch.tensor(lr, device=device)
-        self.optimizer = torch.optim.SGD(
-            masters, lr=self.lr, momentum=momentum, weight_decay=weight_decay, fused=True
-        )
+        self.optimizer = torch.optim.SGD(masters, lr=self.lr, momentum=momentum, weight_decay=weight_decay, fused=True)
         self.loss_of: Callable[[Tensor, Tensor, int], Tensor] = self._losses
         if form.compiled:
             mode = "max-autotune-no-cudagraphs" if device.type == "cuda" else "default"
@@ -286,9 +287,10 @@ class Trainer:
         losses = self.loss_of(ints, reals, batch)
         losses[3].backward()
         if self.low:
-            for master, low in zip(self.masters, self.low, strict=True):
-                master.grad = torch.empty_like(master)
-            torch._foreach_copy_([m.grad for m in self.masters], [p.grad for p in self.low])
+            gradients = [torch.empty_like(master) for master in self.masters]
+            torch._foreach_copy_(gradients, [p.grad for p in self.low if p.grad is not None])
+            for master, gradient in zip(self.masters, gradients, strict=True):
+                master.grad = gradient
         self.optimizer.step()
         if self.low:
             with torch.no_grad():

@@ -22,7 +22,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import safe_open
@@ -275,7 +275,8 @@ class StepSetup:
         """From safetensors metadata, whose values are all strings."""
         integers = {key: int(metadata[key]) for key in ("width", "classes", "batch", "size", "steps")}
         reals = {key: float(metadata[key]) for key in ("alpha", "gamma", "k", "lr", "momentum", "weight_decay")}
-        return StepSetup(arch=metadata["arch"], counts=tuple(json.loads(metadata["counts"])), **integers, **reals)
+        fields: dict[str, Any] = {**integers, **reals}
+        return StepSetup(arch=metadata["arch"], counts=tuple(json.loads(metadata["counts"])), **fields)
 
     def metadata(self) -> dict[str, str]:
         """The reverse of `parse`."""
@@ -307,9 +308,7 @@ def run_steps(setup: StepSetup, tensors: dict[str, Tensor], dtype: torch.dtype =
         original, reversed_ = tensors[key + "original"].to(dtype), tensors[key + "reversed"].to(dtype)
         global_view = mixup(original[0], reversed_[0], lam)
         local_view = cutmix(original[1], reversed_[1], tensors[key + "box"].tolist())
-        label, weighted = soft_labels(
-            tensors[key + "original_label"], tensors[key + "reversed_label"], lam, weights
-        )
+        label, weighted = soft_labels(tensors[key + "original_label"], tensors[key + "reversed_label"], lam, weights)
         out[key + "mixup"], out[key + "cutmix"] = global_view, local_view
         out[key + "label"], out[key + "label_weighted"] = label, weighted
         mixup_out, cutmix_out = model(global_view), model(local_view)
@@ -321,7 +320,8 @@ def run_steps(setup: StepSetup, tensors: dict[str, Tensor], dtype: torch.dtype =
                 out[f"step0.logits_{view}"], out[f"step0.logits_cb_{view}"] = result.logits, result.logits_cb
                 out[f"step0.h_{view}"], out[f"step0.u_{view}"] = result.h, result.u
             for name, parameter in model.named_parameters():
-                # With gamma 0 torch still fills these (with zeros), so every parameter has one.
+                # Zeros, not None, where gamma is 0 or alpha 1: every parameter is part of the total.
+                assert parameter.grad is not None
                 out["grad." + name] = parameter.grad.clone()
         losses.append(torch.stack(list(loss)).detach().double())
         optimizer.step()

@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from glmc_fast import Images
@@ -40,7 +40,7 @@ def load(path: Path) -> tuple[GlmcResNet, dict[str, Tensor], dict[str, str]]:
     blocks = len({match[1] for key in state if (match := re.match(r"layer1\.(\d+)\.", key))})
     archs = [arch for arch, count in DEPTHS.items() if count == blocks]
     if not archs or "fc.weight" not in state or "conv1.weight" not in state:
-        raise RuntimeError(f"{path}: not a checkpoint of a CIFAR ResNet: {blocks} blocks in layer1")
+        raise RuntimeError(f"not a checkpoint of a CIFAR ResNet: {blocks} blocks in layer1")
     hidden = state.get("projection_head.0.weight", torch.empty(0)).shape[0]
     model = GlmcResNet(archs[0], state["conv1.weight"].shape[0], state["fc.weight"].shape[0], hidden)
     model.load_state_dict(state, strict=True)
@@ -50,7 +50,7 @@ def load(path: Path) -> tuple[GlmcResNet, dict[str, Tensor], dict[str, str]]:
     parameters = dict(model.named_parameters())
     for name, value in momentum.items():
         if name not in parameters or parameters[name].shape != value.shape:
-            raise RuntimeError(f"{path}: momentum of {name} {tuple(value.shape)} fits no parameter")
+            raise RuntimeError(f"momentum of {name} {tuple(value.shape)} fits no parameter")
     return model.eval(), momentum, metadata
 
 
@@ -76,8 +76,8 @@ def main() -> int:
     try:
         model, momentum, metadata = load(options.checkpoint)
         result = score(model, Store.open(options.data), options.head) if options.data else {}
-    except (OSError, RuntimeError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
+        print(f"error: {options.checkpoint}: {error}", file=sys.stderr)
         return 1
     parameters = sum(p.numel() for p in model.parameters())
     if options.json:
@@ -86,8 +86,8 @@ def main() -> int:
     print(f"{options.checkpoint}: {parameters} parameters, {len(momentum)} momenta, loaded strictly")
     for key, value in sorted(metadata.items()):
         print(f"  {key}: {value if len(value) <= 100 else value[:97] + '...'}")
-    for name, value in result.items():
-        print(f"  {name:7} {'-' if value is None else f'{value:.2f}'}")
+    for name, percent in result.items():
+        print(f"  {name:7} {'-' if percent is None else f'{percent:.2f}'}")
     return 0
 
 

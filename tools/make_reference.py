@@ -22,10 +22,10 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save
+from torch import Tensor
 
 from glmc_torch import DEPTHS, HIDDEN, GlmcResNet, StepSetup, check_file, cutmix_box, run_steps
 from reference_ops import op_fixtures
-from torch import Tensor
 
 
 def write_file(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
@@ -65,8 +65,8 @@ def make_step(setup: StepSetup, seed: int, hidden: int = HIDDEN) -> tuple[dict[s
                 size = module.num_features
                 module.weight.copy_(1 + 0.2 * normal(size))
                 module.bias.copy_(0.1 * normal(size))
-                module.running_mean.copy_(0.1 * normal(size))
-                module.running_var.copy_(0.5 + torch.rand(size, generator=generator))
+                module.running_mean = 0.1 * normal(size)
+                module.running_var = 0.5 + torch.rand(size, generator=generator)
     tensors = {
         "param." + name: value.clone()
         for name, value in model.state_dict().items()
@@ -156,9 +156,7 @@ def main() -> int:
     variants.add_argument("out", type=Path)
     ops = commands.add_parser("ops", help="single-op fixtures")
     ops.add_argument("file", type=Path)
-    step = commands.add_parser(
-        "step", help="one step file", formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    step = commands.add_parser("step", help="one step file", formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     step.add_argument("file", type=Path)
     step.add_argument("--arch", choices=list(DEPTHS), default="resnet32")
     for name, default in (("width", 8), ("classes", 10), ("batch", 6), ("size", 32), ("steps", 3)):
@@ -183,10 +181,9 @@ def main() -> int:
     if options.command == "step":
         if options.classes < 2 or options.size % 4 or min(options.width, options.batch, options.steps) < 1:
             parser.error("classes >= 2, size a multiple of 4, and width, batch and steps >= 1 are needed")
-        values = [getattr(options, name) for name in ("arch", "width", "classes", "batch", "size", "steps")]
-        setup = setup_of(
-            *values, options.alpha, options.gamma, options.k, options.lr, options.momentum, options.weight_decay
-        )
+        chosen = {name: value for name, value in vars(options).items() if name in StepSetup.__dataclass_fields__}
+        del chosen["counts"]
+        setup = setup_of(**chosen)
         if options.counts is not None:
             if len(options.counts) != options.classes:
                 parser.error(f"--counts lists {len(options.counts)} classes, --classes says {options.classes}")

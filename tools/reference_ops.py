@@ -14,8 +14,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from glmc_torch import class_weights, cutmix, cutmix_box, mixup, negative_cosine, shortcut_a, soft_cross_entropy
-from glmc_torch import soft_labels
+from glmc_torch import (
+    class_weights,
+    cutmix,
+    cutmix_box,
+    mixup,
+    negative_cosine,
+    shortcut_a,
+    soft_cross_entropy,
+    soft_labels,
+)
 
 EPS = 1e-5
 BN_MOMENTUM = 0.1
@@ -75,6 +83,13 @@ def conv2d(out: Fixtures) -> None:
         out.add(case, {"stride": stride, "padding": padding}, x=x, w=weight, y=y, dy=dy, dx=dx, dw=dw)
 
 
+def fused(normalised: Tensor, source: Tensor | None, residual: str | None, relu: bool) -> Tensor:
+    """What the engine fuses to BatchNorm's output: the shortcut's addition and ReLU."""
+    if source is not None:
+        normalised = normalised + (source if residual == "identity" else shortcut_a(source, normalised.shape[1]))
+    return F.relu(normalised) if relu else normalised
+
+
 def batch_norm(out: Fixtures) -> None:
     """Training on `views` stacked views, each with its own statistics, then evaluation; with what is fused to it.
 
@@ -107,24 +122,15 @@ def batch_norm(out: Fixtures) -> None:
             extra["residual"] = source.requires_grad_()
             inputs.append(source)
 
-        def fused(normalised: Tensor, source: Tensor | None) -> Tensor:
-            if source is not None:
-                normalised = normalised + (source if residual == "identity" else shortcut_a(source, c))
-            return F.relu(normalised) if relu else normalised
-
-        def view(tensor: Tensor, index: int) -> Tensor:
-            return nchw(tensor[index * n : (index + 1) * n])
-
         parts, means, variances = [], [], []
         for index in range(views):
-            part = view(x, index)
+            rows = slice(index * n, (index + 1) * n)
+            part = nchw(x[rows])
             means.append(part.mean((0, 2, 3)))
             variances.append(part.var((0, 2, 3), unbiased=False))
-            normalised = F.batch_norm(
-                part, running["mean"], running["var"], weight, bias, True, BN_MOMENTUM, EPS
-            )
-            source = view(extra["residual"], index) if extra else None
-            parts.append(nhwc(fused(normalised, source)))
+            normalised = F.batch_norm(part, running["mean"], running["var"], weight, bias, True, BN_MOMENTUM, EPS)
+            shortcut = nchw(extra["residual"][rows]) if extra else None
+            parts.append(nhwc(fused(normalised, shortcut, residual, relu)))
         y = torch.cat(parts)
         (dy,) = randn(case + ".dy", tuple(y.shape))
         gradients = torch.autograd.grad(y, inputs, dy)
@@ -144,7 +150,7 @@ def batch_norm(out: Fixtures) -> None:
             invstd=(torch.stack(variances) + EPS).rsqrt(),
             running_mean_after=running["mean"],
             running_var_after=running["var"],
-            y_eval=nhwc(fused(evaluated, nchw(extra["residual"]) if extra else None)),
+            y_eval=nhwc(fused(evaluated, nchw(extra["residual"]) if extra else None, residual, relu)),
             dy=dy,
             **extra,
             **dict(zip(names, gradients, strict=False)),
@@ -253,8 +259,9 @@ def sgd(out: Fixtures) -> None:
         out.add(case, {"lr": rates, "momentum": momentum, "weight_decay": decay}, **tensors)
 
 
-def augment(image: Tensor, row: int, column: int, flip: bool, mean: Tensor, std: Tensor) -> Tensor:
+def augment(image: Tensor, corner: list[int], flip: bool, mean: Tensor, std: Tensor) -> Tensor:
     """H,W,3 u8 -> H,W,3 float64: pad 4 with black, crop at (row, column) of the padded image, flip, normalise."""
+    row, column = corner
     height, width, _ = image.shape
     padded = F.pad(image, (0, 0, 4, 4, 4, 4))
     crop = padded[row : row + height, column : column + width]
@@ -287,15 +294,11 @@ def mixtures(out: Fixtures) -> None:
         crops, flips = draw(9, 4, n, 2), draw(2, 4, n)
         views = torch.stack(
             [
-                torch.stack(
-                    [
-                        augment(pixels[indices[v // 2, s]], *crops[v, s].tolist(), bool(flips[v, s]), mean, std)
-                        for s in range(n)
-                    ]
-                )
+                augment(pixels[indices[v // 2, s]], crops[v, s].tolist(), bool(flips[v, s]), mean, std)
                 for v in range(4)
+                for s in range(n)
             ]
-        )
+        ).unflatten(0, (4, n))
         box = cutmix_box(lam, centre, size, size)
         out.add(
             case,
@@ -313,7 +316,7 @@ def mixtures(out: Fixtures) -> None:
 
 
 def boxes_and_weights(out: Fixtures) -> None:
-    """cutmix_box: lambda K, centre K,2 (row, column), size K,2 (height, width) -> box K,4. class_weights: w of counts."""
+    """cutmix_box: lambda K, centre K,2 (row, column), size K,2 -> box K,4. class_weights: w of counts."""
     rows = []
     for height, width in [(32, 32), (7, 12), (1, 1)]:
         for lam in [0.0, 0.03125, 0.25, 0.4375, 0.5, 0.75, 0.99, 1.0]:
@@ -322,8 +325,8 @@ def boxes_and_weights(out: Fixtures) -> None:
     rows = sorted(set(rows))
     ints = torch.tensor([row[1:] for row in rows], dtype=torch.int32)
     box = torch.tensor([cutmix_box(lam, (r, c), h, w) for lam, r, c, h, w in rows], dtype=torch.int32)
-    lam = torch.tensor([row[0] for row in rows], dtype=torch.float64)
-    out.add("cutmix_box.table", {}, **{"lambda": lam, "centre": ints[:, :2], "size": ints[:, 2:], "box": box})
+    lams = torch.tensor([row[0] for row in rows], dtype=torch.float64)
+    out.add("cutmix_box.table", {}, **{"lambda": lams, "centre": ints[:, :2], "size": ints[:, 2:], "box": box})
     cifar10 = [5000, 2997, 1796, 1077, 645, 387, 232, 139, 83, 50]
     for name, counts, k in [
         ("cifar10_lt_100", cifar10, 1.2),

@@ -47,7 +47,7 @@ class Store:
             pixels = np.load(path / name / "pixels.npy", mmap_mode="r")
             labels = np.load(path / name / "labels.npy")
             if pixels.ndim != 4 or pixels.shape[3] != 3 or len(pixels) != len(labels):
-                raise ValueError(f"{path / name}: pixels {pixels.shape} and labels {labels.shape} do not fit each other")
+                raise ValueError(f"{path / name}: pixels {pixels.shape} and labels {labels.shape} do not fit")
             splits.append(Split(pixels, labels))
         train, test = splits
         classes = int(max(train.labels.max(), test.labels.max())) + 1
@@ -65,7 +65,8 @@ def accuracy(logits: Tensor, labels: Tensor, counts: list[int]) -> dict[str, flo
     first = hit[:, 0].float()
     count = torch.tensor(counts, device=labels.device)[labels]
     groups = {"many": count > 100, "medium": (count >= 20) & (count <= 100), "few": count < 20}
-    result: dict[str, float | None] = {"top1": 100 * first.mean().item(), "top5": 100 * hit.any(1).float().mean().item()}
+    top5 = hit.any(1).float()
+    result: dict[str, float | None] = {"top1": 100 * first.mean().item(), "top5": 100 * top5.mean().item()}
     for name, members in groups.items():
         result[name] = 100 * first[members].mean().item() if members.any() else None
     return result

@@ -4,8 +4,9 @@
     python tools/summarize_runs.py runs/glmc-seed*          # one row
     python tools/summarize_runs.py glmc=runs/a,runs/b ce=runs/c,runs/d   # a row a name
 
-Each RUN is a run folder or its metrics.jsonl. Columns: last and best epoch's top-1, and the last epoch's many, medium and
-few; accuracies in percent, standard deviation of the sample (n - 1). Runs of different lengths in one row are refused.
+Each RUN is a run folder or its metrics.jsonl. Columns: last and best epoch's top-1, and the last epoch's many, medium
+and few; accuracies in percent, standard deviation of the sample (n - 1). Runs of different lengths in one row are
+refused.
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ def row(name: str, runs: list[Run]) -> str:
 def main() -> int:
     """Command line: see the head of this file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="a run folder, or NAME=RUN[,RUN...] for a row of its own")
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="a run folder, or NAME=RUN[,RUN...]: a row")
     options = parser.parse_args()
     rows: dict[str, list[Path]] = {}
     for argument in options.runs:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import time
 
 import torch
@@ -34,7 +35,7 @@ def evaluate(trainer: Trainer, pixels: torch.Tensor, labels: torch.Tensor, count
 
 
 def train(options: argparse.Namespace, device: torch.device) -> None:
-    """Trains as `glmc-engine train` does, printing a line an epoch; with `--out`, metrics.jsonl as the engine writes it.
+    """Trains as `glmc-engine train` does, printing a line an epoch; with `--out`, metrics.jsonl in the engine's format.
 
     GLMC is scored with `fc_cb`, plain cross-entropy with `fc`. The last, smaller batch of an epoch is trained on, too.
     """
@@ -44,9 +45,8 @@ def train(options: argparse.Namespace, device: torch.device) -> None:
     form = choose_form(options)
     images = Images(pixels, store.mean, store.std, device)
     names = ("method", "gamma", "k", "lr", "momentum", "weight_decay", "seed", "width")
-    trainer = Trainer(
-        images, labels, store.counts, form, device, arch=options.model, **{name: getattr(options, name) for name in names}
-    )
+    settings = {name: getattr(options, name) for name in names}
+    trainer = Trainer(images, labels, store.counts, form, device, arch=options.model, **settings)
     head = "fc_cb" if options.method == "glmc" else "fc"
     partner_weights = torch.tensor(store.counts, dtype=torch.float64).pow(-options.resample)[labels]
     generator = torch.Generator().manual_seed(options.seed)
@@ -56,7 +56,7 @@ def train(options: argparse.Namespace, device: torch.device) -> None:
     if options.out is not None:
         options.out.mkdir(parents=True, exist_ok=True)
         log = (options.out / "metrics.jsonl").open("w")
-    best: dict | None = None
+    best: dict = {}
     begin = time.perf_counter()
     metrics: dict = {}
     for epoch in range(options.epochs):
@@ -76,17 +76,19 @@ def train(options: argparse.Namespace, device: torch.device) -> None:
                 seen += batch
         loss = (total / seen).tolist()  # waits for the device
         seconds = time.perf_counter() - start
-        if not all(value == value and abs(value) != float("inf") for value in loss):
+        if not all(map(math.isfinite, loss)):
             raise SystemExit(f"epoch {epoch}: loss is not finite: {loss}")
-        metrics = {"epoch": epoch, "loss": loss[3], "loss_c": loss[0], "loss_cb": loss[1], "loss_sim": loss[2], "lr": lr}
+        metrics = {"epoch": epoch, "loss": loss[3], "loss_c": loss[0], "loss_cb": loss[1], "loss_sim": loss[2]}
+        metrics["lr"] = lr
         if (epoch + 1) % options.eval_every == 0 or epoch + 1 == options.epochs:
             metrics |= evaluate(trainer, test_pixels, test_labels, store.counts, head)
-            best = metrics if best is None or metrics["top1"] > best["top1"] else best
+            best = metrics if not best or metrics["top1"] > best["top1"] else best
         metrics |= {"seconds": seconds, "samples_per_second": seen / seconds}
         if log is not None:
             log.write(json.dumps(metrics) + "\n")
             log.flush()
-        shown = [f"{name} {metrics[name]:.2f}" for name in ("top1", "many", "medium", "few") if metrics.get(name) is not None]
+        scores = [(name, metrics.get(name)) for name in ("top1", "many", "medium", "few")]
+        shown = [f"{name} {value:.2f}" for name, value in scores if value is not None]
         print(
             f"epoch {epoch + 1}/{options.epochs}  loss {loss[3]:.4f}  lr {lr:.5f}  {'  '.join(shown)}  "
             f"{seen / seconds:.1f} samples/s",
