@@ -39,7 +39,7 @@ class Store:
         meta_path = path / "meta.json"
         try:
             meta = json.loads(meta_path.read_text())
-            mean, std = list(meta["mean"]), list(meta["std"])
+            mean, std, counts = list(meta["mean"]), list(meta["std"]), list(meta["counts"])
         except (OSError, json.JSONDecodeError, KeyError) as error:
             raise ValueError(f"{meta_path}: not the meta.json of a store: {error!r}") from error
         splits = []
@@ -50,8 +50,9 @@ class Store:
                 raise ValueError(f"{path / name}: pixels {pixels.shape} and labels {labels.shape} do not fit")
             splits.append(Split(pixels, labels))
         train, test = splits
-        classes = int(max(train.labels.max(), test.labels.max())) + 1
-        return Store(train, test, np.bincount(train.labels, minlength=classes).tolist(), mean, std)
+        if np.bincount(train.labels, minlength=len(counts)).tolist() != counts or test.labels.max() >= len(counts):
+            raise ValueError(f"{path}: the labels do not fit the {len(counts)} counts of meta.json")
+        return Store(train, test, counts, mean, std)
 
 
 def accuracy(logits: Tensor, labels: Tensor, counts: list[int]) -> dict[str, float | None]:
