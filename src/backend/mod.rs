@@ -5,6 +5,7 @@
 //! emulator that runs the same kernels on any machine).
 
 pub mod driver;
+pub mod launched;
 pub mod native;
 
 use std::time::{Duration, Instant};

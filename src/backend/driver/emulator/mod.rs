@@ -107,6 +107,7 @@ struct Inner {
 }
 
 /// A [`Driver`] on the host's processor.
+#[derive(Clone)]
 pub struct Emulator {
     inner: Arc<Inner>,
 }

@@ -1,0 +1,88 @@
+// From bytes to a step's input in one pass: gather, crop, flip, normalise, MixUp and CutMix (the paper's Eq. 1 to 3).
+//
+//   normalised byte p of colour c: (p / 255 - mean[c]) / std[c]; a pixel outside the image is a black byte
+//   view v of sample n: word 0 of philox_draw(seed, epoch, step, AUGMENT + v, n) gives the crop's row below(w, 2 * padding
+//   + 1), word 1 its column, the lowest bit of word 2 the flip (where flips are on)
+//   MIXING 0 (Glmc): out[n] = lambda * o1 + (1 - lambda) * r1; out[batch + n] = r2 inside the step's box, else o2
+//   MIXING 1 (Single): out[n] = o1.  MIXING 2 (Evaluate): out[n] = the original as it is.
+//
+// pixels (images, height, width, 3) bytes; originals, partners (batch) i32; out (views * batch, height, width,
+// STEM_CHANNELS) Storage, =. Grid (pixels of an image / BLOCK, batch): a thread a pixel, both mixtures; the first four
+// threads draw the block's crops and flips into shared memory.
+#include "mixing.cuh"
+#include "philox.cuh"
+
+#ifndef BLOCK
+#error "BLOCK: threads of a block, at least 4"
+#endif
+#ifndef MIXING
+#error "MIXING: 0 for both mixtures, 1 for one view, 2 for evaluation"
+#endif
+
+struct Augmentation {
+    float mean[3], std[3];
+    u32 padding;
+    u32 flip;
+};
+
+// How a view looks at its image: output (row, column) is image (row + down, column + right), mirrored first if `flip`.
+struct Look {
+    i32 down, right, flip;
+};
+
+DEVICE Look draw_look(const StepParams& step, const Augmentation& a, u32 view, u32 sample) {
+    PhiloxWords words = philox_draw(step.seed, step.epoch, step.step, PHILOX_AUGMENT + view, sample);
+    Look look;
+    look.down = static_cast<i32>(philox_below(words.word[0], 2 * a.padding + 1)) - static_cast<i32>(a.padding);
+    look.right = static_cast<i32>(philox_below(words.word[1], 2 * a.padding + 1)) - static_cast<i32>(a.padding);
+    look.flip = static_cast<i32>(a.flip & words.word[2] & 1u);
+    return look;
+}
+
+DEVICE Colour look_up(const u8* image, const Look& look, const Augmentation& a, i32 row, i32 column, i32 height,
+                      i32 width) {
+    i32 y = row + look.down, x = (look.flip ? width - 1 - column : column) + look.right;
+    bool inside = y >= 0 && y < height && x >= 0 && x < width;
+    const u8* at = image + (inside ? (static_cast<u64>(y) * width + x) * 3 : 0);
+    Colour colour;
+    for (int i = 0; i < 3; i++) {
+        float byte = inside ? static_cast<float>(at[i]) : 0.0f;
+        colour.c[i] = (byte / 255.0f - a.mean[i]) / a.std[i];
+    }
+    return colour;
+}
+
+extern "C" __global__ void __launch_bounds__(BLOCK)
+    augment_mix(const u8* __restrict__ pixels, const i32* __restrict__ originals, const i32* __restrict__ partners,
+                const StepParams* __restrict__ step, Storage* __restrict__ out, u32 batch, u32 height, u32 width,
+                Augmentation augmentation) {
+    SHARED_MEMORY(memory);
+    Look* looks = reinterpret_cast<Look*>(memory);
+    u32 n = blockIdx.y, area = height * width;
+    u32 pixel = blockIdx.x * BLOCK + threadIdx.x;
+#if MIXING == 2
+    (void)looks;
+    Look straight = {0, 0, 0};
+#else
+    if (threadIdx.x < (MIXING == 0 ? 4 : 1)) looks[threadIdx.x] = draw_look(*step, augmentation, threadIdx.x, n);
+    __syncthreads();
+#endif
+    if (pixel >= area) return;
+    i32 rows = static_cast<i32>(height), columns = static_cast<i32>(width);
+    i32 row = static_cast<i32>(pixel / width), column = static_cast<i32>(pixel % width);
+    const u8* original = pixels + static_cast<u64>(originals[n]) * area * 3;
+    u64 at = static_cast<u64>(n) * area + pixel;
+#if MIXING == 0
+    const u8* partner = pixels + static_cast<u64>(partners[n]) * area * 3;
+    Colour o1 = look_up(original, looks[0], augmentation, row, column, rows, columns);
+    Colour r1 = look_up(partner, looks[2], augmentation, row, column, rows, columns);
+    put_colour(out, at, mix(step->lambda, o1, r1));
+    bool cut = in_box(step->cut, row, column);
+    Colour local = look_up(cut ? partner : original, looks[cut ? 3 : 1], augmentation, row, column, rows, columns);
+    put_colour(out, static_cast<u64>(batch) * area + at, local);
+#elif MIXING == 1
+    put_colour(out, at, look_up(original, looks[0], augmentation, row, column, rows, columns));
+#else
+    put_colour(out, at, look_up(original, straight, augmentation, row, column, rows, columns));
+#endif
+}

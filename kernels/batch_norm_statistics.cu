@@ -1,0 +1,42 @@
+// Batch statistics from the sums that the convolution made, and the running statistics.
+//
+//   mean = sum(x) / count, var = sum(x^2) / count - mean^2, invstd = 1 / sqrt(var + epsilon)
+//   running_mean = (1 - momentum) * running_mean + momentum * mean, view after view
+//   running_var likewise with the unbiased var * count / (count - 1)
+//
+// sums (views, parts, 2, channels) f32; statistics = (views, 2, channels) f32: mean, invstd; running_mean, running_var
+// (channels) f32, updated. `count` is a view's number of values per channel.
+// Grid: channels / CHANNELS blocks; lane 0 of each channel writes. See batch_norm_parts.cuh.
+#include "batch_norm_parts.cuh"
+
+extern "C" __global__ void __launch_bounds__(BLOCK)
+    batch_norm_statistics(const float* __restrict__ sums, float* __restrict__ statistics,
+                          float* __restrict__ running_mean, float* __restrict__ running_var, u32 views, u32 parts,
+                          u32 channels, u32 count, float epsilon, float momentum) {
+    SHARED_MEMORY(memory);
+    u32 channel = blockIdx.x * CHANNELS + threadIdx.x;
+    bool writes = threadIdx.x < CHANNELS && channel < channels;
+    double running[2] = {0.0, 0.0};
+    if (writes) {
+        running[0] = running_mean[channel];
+        running[1] = running_var[channel];
+    }
+    for (u32 view = 0; view < views; view++) {
+        PairSum sum = sum_parts(reinterpret_cast<double*>(memory), sums, view, parts, channels);
+        double mean = sum.first / count;
+        double variance = sum.second / count - mean * mean;
+        // Rounding of the parts may leave a constant channel slightly below zero; NaN must pass.
+        if (variance < 0.0) variance = 0.0;
+        if (writes) {
+            float* out = statistics + static_cast<u64>(view) * 2 * channels + channel;
+            out[0] = static_cast<float>(mean);
+            out[channels] = static_cast<float>(1.0 / sqrt(variance + epsilon));
+        }
+        running[0] += momentum * (mean - running[0]);
+        running[1] += momentum * (variance * count / (count - 1.0) - running[1]);
+    }
+    if (writes) {
+        running_mean[channel] = static_cast<float>(running[0]);
+        running_var[channel] = static_cast<float>(running[1]);
+    }
+}

@@ -1,0 +1,98 @@
+//! `augment_mix` from resident bytes, `mix_views` from given views.
+
+use bytemuck::{Pod, Zeroable};
+
+use super::super::driver::{Arg, KernelSpec, Launch};
+use super::{Launched, Operands};
+use crate::ops::augment_mix::{AugmentMix, AugmentMixKernels, Augmentation, Mixing};
+use crate::tensor::{DType, Tensor};
+use crate::{Error, Result};
+
+const NAME: &str = "augment_mix";
+const BLOCK: u32 = 256;
+/// Shared memory: four `Look`s of three words.
+const LOOKS_BYTES: u32 = 4 * 12;
+
+/// `Augmentation` of the kernel.
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct Numbers {
+    mean: [f32; 3],
+    std: [f32; 3],
+    padding: u32,
+    flip: u32,
+}
+
+impl Launched {
+    fn mixing_spec(&self, file: &'static str, entry: &'static str) -> KernelSpec {
+        self.spec(file, entry).define("BLOCK", BLOCK).define("STEM_CHANNELS", self.stem_channels())
+    }
+}
+
+impl AugmentMixKernels for Launched {
+    /// A pixel of sixteen bytes: one transaction here, and the same vector loads in the stem's convolution as elsewhere.
+    fn stem_channels(&self) -> usize {
+        self.storage_vector()
+    }
+
+    fn augment_mix(&self, mixing: Mixing, augmentation: &Augmentation, t: &AugmentMix) -> Result<()> {
+        let operands = Operands::new(self, NAME);
+        let [images, height, width, _] = operands.four("the images", t.pixels)?;
+        let batch = t.originals.elements();
+        let outputs = mixing.views() * batch * height * width * self.stem_channels();
+        let numbers = Numbers {
+            mean: augmentation.mean,
+            std: augmentation.std,
+            padding: operands.small("padding", augmentation.padding)?,
+            flip: u32::from(augmentation.flip),
+        };
+        if batch > u16::MAX as usize || augmentation.padding > 1 << 16 {
+            return Err(Error::op(
+                NAME,
+                format!("a batch of {batch} or a padding of {} is too large", numbers.padding),
+            ));
+        }
+        let args = [
+            Arg::Ptr(operands.pointer("the images", t.pixels, DType::U8, images * height * width * 3)?),
+            Arg::Ptr(operands.int("the originals", t.originals, batch)?),
+            Arg::Ptr(operands.int("the partners", t.partners, batch)?),
+            Arg::Ptr(operands.step(t.step)?),
+            Arg::Ptr(operands.compute("the output", t.out, outputs)?),
+            operands.extent("batch", batch)?,
+            operands.extent("height", height)?,
+            operands.extent("width", width)?,
+            Arg::Bytes(bytemuck::bytes_of(&numbers)),
+        ];
+        let knob = match mixing {
+            Mixing::Glmc => 0,
+            Mixing::Single => 1,
+            Mixing::Evaluate => 2,
+        };
+        let spec = self.mixing_spec("augment_mix.cu", NAME).define("MIXING", knob);
+        let blocks = (height * width).div_ceil(BLOCK as usize) as u32;
+        let launch = Launch { grid: [blocks, batch as u32, 1], block: [BLOCK, 1, 1], shared_bytes: LOOKS_BYTES };
+        self.launch(&spec, launch, &args)
+    }
+
+    fn mix_views(&self, views: Tensor, step: Tensor, out: Tensor) -> Result<()> {
+        let operands = Operands::new(self, "mix_views");
+        let [count, height, width, colours] = operands.four("the views", views)?;
+        let batch = count / 4;
+        if !count.is_multiple_of(4) || colours != 3 {
+            return Err(Error::op(
+                "mix_views",
+                format!("views are (4 * batch, rows, columns, 3), not {}", views.shape),
+            ));
+        }
+        let pixels = batch * height * width;
+        let args = [
+            Arg::Ptr(operands.float("the views", views, 4 * pixels * 3)?),
+            Arg::Ptr(operands.step(step)?),
+            Arg::Ptr(operands.compute("the output", out, 2 * pixels * self.stem_channels())?),
+            operands.extent("batch", batch)?,
+            operands.extent("height", height)?,
+            operands.extent("width", width)?,
+        ];
+        self.launch(&self.mixing_spec("mix_views.cu", "mix_views"), Launch::cover(pixels, BLOCK), &args)
+    }
+}

@@ -1,0 +1,32 @@
+//! `classify`.
+
+use super::super::driver::{Arg, KernelSpec, Launch};
+use super::{Launched, Operands};
+use crate::Result;
+use crate::ops::classify::{Classify, ClassifyKernels};
+use crate::tensor::DType;
+
+const NAME: &str = "classify";
+/// Four warps, a sample each.
+const BLOCK: u32 = 128;
+
+impl ClassifyKernels for Launched {
+    fn classify(&self, t: &Classify) -> Result<()> {
+        let operands = Operands::new(self, NAME);
+        let [batch, classes] = operands.two("the logits", t.logits)?;
+        let results = t.ranks.elements();
+        let args = [
+            Arg::Ptr(operands.float("the logits", t.logits, batch * classes)?),
+            Arg::Ptr(operands.int("the labels", t.labels, t.labels.elements())?),
+            Arg::Ptr(operands.int("the originals", t.originals, batch)?),
+            Arg::Ptr(operands.step(t.step)?),
+            Arg::Ptr(operands.int("the ranks", t.ranks, results)?),
+            Arg::Ptr(operands.pointer("the confidences", t.confidences, DType::F32, results)?),
+            operands.extent("batch", batch)?,
+            operands.extent("classes", classes)?,
+            operands.extent("results", results)?,
+        ];
+        let spec = KernelSpec::new("classify.cu", NAME).define("BLOCK", BLOCK);
+        self.launch(&spec, Launch::cover(batch * 32, BLOCK), &args)
+    }
+}

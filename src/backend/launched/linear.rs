@@ -1,0 +1,90 @@
+//! `linear_forward`, `linear_input_grad` and `linear_weight_grad`: one tiled product in three layouts
+//! (`kernels/linear.cuh`).
+
+use super::super::driver::{Arg, KernelSpec, Launch};
+use super::{Launched, Operands, add_flag};
+use crate::Result;
+use crate::ops::linear::LinearKernels;
+use crate::tape::Grad;
+use crate::tensor::Tensor;
+
+const NAME: &str = "linear";
+
+/// Threads along each side of a tile.
+const SIDE: usize = 16;
+/// Elements of the inner extent staged at a time.
+const DEPTH: usize = 32;
+/// So many blocks keep a GPU busy; larger tiles, which read less, are taken only if that leaves as many.
+const ENOUGH_BLOCKS: usize = 256;
+
+/// Elements of a thread along each side of the (rows, columns) product's tiles.
+fn micro(rows: usize, columns: usize) -> usize {
+    let blocks = |micro: usize| rows.div_ceil(SIDE * micro) * columns.div_ceil(SIDE * micro);
+    [4, 2].into_iter().find(|&micro| blocks(micro) >= ENOUGH_BLOCKS).unwrap_or(1)
+}
+
+/// A kernel of `linear.cuh` for a product of (rows, columns), and its launch.
+fn product(file: &'static str, entry: &'static str, rows: usize, columns: usize) -> (KernelSpec, Launch) {
+    let micro = micro(rows, columns);
+    let tile = SIDE * micro;
+    let spec = KernelSpec::new(file, entry).define("MICRO", micro).define("DEPTH", DEPTH);
+    let launch = Launch {
+        grid: [columns.div_ceil(tile) as u32, rows.div_ceil(tile) as u32, 1],
+        block: [(SIDE * SIDE) as u32, 1, 1],
+        shared_bytes: (2 * DEPTH * (tile + 1) * size_of::<f32>()) as u32,
+    };
+    (spec, launch)
+}
+
+impl LinearKernels for Launched {
+    fn linear_forward(&self, x: Tensor, weight: Tensor, bias: Tensor, y: Tensor) -> Result<()> {
+        let operands = Operands::new(self, NAME);
+        let [batch, inputs] = operands.two("x", x)?;
+        let [outputs, _] = operands.two("the weight", weight)?;
+        let (spec, launch) = product("linear_forward.cu", "linear_forward", batch, outputs);
+        let args = [
+            Arg::Ptr(operands.float("x", x, batch * inputs)?),
+            Arg::Ptr(operands.float("the weight", weight, outputs * inputs)?),
+            Arg::Ptr(operands.float("the bias", bias, outputs)?),
+            Arg::Ptr(operands.float("y", y, batch * outputs)?),
+            operands.extent("batch", batch)?,
+            operands.extent("inputs", inputs)?,
+            operands.extent("outputs", outputs)?,
+        ];
+        self.launch(&spec, launch, &args)
+    }
+
+    fn linear_input_grad(&self, dy: Tensor, weight: Tensor, dx: Grad) -> Result<()> {
+        let operands = Operands::new(self, NAME);
+        let [batch, outputs] = operands.two("dy", dy)?;
+        let [_, inputs] = operands.two("the weight", weight)?;
+        let (spec, launch) = product("linear_input_grad.cu", "linear_input_grad", batch, inputs);
+        let args = [
+            Arg::Ptr(operands.float("dy", dy, batch * outputs)?),
+            Arg::Ptr(operands.float("the weight", weight, outputs * inputs)?),
+            Arg::Ptr(operands.float("dx", dx.tensor, batch * inputs)?),
+            operands.extent("batch", batch)?,
+            operands.extent("inputs", inputs)?,
+            operands.extent("outputs", outputs)?,
+            add_flag(Some(dx)),
+        ];
+        self.launch(&spec, launch, &args)
+    }
+
+    fn linear_weight_grad(&self, x: Tensor, dy: Tensor, dweight: Tensor, dbias: Tensor) -> Result<()> {
+        let operands = Operands::new(self, NAME);
+        let [batch, inputs] = operands.two("x", x)?;
+        let [_, outputs] = operands.two("dy", dy)?;
+        let (spec, launch) = product("linear_weight_grad.cu", "linear_weight_grad", outputs, inputs);
+        let args = [
+            Arg::Ptr(operands.float("x", x, batch * inputs)?),
+            Arg::Ptr(operands.float("dy", dy, batch * outputs)?),
+            Arg::Ptr(operands.float("dweight", dweight, outputs * inputs)?),
+            Arg::Ptr(operands.float("dbias", dbias, outputs)?),
+            operands.extent("batch", batch)?,
+            operands.extent("inputs", inputs)?,
+            operands.extent("outputs", outputs)?,
+        ];
+        self.launch(&spec, launch, &args)
+    }
+}
