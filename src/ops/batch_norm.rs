@@ -23,7 +23,8 @@ pub enum Shortcut {
     /// A tensor of the output's shape.
     Identity,
     /// Option A of the CIFAR ResNets (He et al. 2016, section 4.2): the source has twice the rows and columns and fewer
-    /// channels; even rows and columns are taken, (C - C_source) / 2 zero channels are put on either side.
+    /// channels; even rows and columns are taken, C - C_source zero channels are put around them, half of them (rounded
+    /// down) in front.
     OptionA {
         /// Source rows.
         height: usize,
@@ -209,13 +210,7 @@ pub fn batch_norm(
     let kind = match shortcut.map(|v| four(NAME, "the shortcut", tape.shape(v))).transpose()? {
         None => Shortcut::None,
         Some(source) if source == shape => Shortcut::Identity,
-        Some([b, h, w, c])
-            if b == batch
-                && h.div_ceil(2) == height
-                && w.div_ceil(2) == width
-                && c <= channels
-                && (channels - c) % 2 == 0 =>
-        {
+        Some([b, h, w, c]) if b == batch && h.div_ceil(2) == height && w.div_ceil(2) == width && c <= channels => {
             Shortcut::OptionA { height: h, width: w, channels: c }
         }
         Some(source) => {

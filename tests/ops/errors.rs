@@ -1,0 +1,157 @@
+//! Shapes that do not fit: each op refuses them when it is recorded, by name, with the shapes.
+
+use glmc_engine::Error;
+use glmc_engine::backend::Backend;
+use glmc_engine::ops::augment_mix::{Augmentation, Mixing, augment_mix, mix_views};
+use glmc_engine::ops::batch_norm::{Parameters, Statistics, batch_norm};
+use glmc_engine::ops::classify::classify;
+use glmc_engine::ops::conv2d::conv2d;
+use glmc_engine::ops::global_avg_pool::global_avg_pool;
+use glmc_engine::ops::linear::linear;
+use glmc_engine::ops::negative_cosine::negative_cosine;
+use glmc_engine::ops::soft_label_cross_entropy::soft_label_cross_entropy;
+use glmc_engine::ops::soft_labels::soft_labels;
+use glmc_engine::ops::step::{StepVars, load_step};
+use glmc_engine::ops::total_loss::total_loss;
+use glmc_engine::tape::{Tape, Var};
+use glmc_engine::tensor::DType;
+
+use crate::common::devices::{self, ORACLE};
+use crate::common::suite::Suite;
+
+struct Attempt<'a> {
+    tape: Tape,
+    backend: &'a dyn Backend,
+}
+
+impl Attempt<'_> {
+    fn real(&mut self, shape: &[usize]) -> Var {
+        self.tape.value(shape, DType::F64)
+    }
+
+    fn whole(&mut self, shape: &[usize]) -> Var {
+        self.tape.value(shape, DType::I32)
+    }
+
+    fn step(&mut self, batch: usize) -> StepVars {
+        StepVars { step: self.whole(&[16]), originals: self.whole(&[batch]), partners: self.whole(&[batch]) }
+    }
+
+    fn conv(&mut self, x: &[usize], w: &[usize], stride: usize, views: usize) -> Result<(), Error> {
+        let (x, w) = (self.real(x), self.real(w));
+        conv2d(&mut self.tape, self.backend, x, w, (stride, 0), views, true).map(drop)
+    }
+
+    fn norm(&mut self, x: &[usize], c: usize, source: Option<&[usize]>, sums: [usize; 4]) -> Result<(), Error> {
+        let [weight, bias, running_mean, running_var] = [0; 4].map(|_| self.real(&[c]));
+        let parameters = Parameters { weight, bias, running_mean, running_var };
+        let (x, source, views) = (self.real(x), source.map(|s| self.real(s)), sums[0]);
+        let statistics = Statistics::Batch { views, sums: self.real(&sums) };
+        batch_norm(&mut self.tape, self.backend, x, parameters, statistics, source, true).map(drop)
+    }
+
+    fn dense(&mut self, x: &[usize], w: &[usize], b: usize) -> Result<(), Error> {
+        let (x, w, b) = (self.real(x), self.real(w), self.real(&[b]));
+        linear(&mut self.tape, self.backend, x, w, b).map(drop)
+    }
+
+    fn cross_entropy(&mut self, heads: &[[&[usize]; 2]]) -> Result<(), Error> {
+        let heads: Vec<_> = heads.iter().map(|[logits, label]| (self.real(logits), self.real(label))).collect();
+        let step = self.whole(&[16]);
+        soft_label_cross_entropy(&mut self.tape, self.backend, &heads, step).map(drop)
+    }
+
+    fn cosine(&mut self, u: &[usize], target: &[usize]) -> Result<(), Error> {
+        let (u, target, step) = (self.real(u), self.real(target), self.whole(&[16]));
+        negative_cosine(&mut self.tape, self.backend, u, target, step).map(drop)
+    }
+
+    fn augment(&mut self, pixels: &[usize], dtype: DType) -> Result<(), Error> {
+        let (pixels, vars) = (self.tape.value(pixels, dtype), self.step(2));
+        let augmentation = Augmentation { mean: [0.5; 3], std: [0.5; 3], padding: 4, flip: true };
+        augment_mix(&mut self.tape, self.backend, pixels, vars, Mixing::Glmc, augmentation).map(drop)
+    }
+}
+
+type Try = fn(&mut Attempt<'_>) -> Result<(), Error>;
+
+/// An op, what is wrong, words that the message must have, the attempt.
+const WRONG: &[(&str, &str, &[&str], Try)] = &[
+    ("conv2d", "input_rank", &["[2, 5, 3]", "four"], |t| t.conv(&[2, 5, 3], &[4, 3, 3, 3], 1, 1)),
+    ("conv2d", "weight_rank", &["[4, 27]", "four"], |t| t.conv(&[2, 5, 5, 3], &[4, 27], 1, 1)),
+    ("conv2d", "channels", &["[4, 3, 3, 2]", "[4, 3, 3, 3]"], |t| t.conv(&[2, 5, 5, 3], &[4, 3, 3, 2], 1, 1)),
+    ("conv2d", "not_square", &["[4, 3, 2, 3]", "[4, 3, 3, 3]"], |t| t.conv(&[2, 5, 5, 3], &[4, 3, 2, 3], 1, 1)),
+    ("conv2d", "too_large", &["7x7", "[2, 5, 5, 3]"], |t| t.conv(&[2, 5, 5, 3], &[4, 7, 7, 3], 1, 1)),
+    ("conv2d", "stride_0", &["[2, 5, 5, 3]"], |t| t.conv(&[2, 5, 5, 3], &[4, 3, 3, 3], 0, 1)),
+    ("conv2d", "empty_batch", &["[0, 5, 5, 3]"], |t| t.conv(&[0, 5, 5, 3], &[4, 3, 3, 3], 1, 1)),
+    ("conv2d", "views", &["2 views", "batch of 3"], |t| t.conv(&[3, 5, 5, 3], &[4, 3, 3, 3], 1, 2)),
+    ("batch_norm", "input_rank", &["[4, 8]", "four"], |t| t.norm(&[4, 8], 8, None, [2, 1, 2, 8])),
+    ("batch_norm", "parameters", &["[7]", "[8]"], |t| t.norm(&[4, 2, 2, 8], 7, None, [2, 1, 2, 8])),
+    ("batch_norm", "sums", &["[2, 1, 2, 7]", "[2, 1, 2, 8]"], |t| t.norm(&[4, 2, 2, 8], 8, None, [2, 1, 2, 7])),
+    ("batch_norm", "views", &["2 views", "batch of 3"], |t| t.norm(&[3, 2, 2, 8], 8, None, [2, 1, 2, 8])),
+    ("batch_norm", "one_value", &["more than one value"], |t| t.norm(&[2, 1, 1, 8], 8, None, [2, 1, 2, 8])),
+    ("batch_norm", "shortcut_rank", &["[4, 8]", "four"], |t| t.norm(&[4, 2, 2, 8], 8, Some(&[4, 8]), [2, 1, 2, 8])),
+    ("batch_norm", "shortcut_channels", &["[4, 4, 4, 9]", "[4, 2, 2, 8]"], |t| {
+        t.norm(&[4, 2, 2, 8], 8, Some(&[4, 4, 4, 9]), [2, 1, 2, 8])
+    }),
+    ("batch_norm", "shortcut_rows", &["[4, 5, 4, 8]", "[4, 2, 2, 8]"], |t| {
+        t.norm(&[4, 2, 2, 8], 8, Some(&[4, 5, 4, 8]), [2, 1, 2, 8])
+    }),
+    ("global_avg_pool", "rank", &["[4, 8]", "four"], |t| {
+        let x = t.real(&[4, 8]);
+        global_avg_pool(&mut t.tape, t.backend, x).map(drop)
+    }),
+    ("linear", "input_rank", &["[2, 3, 4, 5]", "two"], |t| t.dense(&[2, 3, 4, 5], &[4, 5], 4)),
+    ("linear", "inputs", &["[4, 6]", "[4, 5]"], |t| t.dense(&[2, 5], &[4, 6], 4)),
+    ("linear", "bias", &["[3]", "[4]"], |t| t.dense(&[2, 5], &[4, 5], 3)),
+    ("soft_label_cross_entropy", "classes", &["[2, 4]", "[2, 5]"], |t| t.cross_entropy(&[[&[4, 5], &[2, 4]]])),
+    ("soft_label_cross_entropy", "batch", &["5 rows", "2 labels"], |t| t.cross_entropy(&[[&[5, 5], &[2, 5]]])),
+    ("soft_label_cross_entropy", "heads", &["[4, 6]", "[4, 5]"], |t| {
+        t.cross_entropy(&[[&[4, 5], &[2, 5]], [&[4, 6], &[2, 6]]])
+    }),
+    ("negative_cosine", "target", &["[4, 6]", "[4, 5]"], |t| t.cosine(&[4, 5], &[4, 6])),
+    ("negative_cosine", "odd", &["[3, 5]", "[2, 5]"], |t| t.cosine(&[3, 5], &[3, 5])),
+    ("augment_mix", "colours", &["[9, 8, 8, 4]", "[9, 8, 8, 3]"], |t| t.augment(&[9, 8, 8, 4], DType::U8)),
+    ("augment_mix", "rank", &["[9, 192]", "four"], |t| t.augment(&[9, 192], DType::U8)),
+    ("augment_mix", "type", &["bytes"], |t| t.augment(&[9, 8, 8, 3], DType::F32)),
+    ("mix_views", "four_views", &["[6, 8, 8, 3]", "[4, 8, 8, 3]"], |t| {
+        let (views, step) = (t.real(&[6, 8, 8, 3]), t.whole(&[16]));
+        mix_views(&mut t.tape, t.backend, views, step).map(drop)
+    }),
+    ("soft_labels", "weights", &["[5, 2]", "[10]"], |t| {
+        let (labels, weights, vars) = (t.whole(&[9]), t.real(&[5, 2]), t.step(2));
+        soft_labels(&mut t.tape, t.backend, labels, vars, weights).map(drop)
+    }),
+    ("load_step", "row", &["[3, 21]", "[3, 20]"], |t| {
+        let (table, cursor) = (t.whole(&[3, 21]), t.whole(&[1]));
+        load_step(&mut t.tape, table, cursor, 2).map(drop)
+    }),
+    ("total_loss", "columns", &["[3, 5]", "[3, 4]"], |t| {
+        let (rows, step, log) = (t.real(&[2, 4]), t.whole(&[16]), t.real(&[3, 5]));
+        total_loss(&mut t.tape, t.backend, rows, None, step, log, 2)
+    }),
+    ("classify", "rank", &["[2, 3, 4, 5]", "two"], |t| {
+        let (logits, labels, vars) = (t.real(&[2, 3, 4, 5]), t.whole(&[9]), t.step(2));
+        let results = (t.whole(&[9]), t.tape.value(&[9], DType::F32));
+        classify(&mut t.tape, t.backend, logits, labels, vars, results)
+    }),
+];
+
+pub fn add(suite: &mut Suite) {
+    for &(op, what, words, attempt) in WRONG {
+        suite.check(format!("{op}::error::{what}"), move || {
+            let backend = devices::open(&ORACLE);
+            match attempt(&mut Attempt { tape: Tape::new(), backend: &*backend }) {
+                Ok(()) => Err("it was accepted".to_owned()),
+                Err(error @ Error::Op { op: named, .. }) if named == op => {
+                    let message = error.to_string();
+                    match words.iter().find(|word| !message.contains(**word)) {
+                        Some(word) => Err(format!("{message:?} does not say {word}")),
+                        None => Ok(()),
+                    }
+                }
+                Err(other) => Err(format!("another error: {other:?}")),
+            }
+        });
+    }
+}
