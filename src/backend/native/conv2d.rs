@@ -1,11 +1,14 @@
 //! `conv2d` on the CPU. Single precision: direct convolution, sixteen channels a vector, without a patch matrix.
-//! Double precision, the oracle: a patch matrix an image, and a matrix product.
+//! Where it pays, by Winograd's method. Double precision, the oracle: a patch matrix an image, and a matrix product.
 //!
 //! - `lanes`: the vectors, and working memory;
-//! - `strip`: input rows as the kernels read them;
-//! - `tile`: the innermost loops;
-//! - `correlate`: forward and input gradient;
-//! - `weight_grad`: the weight gradient;
+//! - `tile`: the innermost loops of all products;
+//! - `strip`: input rows as direct convolution reads them;
+//! - `correlate`: direct forward and input gradient;
+//! - `weight_grad`: direct weight gradient;
+//! - `transform`: Winograd's linear maps;
+//! - `winograd`: forward and input gradient by these;
+//! - `winograd_grad`: weight gradient by these;
 //! - `patches`: double precision.
 
 mod correlate;
@@ -15,7 +18,10 @@ mod strip;
 #[cfg(test)]
 mod tests;
 mod tile;
+mod transform;
 mod weight_grad;
+mod winograd;
+mod winograd_grad;
 
 use super::Native;
 use super::real::{Real, with_real};
@@ -39,19 +45,22 @@ trait Convolve: Real {
 
 impl Convolve for f32 {
     fn scratch(g: &Geometry) -> usize {
-        weight_grad::scratch_floats(g)
+        if winograd::applies(g) { winograd_grad::scratch_floats(g) } else { weight_grad::scratch_floats(g) }
     }
 
     fn forward(g: &Geometry, x: &[f32], weight: &[f32], y: &mut [f32], sums: Option<&mut [f32]>) {
-        correlate::forward(Level::detect(), g, x, weight, y, sums);
+        let run = if winograd::applies(g) { winograd::forward } else { correlate::forward };
+        run(Level::detect(), g, x, weight, y, sums);
     }
 
     fn input_grad(g: &Geometry, dy: &[f32], weight: &[f32], dx: &mut [f32], accumulate: bool) {
-        correlate::input_grad(Level::detect(), g, dy, weight, dx, accumulate);
+        let run = if winograd::applies(g) { winograd::input_grad } else { correlate::input_grad };
+        run(Level::detect(), g, dy, weight, dx, accumulate);
     }
 
     fn weight_grad(g: &Geometry, x: &[f32], dy: &[f32], dweight: &mut [f32], scratch: &mut [f32]) {
-        weight_grad::weight_grad(Level::detect(), g, x, dy, dweight, scratch);
+        let run = if winograd::applies(g) { winograd_grad::weight_grad } else { weight_grad::weight_grad };
+        run(Level::detect(), g, x, dy, dweight, scratch);
     }
 }
 

@@ -62,6 +62,10 @@ pub(super) trait Lanes: Copy {
     unsafe fn store(to: *mut f32, v: Self::V);
     /// `a + b`.
     unsafe fn add(a: Self::V, b: Self::V) -> Self::V;
+    /// `a - b`.
+    unsafe fn sub(a: Self::V, b: Self::V) -> Self::V;
+    /// `a` halved.
+    unsafe fn half(a: Self::V) -> Self::V;
     /// `a * b + c`.
     unsafe fn mul_add(a: Self::V, b: Self::V, c: Self::V) -> Self::V;
     /// The float at `x` in every lane, times `b`, plus `c`.
@@ -101,6 +105,16 @@ mod x86 {
         unsafe fn add(a: __m512, b: __m512) -> __m512 {
             // SAFETY: the trait's contract: AVX-512F is present.
             unsafe { _mm512_add_ps(a, b) }
+        }
+        #[inline(always)]
+        unsafe fn sub(a: __m512, b: __m512) -> __m512 {
+            // SAFETY: the trait's contract: AVX-512F is present.
+            unsafe { _mm512_sub_ps(a, b) }
+        }
+        #[inline(always)]
+        unsafe fn half(a: __m512) -> __m512 {
+            // SAFETY: the trait's contract: AVX-512F is present.
+            unsafe { _mm512_mul_ps(a, _mm512_set1_ps(0.5)) }
         }
         #[inline(always)]
         unsafe fn mul_add(a: __m512, b: __m512, c: __m512) -> __m512 {
@@ -144,6 +158,19 @@ mod x86 {
             unsafe { (_mm256_add_ps(a.0, b.0), _mm256_add_ps(a.1, b.1)) }
         }
         #[inline(always)]
+        unsafe fn sub(a: Self::V, b: Self::V) -> Self::V {
+            // SAFETY: the trait's contract: AVX2 is present.
+            unsafe { (_mm256_sub_ps(a.0, b.0), _mm256_sub_ps(a.1, b.1)) }
+        }
+        #[inline(always)]
+        unsafe fn half(a: Self::V) -> Self::V {
+            // SAFETY: the trait's contract: AVX2 is present.
+            unsafe {
+                let half = _mm256_set1_ps(0.5);
+                (_mm256_mul_ps(a.0, half), _mm256_mul_ps(a.1, half))
+            }
+        }
+        #[inline(always)]
         unsafe fn mul_add(a: Self::V, b: Self::V, c: Self::V) -> Self::V {
             // SAFETY: the trait's contract: AVX2 and FMA are present.
             unsafe { (_mm256_fmadd_ps(a.0, b.0, c.0), _mm256_fmadd_ps(a.1, b.1, c.1)) }
@@ -185,6 +212,14 @@ impl Lanes for Portable {
         std::array::from_fn(|i| a[i] + b[i])
     }
     #[inline(always)]
+    unsafe fn sub(a: Self::V, b: Self::V) -> Self::V {
+        std::array::from_fn(|i| a[i] - b[i])
+    }
+    #[inline(always)]
+    unsafe fn half(a: Self::V) -> Self::V {
+        a.map(|v| 0.5 * v)
+    }
+    #[inline(always)]
     unsafe fn mul_add(a: Self::V, b: Self::V, c: Self::V) -> Self::V {
         std::array::from_fn(|i| a[i] * b[i] + c[i])
     }
@@ -195,6 +230,37 @@ impl Lanes for Portable {
         std::array::from_fn(|i| x * b[i] + c[i])
     }
 }
+
+/// `instantiate!(name, body, Args)`: a function `name(level)` that gives `body::<L>`, an `unsafe fn(&Args)` over
+/// [`Lanes`] that is `#[inline(always)]`, compiled with the features of a level. Needs
+/// the module [`self`] in scope.
+macro_rules! instantiate {
+    ($name:ident, $body:ident, $args:ty) => {
+        /// The kernel for a level; see its body.
+        pub(super) fn $name(level: lanes::Level) -> unsafe fn(&$args) {
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx512f")]
+            unsafe fn avx512(args: &$args) {
+                // SAFETY: the body's contract; the features are enabled here.
+                unsafe { $body::<lanes::Avx512>(args) }
+            }
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx2,fma")]
+            unsafe fn avx2(args: &$args) {
+                // SAFETY: the body's contract; the features are enabled here.
+                unsafe { $body::<lanes::Avx2>(args) }
+            }
+            match level {
+                #[cfg(target_arch = "x86_64")]
+                lanes::Level::Avx512 => avx512,
+                #[cfg(target_arch = "x86_64")]
+                lanes::Level::Avx2 => avx2,
+                lanes::Level::Portable => $body::<lanes::Portable>,
+            }
+        }
+    };
+}
+pub(super) use instantiate;
 
 /// One vector in memory: a cache line.
 #[derive(Clone, Copy, Default, bytemuck::Zeroable, bytemuck::Pod)]

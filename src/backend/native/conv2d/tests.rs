@@ -4,7 +4,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use super::lanes::Level;
-use super::{correlate, patches, weight_grad};
+use super::{correlate, patches, weight_grad, winograd, winograd_grad};
 use crate::ops::conv2d::Geometry;
 
 fn integers(rng: &mut StdRng, elements: usize) -> Vec<f32> {
@@ -34,6 +34,10 @@ fn each_product(g: &Geometry, mut at: impl FnMut(usize, usize, usize)) {
     }
 }
 
+type Forward = fn(Level, &Geometry, &[f32], &[f32], &mut [f32], Option<&mut [f32]>);
+type InputGrad = fn(Level, &Geometry, &[f32], &[f32], &mut [f32], bool);
+type WeightGrad = fn(Level, &Geometry, &[f32], &[f32], &mut [f32], &mut [f32]);
+
 fn check(g: &Geometry, seed: u64, levels: &[Level]) {
     let mut rng = StdRng::seed_from_u64(seed);
     let size = |extents: [usize; 4]| extents.iter().product::<usize>();
@@ -54,22 +58,36 @@ fn check(g: &Geometry, seed: u64, levels: &[Level]) {
     let added: Vec<f32> = dx.iter().zip(&before).map(|(a, b)| a + b).collect();
     let nan = |like: &[f32]| vec![f32::NAN; like.len()];
     for &level in levels {
-        let (mut out, mut out_sums) = (nan(&y), nan(&sums));
-        correlate::forward(level, g, &x, &w, &mut out, Some(&mut out_sums));
-        assert!(out == y, "forward, {level:?}, {g:?}");
-        assert!(out_sums == sums, "sums, {level:?}, {g:?}");
-        out.fill(f32::NAN);
-        correlate::forward(level, g, &x, &w, &mut out, None);
-        assert!(out == y, "forward without sums, {level:?}, {g:?}");
-        let mut out = nan(&dx);
-        correlate::input_grad(level, g, &dy, &w, &mut out, false);
-        assert!(out == dx, "input gradient, {level:?}, {g:?}");
-        out.copy_from_slice(&before);
-        correlate::input_grad(level, g, &dy, &w, &mut out, true);
-        assert!(out == added, "input gradient added, {level:?}, {g:?}");
-        let (mut out, mut scratch) = (nan(&dw), vec![f32::NAN; weight_grad::scratch_floats(g)]);
-        weight_grad::weight_grad(level, g, &x, &dy, &mut out, &mut scratch);
-        assert!(out == dw, "weight gradient, {level:?}, {g:?}");
+        for by_winograd in [false, true] {
+            if by_winograd && !winograd::applies(g) {
+                continue;
+            }
+            let (forward, input_grad): (Forward, InputGrad) = match by_winograd {
+                true => (winograd::forward, winograd::input_grad),
+                false => (correlate::forward, correlate::input_grad),
+            };
+            let (weight_grad, scratch): (WeightGrad, usize) = match by_winograd {
+                true => (winograd_grad::weight_grad, winograd_grad::scratch_floats(g)),
+                false => (weight_grad::weight_grad, weight_grad::scratch_floats(g)),
+            };
+            let how = format!("{level:?}, Winograd: {by_winograd}, {g:?}");
+            let (mut out, mut out_sums) = (nan(&y), nan(&sums));
+            forward(level, g, &x, &w, &mut out, Some(&mut out_sums));
+            assert!(out == y, "forward, {how}");
+            assert!(out_sums == sums, "sums, {how}");
+            out.fill(f32::NAN);
+            forward(level, g, &x, &w, &mut out, None);
+            assert!(out == y, "forward without sums, {how}");
+            let mut out = nan(&dx);
+            input_grad(level, g, &dy, &w, &mut out, false);
+            assert!(out == dx, "input gradient, {how}");
+            out.copy_from_slice(&before);
+            input_grad(level, g, &dy, &w, &mut out, true);
+            assert!(out == added, "input gradient added, {how}");
+            let (mut out, mut scratch) = (nan(&dw), vec![f32::NAN; scratch]);
+            weight_grad(level, g, &x, &dy, &mut out, &mut scratch);
+            assert!(out == dw, "weight gradient, {how}");
+        }
     }
     let double = |v: &[f32]| v.iter().map(|&v| f64::from(v)).collect::<Vec<f64>>();
     let (mut out, mut out_sums) = (double(&nan(&y)), double(&nan(&sums)));
@@ -99,6 +117,9 @@ fn layers_of_the_networks() {
         geometry(1, [56, 56], [3, 8], [7, 2, 3]),
         geometry(2, [14, 14], [32, 48], [1, 2, 0]),
         geometry(40, [4, 4], [32, 80], [3, 1, 1]),
+        geometry(7, [7, 5], [96, 48], [3, 1, 0]),
+        geometry(67, [8, 8], [80, 112], [3, 1, 1]),
+        geometry(1, [3, 300], [32, 32], [3, 1, 2]),
         // Too large for one strip: in bands.
         geometry(1, [70, 230], [20, 17], [3, 1, 1]),
         geometry(1, [75, 150], [33, 5], [3, 2, 1]),
@@ -116,14 +137,15 @@ fn odd_shapes_on_every_level() {
     let mut cases = 0;
     while cases < 150 {
         let extent = |rng: &mut StdRng| rng.random_range(1..=19usize);
+        let channels = |rng: &mut StdRng| if rng.random() { 32 } else { rng.random_range(1..=36) };
         let g = Geometry {
             batch: rng.random_range(1..=3),
             height: extent(&mut rng),
             width: extent(&mut rng),
-            channels: rng.random_range(1..=36),
-            filters: rng.random_range(1..=36),
+            channels: channels(&mut rng),
+            filters: channels(&mut rng),
             kernel: [1, 2, 3, 3, 3, 5][rng.random_range(0..6)],
-            stride: rng.random_range(1..=3),
+            stride: [1, 1, 2, 3][rng.random_range(0..4)],
             padding: rng.random_range(0..=3),
             views: 1,
         };
@@ -136,7 +158,8 @@ fn odd_shapes_on_every_level() {
 
 #[test]
 fn threads_do_not_change_a_bit() {
-    let g = geometry(37, [9, 11], [19, 37], [3, 1, 1]);
+    let g = geometry(37, [9, 11], [48, 80], [3, 1, 1]);
+    assert!(winograd::applies(&g));
     let mut rng = StdRng::seed_from_u64(1);
     let mut floats = |e: [usize; 4]| (0..e.iter().product()).map(|_| rng.random_range(-1.0..1.0)).collect::<Vec<f32>>();
     let (x, w, dy) = (floats(g.input()), floats(g.weight()), floats(g.output()));
@@ -144,14 +167,50 @@ fn threads_do_not_change_a_bit() {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         pool.install(|| {
             let level = Level::detect();
-            let (mut y, mut sums) = (vec![0.0; dy.len()], vec![0.0; g.batch * 2 * g.filters]);
+            let outputs = || [vec![0.0; dy.len()], vec![0.0; g.batch * 2 * g.filters], w.clone(), x.clone()];
+            let ([mut y, mut sums, mut dw, mut dx], mut scratch) =
+                (outputs(), vec![0.0; weight_grad::scratch_floats(&g)]);
             correlate::forward(level, &g, &x, &w, &mut y, Some(&mut sums));
-            let (mut dw, mut scratch) = (vec![0.0; w.len()], vec![0.0; weight_grad::scratch_floats(&g)]);
             weight_grad::weight_grad(level, &g, &x, &dy, &mut dw, &mut scratch);
-            let mut dx = vec![0.0; x.len()];
             correlate::input_grad(level, &g, &dy, &w, &mut dx, false);
-            [y, sums, dw, dx].concat().iter().map(|v| v.to_bits()).collect::<Vec<u32>>()
+            let direct = [y, sums, dw, dx].concat();
+            let ([mut y, mut sums, mut dw, mut dx], mut scratch) =
+                (outputs(), vec![0.0; winograd_grad::scratch_floats(&g)]);
+            winograd::forward(level, &g, &x, &w, &mut y, Some(&mut sums));
+            winograd_grad::weight_grad(level, &g, &x, &dy, &mut dw, &mut scratch);
+            winograd::input_grad(level, &g, &dy, &w, &mut dx, false);
+            let by_winograd = [y, sums, dw, dx].concat();
+            [direct, by_winograd].concat().iter().map(|v| v.to_bits()).collect::<Vec<u32>>()
         })
     });
     assert!(results[0] == results[1] && results[0] == results[2]);
+}
+
+#[test]
+fn winograd_is_as_accurate_as_direct() {
+    let g = geometry(4, [8, 8], [256, 256], [3, 1, 1]);
+    let mut rng = StdRng::seed_from_u64(2);
+    let mut floats = |e: [usize; 4]| (0..e.iter().product()).map(|_| rng.random_range(-1.0..1.0)).collect::<Vec<f32>>();
+    let (x, w, dy) = (floats(g.input()), floats(g.weight()), floats(g.output()));
+    let double = |v: &[f32]| v.iter().map(|&v| f64::from(v)).collect::<Vec<f64>>();
+    let error = |what: &str, limit: f64, got: &[f32], want: &[f64]| {
+        let norm = |v: &mut dyn Iterator<Item = f64>| v.map(|v| v * v).sum::<f64>().sqrt();
+        let difference = norm(&mut got.iter().zip(want).map(|(&a, b)| f64::from(a) - b));
+        let error = difference / norm(&mut want.iter().copied());
+        println!("{what}: {error:e}, {:.0}% of the limit", 100.0 * error / limit);
+        assert!(error < limit, "{what}: {error:e} > {limit:e}");
+    };
+    let level = Level::detect();
+    let (mut want, mut got) = (vec![0.0; dy.len()], vec![0.0; dy.len()]);
+    patches::forward(&g, &double(&x), &double(&w), &mut want, None);
+    correlate::forward(level, &g, &x, &w, &mut got, None);
+    error("forward, direct", 1e-6, &got, &want);
+    winograd::forward(level, &g, &x, &w, &mut got, None);
+    error("forward, Winograd", 2e-6, &got, &want);
+    let (mut want, mut got) = (vec![0.0; w.len()], vec![0.0; w.len()]);
+    patches::weight_grad(&g, &double(&x), &double(&dy), &mut want);
+    weight_grad::weight_grad(level, &g, &x, &dy, &mut got, &mut vec![0.0; weight_grad::scratch_floats(&g)]);
+    error("weight gradient, direct", 1e-6, &got, &want);
+    winograd_grad::weight_grad(level, &g, &x, &dy, &mut got, &mut vec![0.0; winograd_grad::scratch_floats(&g)]);
+    error("weight gradient, Winograd", 2e-6, &got, &want);
 }
