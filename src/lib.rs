@@ -6,10 +6,12 @@
 //! networks, [`ops`] the operations that the [`tape`] records and plans, [`backend`] their implementations.
 
 pub mod backend;
+pub mod bench;
 pub mod cli;
 pub mod config;
 pub mod data;
 pub mod error;
+pub mod files;
 pub mod glmc;
 pub mod nn;
 pub mod ops;
@@ -17,5 +19,6 @@ pub mod rng;
 pub mod tape;
 pub mod tensor;
 pub mod train;
+pub mod verify;
 
 pub use error::{Error, Result};

@@ -224,7 +224,7 @@ impl Tape {
         var
     }
 
-    /// The value without its gradient: `sg` of the paper's Eq. 8. No copy is made.
+    /// The value without its gradient: `sg` of the similarity loss. No copy is made.
     pub fn stop_gradient(&mut self, var: Var) -> Var {
         let value = self.values[var.index()];
         self.push(Value {

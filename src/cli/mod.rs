@@ -1,16 +1,22 @@
-//! Command line: flags in, [`crate::Result`] out, one line on stderr and an exit status where something is wrong.
+//! The command line: raw flags into validated calls, errors into one line on stderr and an exit status.
 
-pub mod prepare;
+mod bench;
+mod device;
+mod eval;
+mod info;
+mod prepare;
+mod train;
+mod verify;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::Result;
+use crate::error::Result;
 
-/// Trains long-tailed image classifiers by GLMC.
+/// Trains GLMC, a one-stage method for long-tailed image recognition (CVPR 2023), from scratch.
 #[derive(Debug, Parser)]
-#[command(name = "glmc-engine", version)]
+#[command(version, about, max_term_width = 110)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -19,21 +25,32 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Prepare(prepare::PrepareArgs),
+    // Boxed: its settings are many times the size of the other subcommands' flags.
+    Train(Box<train::TrainArgs>),
+    Eval(eval::EvalArgs),
+    Verify(verify::VerifyArgs),
+    Bench(bench::BenchArgs),
+    Info(Box<info::InfoArgs>),
 }
 
 /// Runs the program. Exit status: 0, 1 for an error, 2 for a command line that makes no sense, 130 after Ctrl-C.
 pub fn main() -> ExitCode {
-    match run(Cli::parse()) {
+    match run(Cli::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(e) => {
-            eprintln!("error: {e}");
-            ExitCode::from(e.exit_status())
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::from(error.exit_status())
         }
     }
 }
 
-fn run(cli: Cli) -> Result<()> {
-    match cli.command {
+fn run(command: Command) -> Result<()> {
+    match command {
         Command::Prepare(args) => prepare::run(&args),
+        Command::Train(args) => train::run(*args),
+        Command::Eval(args) => eval::run(args),
+        Command::Verify(args) => verify::run(args),
+        Command::Bench(args) => bench::run(args),
+        Command::Info(args) => info::run(*args),
     }
 }

@@ -1,1 +1,13 @@
-//! Networks and their parameters.
+//! Networks: what parameters they have, how they start, and how they are recorded on a tape.
+//!
+//! A network is built once as a description ([`Model::new`]) that declares its parameters by PyTorch's names, and then
+//! recorded as often as needed: for training with one or two views, and for inference.
+
+pub mod layers;
+pub mod model;
+pub mod parameters;
+pub mod resnet;
+
+pub use layers::{Mode, Recorder};
+pub use model::{HeadKind, Heads, Model, ModelConfig};
+pub use parameters::{ParameterStore, Part, Snapshot};

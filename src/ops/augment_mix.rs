@@ -1,4 +1,4 @@
-//! From bytes to mixtures in one pass: gather, crop, flip, normalise, MixUp and CutMix (the paper's Eq. 1 to 3).
+//! From bytes to mixtures in one pass: gather, crop, flip, normalise, MixUp and CutMix (GLMC paper, section 3).
 //!
 //! `augment_mix` starts from the resident u8 images; `mix_views` from views that are already augmented and normalised,
 //! as reference steps hold them.

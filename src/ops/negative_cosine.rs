@@ -1,4 +1,4 @@
-//! Negative cosine similarity between the views: `-mean cos(u_g, sg(h_l)) - mean cos(u_l, sg(h_g))` (the paper's Eq. 8),
+//! Negative cosine similarity between the views: `-mean cos(u_g, sg(h_l)) - mean cos(u_l, sg(h_g))` (GLMC paper, section 3),
 //! loss and gradient in one kernel; norms below 1e-8 count as 1e-8 (`torch.nn.CosineSimilarity`).
 
 use super::{expect, two};

@@ -1,5 +1,5 @@
-//! Cross-entropy with soft labels, both heads and both views at once: `CE = -mean_n sum_c p log softmax(logits)` (the
-//! paper's Eq. 9 and 10), loss and gradient in one kernel.
+//! Cross-entropy with soft labels, both heads and both views at once: `CE = -mean_n sum_c p log softmax(logits)`
+//! (GLMC paper, section 3), loss and gradient in one kernel.
 
 use super::{expect, two};
 use crate::backend::Backend;

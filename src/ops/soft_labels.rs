@@ -1,5 +1,5 @@
 //! Mixed labels: `p = lambda*onehot(y_i) + (1-lambda)*onehot(y_j)` and the weighted
-//! `p_w = lambda*w_i*onehot(y_i) + (1-lambda)*w_j*onehot(y_j)` (the paper's Eq. 1 and 10).
+//! `p_w = lambda*w_i*onehot(y_i) + (1-lambda)*w_j*onehot(y_j)` (GLMC paper, section 3).
 
 use super::expect;
 use super::step::StepVars;

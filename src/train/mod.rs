@@ -1,1 +1,10 @@
-//! The training loop, checkpoints, run folders.
+//! Training: the step as one program, evaluation, checkpoints, the run folder, and the loop that ties them together.
+
+pub mod checkpoint;
+pub mod evaluate;
+pub mod feed;
+pub mod metrics;
+pub mod report;
+pub mod run_folder;
+pub mod session;
+pub mod step;

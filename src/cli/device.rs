@@ -1,0 +1,36 @@
+//! Flags that several subcommands share: where to compute, and in what arithmetic.
+
+use crate::backend::{self, Backend};
+use crate::config::Config;
+use crate::error::Result;
+use crate::tensor::Precision;
+
+/// Where to compute.
+#[derive(Debug, clap::Args)]
+pub struct DeviceArgs {
+    /// cpu, cuda, cuda:N or emulator
+    #[arg(long, default_value = "cpu")]
+    pub device: String,
+    /// f32, bf16, or on the CPU f64 [default: bf16 on cuda, else f32]
+    #[arg(long)]
+    pub precision: Option<Precision>,
+    /// CPU threads; 0 means all cores
+    #[arg(long, default_value_t = 0)]
+    pub threads: usize,
+}
+
+impl DeviceArgs {
+    /// Opens the device.
+    ///
+    /// # Errors
+    /// When there is no such device or it cannot compute in that precision.
+    pub fn open(&self) -> Result<Box<dyn Backend>> {
+        let precision = self.precision.unwrap_or_else(|| Config::default_precision(&self.device));
+        backend::open(&self.device, precision, self.threads)
+    }
+
+    /// The number of threads in effect.
+    pub fn thread_count(&self) -> usize {
+        if self.threads > 0 { self.threads } else { std::thread::available_parallelism().map_or(1, usize::from) }
+    }
+}

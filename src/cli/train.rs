@@ -1,0 +1,134 @@
+//! `glmc-engine train`.
+
+use std::path::PathBuf;
+use std::sync::atomic::Ordering;
+
+use crate::backend;
+use crate::config::{Config, Settings, preset};
+use crate::data::synthetic::{self, SyntheticConfig};
+use crate::error::{Error, Result};
+use crate::train::run_folder::{RunFolder, free_name};
+use crate::train::session::{self, STOP};
+
+/// Train a model: the demo when nothing is said.
+#[derive(Debug, clap::Args)]
+pub struct TrainArgs {
+    /// Published settings to start from; `glmc-engine train --list-presets` shows them [default without --data and --config: demo]
+    #[arg(long, value_name = "NAME")]
+    preset: Option<String>,
+    /// TOML file of settings, named as the flags are but with underscores; flags win over it
+    #[arg(long, value_name = "FILE.toml")]
+    config: Option<PathBuf>,
+    /// Folder for the run [default: a new one under runs/]
+    #[arg(long, value_name = "RUN", conflicts_with = "resume")]
+    out: Option<PathBuf>,
+    /// Go on with the run in this folder; only --device, --precision, --threads, --checkpoint-every and --resident-limit may change
+    #[arg(long, value_name = "RUN", conflicts_with_all = ["preset", "config"])]
+    resume: Option<PathBuf>,
+    /// Show the presets and leave
+    #[arg(long)]
+    list_presets: bool,
+    #[command(flatten)]
+    settings: Settings,
+}
+
+/// Runs the subcommand.
+pub fn run(args: TrainArgs) -> Result<()> {
+    if args.list_presets {
+        for (name, what) in crate::config::PRESETS {
+            println!("{name:<24}{what}");
+        }
+        return Ok(());
+    }
+    // A second Ctrl-C ends the program at once, should a step take forever.
+    ctrlc::set_handler(|| {
+        if STOP.swap(true, Ordering::Relaxed) {
+            std::process::exit(130);
+        }
+    })
+    .map_err(|e| Error::Config(format!("cannot listen for Ctrl-C: {e}")))?;
+    match args.resume {
+        Some(run) => resume(run, args.settings),
+        None => start(args.preset, args.config, args.out, args.settings),
+    }
+}
+
+fn start(name: Option<String>, file: Option<PathBuf>, out: Option<PathBuf>, flags: Settings) -> Result<()> {
+    let (in_file, named_in_file) = match &file {
+        Some(path) => Settings::read(path)?,
+        None => (Settings::default(), None),
+    };
+    let settings = flags.or(in_file);
+    let demo_meant = file.is_none() && settings.data.is_none();
+    let name = name.or(named_in_file).or_else(|| demo_meant.then(|| "demo".to_string()));
+    let base = name.as_deref().map(preset).transpose()?.unwrap_or_default();
+    let is_demo = name.as_deref() == Some("demo") && settings.data.is_none();
+    let out = out.unwrap_or_else(|| free_name("runs".as_ref(), name.as_deref().unwrap_or("run")));
+    let mut settings = settings.or(base);
+    if is_demo {
+        settings.data = Some(out.join("data.lt"));
+    }
+    let mut config = Config::resolve(settings)?;
+    let backend = backend::open(&config.device, config.precision, config.threads)?;
+    if is_demo {
+        let data = out.join("data.lt");
+        std::fs::create_dir_all(&out).map_err(Error::io(&out))?;
+        if !data.exists() {
+            eprintln!("drawing the demo's images into {}", data.display());
+            synthetic::prepare(&data, &SyntheticConfig { seed: config.seed, ..demo_images() })?;
+        }
+    }
+    // An absolute path, so that the run can be resumed from anywhere.
+    config.data = std::fs::canonicalize(&config.data).map_err(|e| match e.kind() {
+        std::io::ErrorKind::NotFound => Error::file(&config.data, "no such store; make one with `glmc-engine prepare`"),
+        _ => Error::io(&config.data)(e),
+    })?;
+    // Opened before the run folder is made: a bad store leaves nothing behind.
+    drop(crate::data::store::Store::open(&config.data)?);
+    let folder = RunFolder::create(&out, &config)?;
+    session::train(&config, &folder, false, backend.as_ref())
+}
+
+fn resume(run: PathBuf, flags: Settings) -> Result<()> {
+    let movable = Settings {
+        device: flags.device.clone(),
+        precision: flags.precision,
+        threads: flags.threads,
+        checkpoint_every: flags.checkpoint_every,
+        resident_limit: flags.resident_limit,
+        ..Settings::default()
+    };
+    if flags != movable {
+        let what = "--resume goes on with the run's own settings: only --device, --precision, --threads, \
+                    --checkpoint-every and --resident-limit may change";
+        return Err(Error::Usage(what.into()));
+    }
+    let folder = RunFolder::open(&run)?;
+    let stored = Config::read(&folder.config())?;
+    let device = flags.device.unwrap_or_else(|| stored.device.clone());
+    // A run that moves to another device and names no precision takes that device's own.
+    let precision = match flags.precision {
+        Some(precision) => precision,
+        None if device == stored.device => stored.precision,
+        None => Config::default_precision(&device),
+    };
+    let config = Config {
+        device,
+        precision,
+        threads: flags.threads.unwrap_or(stored.threads),
+        checkpoint_every: flags.checkpoint_every.unwrap_or(stored.checkpoint_every),
+        resident_limit: flags.resident_limit.or(stored.resident_limit),
+        ..stored.clone()
+    };
+    config.check()?;
+    let backend = backend::open(&config.device, config.precision, config.threads)?;
+    if config != stored {
+        session::rewrite_config(&folder, &config)?;
+    }
+    session::train(&config, &folder, true, backend.as_ref())
+}
+
+/// The demo's set: small enough for a laptop, hard enough that the tail shows.
+fn demo_images() -> SyntheticConfig {
+    SyntheticConfig::default()
+}

@@ -1,0 +1,74 @@
+//! `glmc-engine verify`.
+
+use std::path::PathBuf;
+
+use super::device::DeviceArgs;
+use crate::error::{Error, Result};
+use crate::verify::{Report, verify};
+
+/// Recompute reference steps and compare.
+#[derive(Debug, clap::Args)]
+pub struct VerifyArgs {
+    /// Reference steps: safetensors files, as tools/make_reference.py writes them
+    #[arg(required = true, value_name = "FILE")]
+    files: Vec<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    device: DeviceArgs,
+}
+
+/// Runs the subcommand. Every file is looked at, whatever became of those before it.
+pub fn run(args: VerifyArgs) -> Result<()> {
+    let mut reports: Vec<Report> = Vec::new();
+    let mut unreadable: Option<Error> = None;
+    let mut failed = 0;
+    for file in &args.files {
+        // A device of its own for each, so that one file's memory is gone before the next.
+        let backend = args.device.open()?;
+        match verify(file, backend.as_ref()) {
+            Ok(report) => {
+                failed += usize::from(!report.pass);
+                if !args.json {
+                    print(&report);
+                }
+                reports.push(report);
+            }
+            Err(error) => {
+                if let Some(earlier) = unreadable.replace(error) {
+                    eprintln!("error: {earlier}");
+                }
+            }
+        }
+    }
+    if args.json {
+        let json = serde_json::to_string(&reports).map_err(|e| Error::Config(e.to_string()))?;
+        println!("{json}");
+    }
+    match unreadable {
+        Some(error) => Err(error),
+        None if failed > 0 => {
+            let what = format!("{failed} of {} files are not reproduced within the limits", args.files.len());
+            Err(Error::Training(what))
+        }
+        None => Ok(()),
+    }
+}
+
+fn print(report: &Report) {
+    println!("{} on {} in {}", report.file, report.device, report.precision);
+    println!("  {:<28}{:>12}{:>12}{:>10}   worst", "", "error", "limit", "used");
+    for group in &report.groups {
+        println!(
+            "  {:<28}{:>12.2e}{:>12.0e}{:>9.1}%   {}{}",
+            group.name,
+            group.error,
+            group.limit,
+            100.0 * group.error / group.limit,
+            group.worst,
+            if group.pass { "" } else { "   FAIL" }
+        );
+    }
+    println!("  {}", if report.pass { "pass" } else { "FAIL" });
+}

@@ -1,0 +1,190 @@
+//! An epoch's steps, drawn ahead of time: who, with whom, how mixed, at what rate. The plan is a pure function of seed and
+//! epoch, so that a resumed run continues it and every device follows the same one.
+
+use super::mixing::{PartnerSampler, draw_box, draw_lambda};
+use super::schedule;
+use crate::error::Result;
+use crate::ops::step::{STEP_WORDS, StepParams};
+use crate::rng::philox::{self, Purpose, Stream};
+
+/// What a plan depends on besides seed and epoch.
+#[derive(Clone, Debug)]
+pub struct PlanConfig {
+    /// The run's seed.
+    pub seed: u64,
+    /// Epochs of the whole run.
+    pub epochs: usize,
+    /// Originals a step.
+    pub batch: usize,
+    /// Base learning rate.
+    pub lr: f64,
+    /// Epochs of linear warm-up.
+    pub warmup_epochs: usize,
+    /// Parameter of the Beta distribution of lambda; `None` mixes nothing (plain cross-entropy).
+    pub beta: Option<f64>,
+    /// Factor of the similarity loss.
+    pub gamma: f64,
+    /// Factor of both supervised losses: 1 as published, 1/2 as the paper writes.
+    pub supervised: f64,
+    /// Whether the labels' lambda follows the clipped box.
+    pub correct_labels: bool,
+    /// Rows of an image.
+    pub height: usize,
+    /// Columns of an image.
+    pub width: usize,
+}
+
+/// The steps of one epoch.
+pub struct EpochPlan {
+    batch: usize,
+    originals: Vec<u32>,
+    partners: Vec<u32>,
+    steps: Vec<StepParams>,
+}
+
+impl EpochPlan {
+    /// Draws the plan of 0-based epoch `epoch` over `images` training images.
+    ///
+    /// # Errors
+    /// When beta is out of range.
+    pub fn draw(config: &PlanConfig, epoch: usize, images: usize, sampler: &PartnerSampler) -> Result<EpochPlan> {
+        let (seed, number) = (config.seed, epoch as u32);
+        let mut originals: Vec<u32> = (0..images as u32).collect();
+        let mut words = Stream::new(seed, number, 0, Purpose::Shuffle);
+        for last in (1..images).rev() {
+            originals.swap(last, philox::below(words.word(), last as u32 + 1) as usize);
+        }
+        let lr = schedule::learning_rate(config.lr, epoch, config.epochs, config.warmup_epochs) as f32;
+        let alpha = schedule::alpha(epoch, config.epochs);
+        let mut partners = Vec::with_capacity(images);
+        let mut steps = Vec::with_capacity(images.div_ceil(config.batch));
+        for (step, batch) in originals.chunks(config.batch).enumerate() {
+            let stream = |purpose| Stream::new(seed, number, step as u32, purpose);
+            let mut params = StepParams {
+                seed: [seed as u32, (seed >> 32) as u32],
+                epoch: number,
+                step: step as u32,
+                lambda: 1.0,
+                label_lambda: 1.0,
+                lr,
+                coefficients: [1.0, 0.0, 0.0],
+                row: step as u32,
+                ..StepParams::default()
+            };
+            if let Some(beta) = config.beta {
+                let mut words = stream(Purpose::Partner);
+                partners.extend(batch.iter().map(|_| sampler.draw(&mut words)));
+                let lambda = draw_lambda(beta, &mut stream(Purpose::Lambda))? as f32;
+                let cut = draw_box(f64::from(lambda), config.height, config.width, &mut stream(Purpose::Box));
+                params.lambda = lambda;
+                params.label_lambda = match config.correct_labels {
+                    true => 1.0 - cut.area() as f32 / (config.height * config.width) as f32,
+                    false => lambda,
+                };
+                params.cut = [cut.rows.0, cut.rows.1, cut.columns.0, cut.columns.1].map(|at| at as i32);
+                let supervised = [config.supervised * alpha, config.supervised * (1.0 - alpha)];
+                params.coefficients = [supervised[0] as f32, supervised[1] as f32, config.gamma as f32];
+            } else {
+                partners.extend_from_slice(batch);
+            }
+            steps.push(params);
+        }
+        Ok(EpochPlan { batch: config.batch, originals, partners, steps })
+    }
+
+    /// A plan that visits images `0..images` in order: evaluation. Results of a step start at its first image.
+    pub fn evaluation(images: usize, batch: usize) -> EpochPlan {
+        let originals: Vec<u32> = (0..images as u32).collect();
+        let steps = (0..images.div_ceil(batch))
+            .map(|step| StepParams { row: (step * batch) as u32, step: step as u32, ..StepParams::default() })
+            .collect();
+        EpochPlan { batch, partners: originals.clone(), originals, steps }
+    }
+
+    /// Number of steps.
+    pub fn steps(&self) -> usize {
+        self.steps.len()
+    }
+
+    /// Steps of a full batch; at most one smaller step follows.
+    pub fn full_steps(&self) -> usize {
+        self.originals.len() / self.batch
+    }
+
+    /// Samples of the last, smaller step; 0 if the batch divides the images.
+    pub fn tail(&self) -> usize {
+        self.originals.len() % self.batch
+    }
+
+    /// One step's scalars.
+    pub fn params(&self, step: usize) -> &StepParams {
+        &self.steps[step]
+    }
+
+    /// Indices of a step's originals and partners.
+    pub fn indices(&self, step: usize) -> (&[u32], &[u32]) {
+        let range = step * self.batch..((step + 1) * self.batch).min(self.originals.len());
+        (&self.originals[range.clone()], &self.partners[range])
+    }
+
+    /// The rows of steps `steps` as `load_step` reads them: scalars, originals, partners. The steps must have one size.
+    pub fn table(&self, steps: std::ops::Range<usize>) -> Vec<u32> {
+        let mut words = Vec::with_capacity(steps.len() * (STEP_WORDS + 2 * self.batch));
+        for step in steps {
+            let (originals, partners) = self.indices(step);
+            words.extend_from_slice(bytemuck::cast_slice(std::slice::from_ref(&self.steps[step])));
+            words.extend_from_slice(originals);
+            words.extend_from_slice(partners);
+        }
+        words
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config() -> PlanConfig {
+        PlanConfig {
+            seed: 7,
+            epochs: 10,
+            batch: 8,
+            lr: 0.1,
+            warmup_epochs: 0,
+            beta: Some(1.0),
+            gamma: 2.0,
+            supervised: 1.0,
+            correct_labels: false,
+            height: 32,
+            width: 32,
+        }
+    }
+
+    #[test]
+    fn every_image_once_an_epoch_and_the_same_plan_twice() {
+        let labels = vec![0; 21];
+        let sampler = PartnerSampler::new(&labels, 1, 0.0).unwrap();
+        let plan = EpochPlan::draw(&config(), 3, 21, &sampler).unwrap();
+        let again = EpochPlan::draw(&config(), 3, 21, &sampler).unwrap();
+        let other = EpochPlan::draw(&config(), 4, 21, &sampler).unwrap();
+        assert_eq!((plan.steps(), plan.full_steps(), plan.tail()), (3, 2, 5));
+        let mut seen = plan.originals.clone();
+        seen.sort_unstable();
+        assert_eq!(seen, (0..21).collect::<Vec<u32>>());
+        assert_eq!(plan.table(0..2), again.table(0..2));
+        assert_ne!(plan.originals, other.originals);
+        assert_eq!(plan.table(2..3).len(), STEP_WORDS + 2 * 5);
+    }
+
+    #[test]
+    fn labels_can_follow_the_clipped_box() {
+        let sampler = PartnerSampler::new(&[0; 64], 1, 0.0).unwrap();
+        let corrected = PlanConfig { correct_labels: true, ..config() };
+        let plan = EpochPlan::draw(&corrected, 0, 64, &sampler).unwrap();
+        for step in 0..plan.steps() {
+            let p = plan.params(step);
+            let area = (p.cut[1] - p.cut[0]) * (p.cut[3] - p.cut[2]);
+            assert_eq!(p.label_lambda, 1.0 - area as f32 / 1024.0);
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! Layers: a layer declares its parameters when it is built and records its ops when it is asked to.
+
+use super::parameters::{Kind, ParameterId, ParameterStore, Specs};
+use crate::backend::Backend;
+use crate::error::Result;
+use crate::ops::batch_norm::{Parameters, Statistics, batch_norm};
+use crate::ops::conv2d::conv2d;
+use crate::ops::linear::linear;
+use crate::tape::{Tape, Var};
+
+/// For what a network is recorded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Batch statistics, one set for each of the views that make up the batch.
+    Train {
+        /// Number of views.
+        views: usize,
+    },
+    /// Running statistics.
+    Inference,
+}
+
+/// Records layers: a tape, the parameters on it, and for what.
+pub struct Recorder<'a> {
+    /// The tape.
+    pub tape: Tape,
+    /// For which backend.
+    pub backend: &'a dyn Backend,
+    /// Training or inference.
+    pub mode: Mode,
+    parameters: Vec<Var>,
+}
+
+impl<'a> Recorder<'a> {
+    /// A fresh tape with a store's parameters on it.
+    pub fn new(backend: &'a dyn Backend, store: &ParameterStore, mode: Mode) -> Recorder<'a> {
+        let mut tape = Tape::new();
+        let parameters = store.bind(&mut tape);
+        Recorder { tape, backend, mode, parameters }
+    }
+
+    /// A parameter's value on the tape.
+    pub fn parameter(&self, id: ParameterId) -> Var {
+        self.parameters[id.index()]
+    }
+}
+
+/// A convolution, its batch normalisation, and what follows them.
+#[derive(Clone, Debug)]
+pub struct ConvBn {
+    weight: ParameterId,
+    norm: [ParameterId; 4],
+    stride: usize,
+    padding: usize,
+}
+
+/// Extents of a [`ConvBn`].
+#[derive(Clone, Copy, Debug)]
+pub struct ConvConfig {
+    /// Input channels.
+    pub channels: usize,
+    /// Input channels as stored, if a stem's input is padded.
+    pub stored_channels: usize,
+    /// Output channels.
+    pub filters: usize,
+    /// Kernel rows and columns; padding is half of it.
+    pub kernel: usize,
+    /// Stride.
+    pub stride: usize,
+}
+
+impl ConvBn {
+    /// Declares `{conv}.weight` and `{bn}.{weight, bias, running_mean, running_var}`.
+    pub fn new(specs: &mut Specs, conv: &str, bn: &str, c: ConvConfig) -> ConvBn {
+        let shape = [c.filters, c.channels, c.kernel, c.kernel];
+        let weight = specs.declare_padded(format!("{conv}.weight"), &shape, c.stored_channels);
+        let mut norm = |name: &str, kind| specs.declare(format!("{bn}.{name}"), &[c.filters], kind);
+        let norm = [
+            norm("weight", Kind::NormWeight),
+            norm("bias", Kind::NormBias),
+            norm("running_mean", Kind::RunningMean),
+            norm("running_var", Kind::RunningVar),
+        ];
+        ConvBn { weight, norm, stride: c.stride, padding: c.kernel / 2 }
+    }
+
+    /// Records `relu(bn(conv(x)) + shortcut)`.
+    pub fn record(&self, r: &mut Recorder<'_>, x: Var, shortcut: Option<Var>, relu: bool) -> Result<Var> {
+        let [weight, bias, running_mean, running_var] = self.norm.map(|id| r.parameter(id));
+        let parameters = Parameters { weight, bias, running_mean, running_var };
+        let (views, sums) = match r.mode {
+            Mode::Train { views } => (views, true),
+            Mode::Inference => (1, false),
+        };
+        let kernel = r.parameter(self.weight);
+        let (y, sums) = conv2d(&mut r.tape, r.backend, x, kernel, (self.stride, self.padding), views, sums)?;
+        let statistics = sums.map_or(Statistics::Running, |sums| Statistics::Batch { views, sums });
+        batch_norm(&mut r.tape, r.backend, y, parameters, statistics, shortcut, relu)
+    }
+}
+
+/// An affine layer.
+#[derive(Clone, Debug)]
+pub struct Linear {
+    weight: ParameterId,
+    bias: ParameterId,
+}
+
+impl Linear {
+    /// Declares `{name}.weight` (outputs, inputs) and `{name}.bias`.
+    pub fn new(specs: &mut Specs, name: &str, inputs: usize, outputs: usize) -> Linear {
+        Linear {
+            weight: specs.declare(format!("{name}.weight"), &[outputs, inputs], Kind::LinearWeight),
+            bias: specs.declare(format!("{name}.bias"), &[outputs], Kind::LinearBias { fan_in: inputs }),
+        }
+    }
+
+    /// Records the layer on x (batch, inputs).
+    pub fn record(&self, r: &mut Recorder<'_>, x: Var) -> Result<Var> {
+        let (weight, bias) = (r.parameter(self.weight), r.parameter(self.bias));
+        linear(&mut r.tape, r.backend, x, weight, bias)
+    }
+}

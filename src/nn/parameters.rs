@@ -1,0 +1,378 @@
+//! Parameters: declared by PyTorch's names and shapes, stored flat so that one kernel updates all of them.
+
+use half::bf16;
+use rand_distr::{Distribution, StandardNormal};
+
+use crate::backend::Backend;
+use crate::error::{Error, Result};
+use crate::rng::philox::{Purpose, Stream};
+use crate::tape::{Tape, Var};
+use crate::tensor::{BufferId, DType, Precision, Shape, Tensor};
+
+/// Every parameter starts at a multiple of this many elements, so that vector loads of any element type are aligned.
+const ALIGNMENT: usize = 128;
+
+/// What a parameter is for: decides its layout, its start and whether it is learned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Convolution weight; OIHW in PyTorch, OHWI here. Kaiming-normal (fan in).
+    ConvWeight,
+    /// Linear weight (out, in). Kaiming-normal (fan in).
+    LinearWeight,
+    /// Linear bias: uniform in ±1/sqrt(fan in), PyTorch's default.
+    LinearBias {
+        /// Inputs of the layer.
+        fan_in: usize,
+    },
+    /// Scale of a normalisation: 1.
+    NormWeight,
+    /// Shift of a normalisation: 0.
+    NormBias,
+    /// Running mean: 0; not learned.
+    RunningMean,
+    /// Running variance: 1; not learned.
+    RunningVar,
+}
+
+impl Kind {
+    /// Whether the optimiser updates it.
+    pub fn is_learned(self) -> bool {
+        !matches!(self, Kind::RunningMean | Kind::RunningVar)
+    }
+}
+
+/// One declared parameter.
+#[derive(Clone, Debug)]
+pub struct Spec {
+    /// PyTorch's name, such as `layer1.0.conv1.weight`.
+    pub name: String,
+    /// PyTorch's shape.
+    pub shape: Vec<usize>,
+    /// What it is for.
+    pub kind: Kind,
+    /// Input channels as stored: padded with zeros where a backend's stem wants it.
+    stored_channels: usize,
+}
+
+impl Spec {
+    /// The shape as stored: OHWI for convolutions.
+    fn stored_shape(&self) -> Vec<usize> {
+        match (self.kind, self.shape.as_slice()) {
+            (Kind::ConvWeight, &[o, _, h, w]) => vec![o, h, w, self.stored_channels],
+            (_, shape) => shape.to_vec(),
+        }
+    }
+
+    fn stored_elements(&self) -> usize {
+        self.stored_shape().iter().product()
+    }
+
+    /// Number of elements in PyTorch's shape.
+    pub fn elements(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// Where element (o, i, h, w) of PyTorch's layout lies in the stored one, for each in PyTorch's order.
+    fn stored_indices(&self) -> Box<dyn Iterator<Item = usize> + '_> {
+        match (self.kind, self.shape.as_slice()) {
+            (Kind::ConvWeight, &[o, i, h, w]) => {
+                let c = self.stored_channels;
+                Box::new((0..o * i * h * w).map(move |at| {
+                    let (x, y) = (at % w, at / w % h);
+                    let (input, output) = (at / (w * h) % i, at / (w * h * i));
+                    ((output * h + y) * w + x) * c + input
+                }))
+            }
+            _ => Box::new(0..self.elements()),
+        }
+    }
+}
+
+/// Names a declared parameter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ParameterId(usize);
+
+/// The parameters that a network declares, in PyTorch's order.
+#[derive(Clone, Debug, Default)]
+pub struct Specs(Vec<Spec>);
+
+impl Specs {
+    /// Declares a parameter of PyTorch's name and shape.
+    pub fn declare(&mut self, name: String, shape: &[usize], kind: Kind) -> ParameterId {
+        let stored_channels = if kind == Kind::ConvWeight { shape[1] } else { 0 };
+        self.0.push(Spec { name, shape: shape.to_vec(), kind, stored_channels });
+        ParameterId(self.0.len() - 1)
+    }
+
+    /// Declares a convolution weight whose input channels are stored padded to `channels`.
+    pub fn declare_padded(&mut self, name: String, shape: &[usize], channels: usize) -> ParameterId {
+        let id = self.declare(name, shape, Kind::ConvWeight);
+        self.0[id.0].stored_channels = channels;
+        id
+    }
+
+    /// All declared parameters.
+    pub fn iter(&self) -> impl Iterator<Item = &Spec> {
+        self.0.iter()
+    }
+
+    /// Elements that are learned, as papers count them.
+    pub fn learned_elements(&self) -> usize {
+        self.iter().filter(|s| s.kind.is_learned()).map(Spec::elements).sum()
+    }
+}
+
+/// The flat arrays of a parameter store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// Weights and running statistics.
+    Value,
+    /// Gradients of the last step.
+    Grad,
+    /// The optimiser's momentum.
+    Momentum,
+}
+
+/// A network's parameters on a backend.
+pub struct ParameterStore {
+    specs: Specs,
+    /// Offset of each parameter, in elements, in the learned arrays or in `statistics`.
+    offsets: Vec<usize>,
+    /// Accumulation type, all learned parameters.
+    pub master: Tensor,
+    /// Compute type, the copy of `master` that products read; `None` where the types agree.
+    pub compute: Option<Tensor>,
+    /// Accumulation type, like `master`.
+    pub grad: Tensor,
+    /// Accumulation type, like `master`.
+    pub momentum: Tensor,
+    statistics: Tensor,
+}
+
+impl ParameterStore {
+    /// Allocates the parameters that `specs` declares; all zero.
+    ///
+    /// # Errors
+    /// When the backend has not that much memory.
+    pub fn new(backend: &dyn Backend, specs: Specs) -> Result<ParameterStore> {
+        ParameterStore::place(specs, backend.precision(), &mut |bytes, what| backend.alloc(bytes, what))
+    }
+
+    /// The parameters without memory: good for recording tapes whose size is wanted, not for running them.
+    pub fn unallocated(specs: Specs, precision: Precision) -> ParameterStore {
+        let nowhere = BufferId(u32::MAX - 1);
+        // The closure never fails, and nothing else in `place` does.
+        ParameterStore::place(specs, precision, &mut |_, _| Ok(nowhere)).expect("nothing is allocated")
+    }
+
+    fn place(
+        specs: Specs,
+        precision: Precision,
+        alloc: &mut dyn FnMut(usize, &str) -> Result<BufferId>,
+    ) -> Result<ParameterStore> {
+        let (offsets, learned, statistics) = layout(&specs);
+        let (accumulate, compute) = (precision.accumulate(), precision.compute());
+        let mut flat = |elements: usize, dtype: DType, what: &str| -> Result<Tensor> {
+            Ok(Tensor::at_start(alloc(elements * dtype.bytes(), what)?, &[elements], dtype))
+        };
+        Ok(ParameterStore {
+            offsets,
+            master: flat(learned, accumulate, "parameters")?,
+            compute: (compute != accumulate)
+                .then(|| flat(learned, compute, "parameters in the compute type"))
+                .transpose()?,
+            grad: flat(learned, accumulate, "gradients")?,
+            momentum: flat(learned, accumulate, "momentum")?,
+            statistics: flat(statistics, accumulate, "running statistics")?,
+            specs,
+        })
+    }
+
+    /// Bytes of all arrays.
+    pub fn bytes(&self) -> usize {
+        let arrays = [Some(self.master), self.compute, Some(self.grad), Some(self.momentum), Some(self.statistics)];
+        arrays.iter().flatten().map(Tensor::bytes).sum()
+    }
+
+    /// The declared parameters.
+    pub fn specs(&self) -> &Specs {
+        &self.specs
+    }
+
+    /// Puts every parameter on a tape, in the order of declaration.
+    pub fn bind(&self, tape: &mut Tape) -> Vec<Var> {
+        let view = |flat: Tensor, at: usize, shape: &[usize]| Tensor {
+            offset: flat.offset + at * flat.dtype.bytes(),
+            shape: Shape::new(shape),
+            ..flat
+        };
+        self.specs
+            .iter()
+            .zip(&self.offsets)
+            .map(|(spec, &at)| {
+                let shape = spec.stored_shape();
+                if !spec.kind.is_learned() {
+                    return tape.external(view(self.statistics, at, &shape));
+                }
+                // Convolutions read the compute type; heads and normalisations run in the accumulation type.
+                let weights = match (spec.kind, self.compute) {
+                    (Kind::ConvWeight, Some(compute)) => compute,
+                    _ => self.master,
+                };
+                tape.parameter(view(weights, at, &shape), view(self.grad, at, &shape))
+            })
+            .collect()
+    }
+
+    /// Draws the start that PyTorch's model draws: Kaiming-normal weights, default biases.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn initialise(&self, backend: &dyn Backend, seed: u64) -> Result<()> {
+        let mut snapshot = self.snapshot(backend, Part::Value)?;
+        for (index, spec) in self.specs.iter().enumerate() {
+            let mut words = Stream::new(seed, 0, index as u32, Purpose::Initialise);
+            let mut normal = |fan_in: usize| -> Vec<f64> {
+                let std = (2.0 / fan_in as f64).sqrt();
+                let mut draw = |_| {
+                    let unit: f64 = StandardNormal.sample(&mut words);
+                    f64::from((std * unit) as f32)
+                };
+                (0..spec.elements()).map(&mut draw).collect()
+            };
+            let values = match spec.kind {
+                Kind::ConvWeight => normal(spec.shape[1..].iter().product()),
+                Kind::LinearWeight => normal(spec.shape[1]),
+                Kind::LinearBias { fan_in } => {
+                    let bound = 1.0 / (fan_in as f64).sqrt();
+                    (0..spec.elements()).map(|_| f64::from((bound * (2.0 * words.unit() - 1.0)) as f32)).collect()
+                }
+                Kind::NormWeight | Kind::RunningVar => vec![1.0; spec.elements()],
+                Kind::NormBias | Kind::RunningMean => vec![0.0; spec.elements()],
+            };
+            snapshot.set(index, &values);
+        }
+        self.restore(backend, Part::Value, &snapshot)
+    }
+
+    /// Copies one part to the host. Parameters that the part does not have (gradients of running statistics) are zero.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn snapshot(&self, backend: &dyn Backend, part: Part) -> Result<Snapshot<'_>> {
+        let flat = match part {
+            Part::Value => self.master,
+            Part::Grad => self.grad,
+            Part::Momentum => self.momentum,
+        };
+        let statistics = match part {
+            Part::Value => read_floats(backend, self.statistics)?,
+            _ => vec![0.0; self.statistics.elements()],
+        };
+        Ok(Snapshot { store: self, learned: read_floats(backend, flat)?, statistics })
+    }
+
+    /// Writes a snapshot back.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn restore(&self, backend: &dyn Backend, part: Part, snapshot: &Snapshot<'_>) -> Result<()> {
+        match part {
+            Part::Grad => write_floats(backend, self.grad, &snapshot.learned),
+            Part::Momentum => write_floats(backend, self.momentum, &snapshot.learned),
+            Part::Value => {
+                write_floats(backend, self.master, &snapshot.learned)?;
+                write_floats(backend, self.statistics, &snapshot.statistics)?;
+                match self.compute {
+                    Some(compute) => backend.cast_weights(self.master, compute),
+                    None => Ok(()),
+                }
+            }
+        }
+    }
+}
+
+/// Offsets of all parameters and the sizes of the two flat arrays, in elements.
+fn layout(specs: &Specs) -> (Vec<usize>, usize, usize) {
+    let (mut learned, mut statistics) = (0, 0);
+    let offsets = specs
+        .iter()
+        .map(|spec| {
+            let end = if spec.kind.is_learned() { &mut learned } else { &mut statistics };
+            let at = *end;
+            *end += spec.stored_elements().next_multiple_of(ALIGNMENT);
+            at
+        })
+        .collect();
+    (offsets, learned, statistics)
+}
+
+/// One part of all parameters on the host, read and written in PyTorch's layout. Doubles hold every type exactly.
+pub struct Snapshot<'a> {
+    store: &'a ParameterStore,
+    learned: Vec<f64>,
+    statistics: Vec<f64>,
+}
+
+impl Snapshot<'_> {
+    /// Parameter `index` (order of declaration) in PyTorch's layout.
+    pub fn get(&self, index: usize) -> Vec<f64> {
+        let spec = &self.store.specs.0[index];
+        let flat = if spec.kind.is_learned() { &self.learned } else { &self.statistics };
+        let base = self.store.offsets[index];
+        spec.stored_indices().map(|i| flat[base + i]).collect()
+    }
+
+    /// Replaces parameter `index` by `values` in PyTorch's layout.
+    ///
+    /// # Panics
+    /// When the number of values differs: callers check shapes with a message of their own.
+    pub fn set(&mut self, index: usize, values: &[f64]) {
+        let spec = &self.store.specs.0[index];
+        assert_eq!(values.len(), spec.elements(), "{}", spec.name);
+        let flat = if spec.kind.is_learned() { &mut self.learned } else { &mut self.statistics };
+        let base = self.store.offsets[index];
+        spec.stored_indices().zip(values).for_each(|(i, &v)| flat[base + i] = v);
+    }
+}
+
+/// Copies a floating-point tensor to the host.
+///
+/// # Errors
+/// When the device fails or the tensor holds integers.
+pub fn read_floats(backend: &dyn Backend, tensor: Tensor) -> Result<Vec<f64>> {
+    let mut bytes = vec![0; tensor.bytes()];
+    backend.download(tensor, &mut bytes)?;
+    Ok(match tensor.dtype {
+        DType::F64 => bytemuck::pod_collect_to_vec(&bytes),
+        DType::F32 => bytemuck::pod_collect_to_vec::<u8, f32>(&bytes).into_iter().map(f64::from).collect(),
+        DType::Bf16 => bytemuck::pod_collect_to_vec::<u8, bf16>(&bytes).into_iter().map(f64::from).collect(),
+        other => return Err(Error::op("read_floats", format!("{other:?} is no floating-point type"))),
+    })
+}
+
+/// Copies numbers into a floating-point tensor, rounding to its type.
+///
+/// # Errors
+/// When the device fails, the tensor holds integers or the sizes differ.
+pub fn write_floats(backend: &dyn Backend, tensor: Tensor, values: &[f64]) -> Result<()> {
+    match tensor.dtype {
+        DType::F64 => backend.upload(tensor, bytemuck::cast_slice(values)),
+        DType::F32 => {
+            let narrow: Vec<f32> = values.iter().map(|&v| v as f32).collect();
+            backend.upload(tensor, bytemuck::cast_slice(&narrow))
+        }
+        DType::Bf16 => {
+            let narrow: Vec<bf16> = values.iter().map(|&v| bf16::from_f64(v)).collect();
+            backend.upload(tensor, bytemuck::cast_slice(&narrow))
+        }
+        other => Err(Error::op("write_floats", format!("{other:?} is no floating-point type"))),
+    }
+}
+
+impl ParameterId {
+    /// Place in the order of declaration.
+    pub fn index(self) -> usize {
+        self.0
+    }
+}

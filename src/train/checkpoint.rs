@@ -1,0 +1,240 @@
+//! Checkpoints: one safetensors file that `load_state_dict` takes, with the optimiser's state, the run's state and the
+//! whole configuration in it.
+//!
+//! Tensors: every parameter and running statistic under PyTorch's name and shape, `*.num_batches_tracked`, and
+//! `optimizer.momentum.NAME`. A checkpoint made within an epoch also has `run.losses` (steps, 4), the losses of its
+//! steps so far. The metadata has one key, `glmc_engine`: a [`Manifest`] as JSON.
+
+use std::io::Write;
+use std::path::Path;
+
+use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use serde::{Deserialize, Serialize};
+
+use crate::backend::Backend;
+use crate::config::Config;
+use crate::error::{Error, Result};
+use crate::files::write_atomically;
+use crate::nn::{ParameterStore, Part};
+use crate::tensor::Precision;
+
+/// Version of the manifest.
+const FORMAT: u32 = 1;
+const KEY: &str = "glmc_engine";
+const MOMENTUM: &str = "optimizer.momentum.";
+const LOSSES: &str = "run.losses";
+
+/// How far a run has come.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Progress {
+    /// Finished epochs; the number of the epoch to go on with.
+    pub epoch: usize,
+    /// Finished steps of that epoch.
+    pub step: usize,
+    /// Steps of all epochs together.
+    pub total_steps: u64,
+    /// The epoch whose top-1 was the highest so far (the first of them), and that top-1.
+    pub best: Option<(usize, f64)>,
+    /// [`crate::train::metrics::digest`] of the finished epochs' metrics.
+    pub metrics: String,
+}
+
+/// What a checkpoint says about itself.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Manifest {
+    format: u32,
+    /// The run's whole configuration.
+    pub config: Config,
+    /// Training images per class.
+    pub counts: Vec<usize>,
+    /// Identifies the store that it was trained on.
+    pub store: String,
+    /// How far the run had come.
+    pub progress: Progress,
+    /// BLAKE3 of everything else: tensors, configuration, progress.
+    checksum: String,
+}
+
+impl Manifest {
+    /// A manifest for a checkpoint yet to be written.
+    pub fn new(config: Config, counts: Vec<usize>, store: String, progress: Progress) -> Manifest {
+        Manifest { format: FORMAT, config, counts, store, progress, checksum: String::new() }
+    }
+
+    fn checksum<'a>(&self, tensors: impl Iterator<Item = (&'a str, &'a [usize], &'a [u8])>) -> String {
+        let mut hasher = blake3::Hasher::new();
+        let blank = Manifest { checksum: String::new(), ..self.clone() };
+        // A manifest is numbers and text: it always has a JSON form.
+        hasher.update(serde_json::to_string(&blank).expect("a manifest has a JSON form").as_bytes());
+        for (name, shape, bytes) in tensors {
+            hasher.update(format!("{name}{shape:?}").as_bytes());
+            hasher.update(bytes);
+        }
+        hasher.finalize().to_hex().to_string()
+    }
+}
+
+/// A checkpoint in memory: everything checked, nothing on a device yet.
+pub struct Checkpoint {
+    /// What it says about itself.
+    pub manifest: Manifest,
+    tensors: Vec<(String, Vec<usize>, Vec<f64>)>,
+    path: std::path::PathBuf,
+}
+
+/// A tensor on its way to the file.
+struct Entry {
+    name: String,
+    dtype: Dtype,
+    shape: Vec<usize>,
+    bytes: Vec<u8>,
+}
+
+impl Entry {
+    fn floats(name: String, shape: &[usize], values: &[f64], precision: Precision) -> Entry {
+        let (dtype, bytes) = if precision == Precision::F64 {
+            (Dtype::F64, bytemuck::cast_slice(values).to_vec())
+        } else {
+            let narrow: Vec<f32> = values.iter().map(|&v| v as f32).collect();
+            (Dtype::F32, bytemuck::cast_slice(&narrow).to_vec())
+        };
+        Entry { name, dtype, shape: shape.to_vec(), bytes }
+    }
+}
+
+/// Writes a checkpoint. `losses` are those of an unfinished epoch's steps, four a step.
+///
+/// # Errors
+/// When the device or the file system fails; an older file at `path` is then untouched.
+pub fn save(
+    path: &Path,
+    backend: &dyn Backend,
+    store: &ParameterStore,
+    mut manifest: Manifest,
+    losses: &[f64],
+) -> Result<()> {
+    let precision = backend.precision();
+    let (values, momentum) = (store.snapshot(backend, Part::Value)?, store.snapshot(backend, Part::Momentum)?);
+    let mut entries = Vec::new();
+    for (index, spec) in store.specs().iter().enumerate() {
+        entries.push(Entry::floats(spec.name.clone(), &spec.shape, &values.get(index), precision));
+        if spec.kind.is_learned() {
+            let name = format!("{MOMENTUM}{}", spec.name);
+            entries.push(Entry::floats(name, &spec.shape, &momentum.get(index), precision));
+        } else if let Some(layer) = spec.name.strip_suffix("running_var") {
+            let bytes = (manifest.progress.total_steps as i64).to_le_bytes().to_vec();
+            let name = format!("{layer}num_batches_tracked");
+            entries.push(Entry { name, dtype: Dtype::I64, shape: Vec::new(), bytes });
+        }
+    }
+    if !losses.is_empty() {
+        entries.push(Entry::floats(LOSSES.into(), &[losses.len() / 4, 4], losses, Precision::F64));
+    }
+    entries.sort_by(|a, b| a.name.cmp(&b.name));
+    manifest.checksum =
+        manifest.checksum(entries.iter().map(|e| (e.name.as_str(), e.shape.as_slice(), e.bytes.as_slice())));
+    let json = serde_json::to_string(&manifest).expect("a manifest has a JSON form");
+    let metadata = std::collections::HashMap::from([(KEY.to_string(), json)]);
+    let views = entries
+        .iter()
+        .map(|e| match TensorView::new(e.dtype, e.shape.clone(), &e.bytes) {
+            Ok(view) => Ok((e.name.as_str(), view)),
+            Err(error) => Err(Error::file(path, format!("{}: {error}", e.name))),
+        })
+        .collect::<Result<Vec<_>>>()?;
+    let bytes = safetensors::serialize(views, Some(metadata))
+        .map_err(|e| Error::file(path, format!("cannot be written: {e}")))?;
+    write_atomically(path, |file| file.write_all(&bytes).map_err(Error::io(path)))
+}
+
+impl Checkpoint {
+    /// Reads and checks a checkpoint.
+    ///
+    /// # Errors
+    /// When it cannot be read, was not written by this program, or is damaged.
+    pub fn read(path: &Path) -> Result<Checkpoint> {
+        let bytes = std::fs::read(path).map_err(Error::io(path))?;
+        let wrong = |what: String| Error::file(path, format!("{what}; restore the file, or train again"));
+        let tensors =
+            SafeTensors::deserialize(&bytes).map_err(|e| wrong(format!("not a whole safetensors file ({e})")))?;
+        let (_, header) = SafeTensors::read_metadata(&bytes).map_err(|e| wrong(format!("damaged header ({e})")))?;
+        let json = header
+            .metadata()
+            .as_ref()
+            .and_then(|m| m.get(KEY))
+            .ok_or_else(|| wrong("not a glmc-engine checkpoint (no glmc_engine metadata)".into()))?;
+        let manifest: Manifest =
+            serde_json::from_str(json).map_err(|e| wrong(format!("damaged glmc_engine metadata ({e})")))?;
+        if manifest.format != FORMAT {
+            let what = format!("checkpoint format {}, but this program reads format {FORMAT}", manifest.format);
+            return Err(Error::file(path, what));
+        }
+        let mut views: Vec<(String, TensorView<'_>)> = tensors.tensors();
+        views.sort_by(|a, b| a.0.cmp(&b.0));
+        let checksum = manifest.checksum(views.iter().map(|(name, v)| (name.as_str(), v.shape(), v.data())));
+        if checksum != manifest.checksum {
+            return Err(wrong("damaged: its checksum does not match its content".into()));
+        }
+        let tensors = views
+            .iter()
+            .filter_map(|(name, v)| {
+                let values = match v.dtype() {
+                    Dtype::F64 => bytemuck::pod_collect_to_vec(v.data()),
+                    Dtype::F32 => {
+                        bytemuck::pod_collect_to_vec::<u8, f32>(v.data()).into_iter().map(f64::from).collect()
+                    }
+                    _ => return None,
+                };
+                Some((name.clone(), v.shape().to_vec(), values))
+            })
+            .collect();
+        Ok(Checkpoint { manifest, tensors, path: path.to_path_buf() })
+    }
+
+    fn tensor(&self, name: &str, shape: &[usize]) -> Result<&[f64]> {
+        let (_, found, values) = self
+            .tensors
+            .iter()
+            .find(|(n, ..)| n == name)
+            .ok_or_else(|| Error::file(&self.path, format!("has no tensor {name}")))?;
+        if found != shape {
+            let what = format!("tensor {name} has shape {found:?}, but the model's is {shape:?}");
+            return Err(Error::file(&self.path, what));
+        }
+        Ok(values)
+    }
+
+    /// Loads the parameters, and with `optimiser` the momentum, into a store of the same model.
+    ///
+    /// # Errors
+    /// When a tensor is missing or has another shape, or the device fails.
+    pub fn load(&self, backend: &dyn Backend, store: &ParameterStore, optimiser: bool) -> Result<()> {
+        let parts = if optimiser { &[Part::Value, Part::Momentum][..] } else { &[Part::Value] };
+        for &part in parts {
+            let mut snapshot = store.snapshot(backend, part)?;
+            for (index, spec) in store.specs().iter().enumerate() {
+                match part {
+                    Part::Momentum if !spec.kind.is_learned() => {}
+                    Part::Momentum => {
+                        let name = format!("{MOMENTUM}{}", spec.name);
+                        snapshot.set(index, self.tensor(&name, &spec.shape)?);
+                    }
+                    _ => snapshot.set(index, self.tensor(&spec.name, &spec.shape)?),
+                }
+            }
+            store.restore(backend, part, &snapshot)?;
+        }
+        Ok(())
+    }
+
+    /// The losses of the unfinished epoch's steps, four a step.
+    ///
+    /// # Errors
+    /// When they are missing.
+    pub fn losses(&self) -> Result<Vec<f64>> {
+        match self.manifest.progress.step {
+            0 => Ok(Vec::new()),
+            steps => Ok(self.tensor(LOSSES, &[steps, 4])?.to_vec()),
+        }
+    }
+}

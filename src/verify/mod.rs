@@ -1,0 +1,361 @@
+//! `glmc-engine verify`: the engine's own step against one that was computed elsewhere in double precision.
+
+mod reference;
+
+pub use reference::Reference;
+
+use std::path::Path;
+
+use serde::Serialize;
+
+use crate::backend::Backend;
+use crate::error::Result;
+use crate::glmc::{Objective, class_weights, record_objective};
+use crate::nn::model::{GlmcOutputs, Outputs};
+use crate::nn::parameters::{read_floats, write_floats};
+use crate::nn::{HeadKind, Heads, Mode, Model, ModelConfig, ParameterStore, Part, Recorder};
+use crate::ops::augment_mix::mix_views;
+use crate::ops::sgd::{Sgd, SgdConfig};
+use crate::ops::soft_labels::soft_labels;
+use crate::ops::step::{STEP_WORDS, StepParams, StepVars};
+use crate::ops::total_loss::LOSS_COLUMNS;
+use crate::tape::{Program, Var};
+use crate::tensor::{DType, Precision, Tensor};
+use reference::{to_nchw, to_nhwc};
+
+/// How far one group of quantities is off, and how far it may be.
+#[derive(Clone, Debug, Serialize)]
+pub struct Group {
+    /// What was compared.
+    pub name: &'static str,
+    /// Relative L2 error, or the absolute error of losses.
+    pub error: f64,
+    /// The largest error that passes.
+    pub limit: f64,
+    /// The tensor that is off the most, by the same measure.
+    pub worst: String,
+    /// Whether the error is within the limit.
+    pub pass: bool,
+}
+
+/// The outcome for one file.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    /// The reference file.
+    pub file: String,
+    /// Where the engine computed.
+    pub device: String,
+    /// In what arithmetic.
+    pub precision: Precision,
+    /// Group by group.
+    pub groups: Vec<Group>,
+    /// Whether every group passes.
+    pub pass: bool,
+}
+
+/// Group names and their limits in f32 (f64 as well) and bf16.
+const LIMITS: [(&str, f64, f64); 7] = [
+    ("mixtures and soft labels", 1e-6, 1e-2),
+    ("first-step head outputs", 1e-5, 2e-2),
+    ("first-step losses", 1e-4, 1e-1),
+    ("first-step gradient", 5e-3, 3e-1),
+    ("later losses", 1e-2, 2e-1),
+    ("after", 2e-3, 5e-2),
+    ("eval.logits", 2e-2, 2e-1),
+];
+
+/// Gathers comparisons into groups.
+struct Comparison {
+    precision: Precision,
+    groups: Vec<Group>,
+}
+
+/// Sums of squares of a difference and of what it should be measured by.
+#[derive(Clone, Copy, Default)]
+struct Squares {
+    difference: f64,
+    expected: f64,
+}
+
+impl Squares {
+    fn of(found: &[f64], expected: &[f64]) -> Squares {
+        let difference = found.iter().zip(expected).map(|(f, e)| (f - e) * (f - e)).sum();
+        Squares { difference, expected: expected.iter().map(|e| e * e).sum() }
+    }
+
+    fn relative(self) -> f64 {
+        let scale = if self.expected > 0.0 { self.expected } else { 1.0 };
+        (self.difference / scale).sqrt()
+    }
+}
+
+impl Comparison {
+    fn limit(&self, name: &str) -> (&'static str, f64) {
+        // Every name is one of the constants above.
+        let (name, single, half) = LIMITS.iter().find(|(n, ..)| *n == name).expect("a group of the table");
+        (name, if self.precision == Precision::Bf16 { *half } else { *single })
+    }
+
+    fn push(&mut self, name: &str, error: f64, worst: String) {
+        let (name, limit) = self.limit(name);
+        // A NaN is no pass.
+        self.groups.push(Group { name, error, limit, worst, pass: error <= limit });
+    }
+
+    /// A group measured by its worst tensor.
+    fn worst_of(&mut self, name: &str, tensors: &[(String, f64)]) {
+        // NaN sorts above everything else in the total order, as it should here.
+        if let Some((tensor, error)) = tensors.iter().max_by(|a, b| a.1.abs().total_cmp(&b.1.abs())) {
+            self.push(name, *error, tensor.clone());
+        }
+    }
+
+    /// A group measured as one concatenated vector.
+    fn concatenated(&mut self, name: &str, tensors: &[(String, Squares)]) {
+        let sum = tensors.iter().fold(Squares::default(), |sum, (_, s)| Squares {
+            difference: sum.difference + s.difference,
+            expected: sum.expected + s.expected,
+        });
+        // The tensor with the largest share of the error; a relative error per tensor would name those that are all but zero.
+        let worst = tensors.iter().max_by(|a, b| a.1.difference.total_cmp(&b.1.difference));
+        self.push(name, sum.relative(), worst.map(|(tensor, _)| tensor.clone()).unwrap_or_default());
+    }
+}
+
+/// The step on a tape, and the places of what is compared.
+struct Step {
+    program: Program,
+    views: Tensor,
+    labels: Tensor,
+    scalars: Tensor,
+    log: Tensor,
+    mixtures: Var,
+    label: Var,
+    label_weighted: Var,
+    outputs: Outputs,
+    glmc: GlmcOutputs,
+}
+
+impl Step {
+    fn new(backend: &dyn Backend, f: &Reference, model: &Model, store: &ParameterStore) -> Result<Step> {
+        let accumulate = backend.precision().accumulate();
+        let tensor = |shape: &[usize], dtype: DType| -> Result<Tensor> {
+            let bytes = shape.iter().product::<usize>() * dtype.bytes();
+            Ok(Tensor::at_start(backend.alloc(bytes, "reference step")?, shape, dtype))
+        };
+        let (n, size) = (f.batch, f.size);
+        let views = tensor(&[4 * n, size, size, 3], accumulate)?;
+        let labels = tensor(&[2 * n], DType::I32)?;
+        let scalars = tensor(&[STEP_WORDS], DType::I32)?;
+        let log = tensor(&[f.steps, LOSS_COLUMNS], accumulate)?;
+        let weights = tensor(&[f.classes], accumulate)?;
+        write_floats(backend, weights, &class_weights(&f.counts, f.k))?;
+        // Labels of the originals come first, those of the partners after them.
+        let (originals, partners) = (tensor(&[n], DType::I32)?, tensor(&[n], DType::I32)?);
+        let numbers: Vec<i32> = (0..2 * n as i32).collect();
+        backend.upload(originals, bytemuck::cast_slice(&numbers[..n]))?;
+        backend.upload(partners, bytemuck::cast_slice(&numbers[n..]))?;
+
+        let mut r = Recorder::new(backend, store, Mode::Train { views: 2 });
+        let on_tape = [views, labels, scalars, log, weights, originals, partners];
+        let [views_var, labels_var, step, log_var, weights, originals, partners] = on_tape.map(|t| r.tape.external(t));
+        let mixtures = mix_views(&mut r.tape, backend, views_var, step)?;
+        let vars = StepVars { step, originals, partners };
+        let (label, label_weighted) = soft_labels(&mut r.tape, backend, labels_var, vars, weights)?;
+        let outputs = model.record(&mut r, mixtures)?;
+        // The model was described with all heads.
+        let glmc = outputs.glmc.expect("a GLMC model has GLMC's heads");
+        let objective = Objective { label, label_weighted, step, log: log_var, batch: n };
+        record_objective(&mut r, outputs, objective)?;
+        for var in [mixtures, label, label_weighted, outputs.logits, glmc.logits_cb, glmc.h, glmc.u] {
+            r.tape.keep(var);
+        }
+        let program = r.tape.plan(backend, true)?;
+        Ok(Step { program, views, labels, scalars, log, mixtures, label, label_weighted, outputs, glmc })
+    }
+
+    /// Uploads step `index` of the file.
+    fn load(&self, backend: &dyn Backend, f: &Reference, index: usize) -> Result<()> {
+        let (n, size) = (f.batch, f.size);
+        let key = |name: &str| format!("step{index}.{name}");
+        let mut views = Vec::with_capacity(4 * n * 3 * size * size);
+        for name in ["original", "reversed"] {
+            views.extend(f.floats(&key(name), &[2, n, 3, size, size])?);
+        }
+        write_floats(backend, self.views, &to_nhwc(&views, [4 * n, 3, size, size], 3))?;
+        let classes = 0..f.classes as i32;
+        let mut labels = f.integers(&key("original_label"), &[n], classes.clone())?;
+        labels.extend(f.integers(&key("reversed_label"), &[n], classes)?);
+        backend.upload(self.labels, bytemuck::cast_slice(&labels))?;
+        let lambda = f.floats(&key("lambda"), &[1])?[0] as f32;
+        let cut = f.integers(&key("box"), &[4], 0..size as i32 + 1)?;
+        let params = StepParams {
+            lambda,
+            label_lambda: lambda,
+            cut: [cut[0], cut[1], cut[2], cut[3]],
+            lr: f.lr as f32,
+            coefficients: [f.alpha as f32, (1.0 - f.alpha) as f32, f.gamma as f32],
+            row: index as u32,
+            ..StepParams::default()
+        };
+        backend.upload(self.scalars, bytemuck::bytes_of(&params))
+    }
+
+    fn floats(&self, backend: &dyn Backend, var: Var) -> Result<Vec<f64>> {
+        read_floats(backend, self.program.value(var))
+    }
+
+    /// Relative errors of the mixtures and labels of step `index`.
+    fn compare_inputs(&self, backend: &dyn Backend, f: &Reference, index: usize) -> Result<Vec<(String, f64)>> {
+        let (n, size) = (f.batch, f.size);
+        let shape = [n, 3, size, size];
+        let mixtures = self.floats(backend, self.mixtures)?;
+        let (mixup, cutmix) = mixtures.split_at(mixtures.len() / 2);
+        let channels = backend.stem_channels();
+        let (label, weighted) = (self.floats(backend, self.label)?, self.floats(backend, self.label_weighted)?);
+        let found = [
+            ("mixup", to_nchw(mixup, shape, channels), &shape[..]),
+            ("cutmix", to_nchw(cutmix, shape, channels), &shape[..]),
+            ("label", label, &[n, f.classes]),
+            ("label_weighted", weighted, &[n, f.classes]),
+        ];
+        let relative = |(name, found, shape): &(&str, Vec<f64>, &[usize])| {
+            let key = format!("step{index}.{name}");
+            let expected = f.floats(&key, shape)?;
+            Ok((key, Squares::of(found, &expected).relative()))
+        };
+        found.iter().map(relative).collect()
+    }
+
+    /// Relative errors of the first step's head outputs.
+    fn compare_heads(&self, backend: &dyn Backend, f: &Reference) -> Result<Vec<(String, f64)>> {
+        let mut errors = Vec::new();
+        let heads = [
+            ("logits", self.outputs.logits),
+            ("logits_cb", self.glmc.logits_cb),
+            ("h", self.glmc.h),
+            ("u", self.glmc.u),
+        ];
+        for (name, var) in heads {
+            let found = self.floats(backend, var)?;
+            let shape = [f.batch, found.len() / (2 * f.batch)];
+            for (view, rows) in ["mixup", "cutmix"].into_iter().zip(found.chunks(found.len() / 2)) {
+                let key = format!("step0.{name}_{view}");
+                let expected = f.floats(&key, &shape)?;
+                errors.push((key, Squares::of(rows, &expected).relative()));
+            }
+        }
+        Ok(errors)
+    }
+}
+
+/// Errors of all tensors of one part of the parameters against the file's `PREFIX.NAME`.
+fn compare_parameters(
+    backend: &dyn Backend,
+    f: &Reference,
+    store: &ParameterStore,
+    (part, prefix): (Part, &str),
+) -> Result<Vec<(String, Squares)>> {
+    let snapshot = store.snapshot(backend, part)?;
+    let mut errors = Vec::new();
+    for (index, spec) in store.specs().iter().enumerate() {
+        if part == Part::Grad && !spec.kind.is_learned() {
+            continue;
+        }
+        let expected = f.floats(&format!("{prefix}.{}", spec.name), &spec.shape)?;
+        errors.push((spec.name.clone(), Squares::of(&snapshot.get(index), &expected)));
+    }
+    Ok(errors)
+}
+
+/// Recomputes the steps of a reference file on `backend` and compares.
+///
+/// # Errors
+/// When the file is damaged or incomplete, or the device fails. A comparison that fails is no error: see [`Report::pass`].
+pub fn verify(path: &Path, backend: &dyn Backend) -> Result<Report> {
+    let f = Reference::open(path)?;
+    let description =
+        ModelConfig { name: f.arch.clone(), width: f.width, classes: f.classes, heads: Heads::Glmc, hidden: f.hidden };
+    let model =
+        Model::new(&description, backend.stem_channels()).map_err(|e| crate::Error::file(path, e.to_string()))?;
+    // Read before anything is allocated: what the metadata claims must be what the file holds.
+    let values = model.specs().iter().map(|spec| f.floats(&format!("param.{}", spec.name), &spec.shape));
+    let values = values.collect::<Result<Vec<_>>>()?;
+    let store = ParameterStore::new(backend, model.specs().clone())?;
+    let mut start = store.snapshot(backend, Part::Value)?;
+    values.iter().enumerate().for_each(|(index, values)| start.set(index, values));
+    store.restore(backend, Part::Value, &start)?;
+
+    let step = Step::new(backend, &f, &model, &store)?;
+    let mut comparison = Comparison { precision: backend.precision(), groups: Vec::new() };
+    let config = SgdConfig { momentum: f.momentum as f32, weight_decay: f.weight_decay as f32 };
+    let sgd = Sgd {
+        master: store.master,
+        compute: store.compute,
+        grad: store.grad,
+        momentum: store.momentum,
+        step: step.scalars,
+    };
+    let (mut inputs, mut heads, mut gradient) = (Vec::new(), Vec::new(), Vec::new());
+    for index in 0..f.steps {
+        step.load(backend, &f, index)?;
+        step.program.forward(backend)?;
+        inputs.extend(step.compare_inputs(backend, &f, index)?);
+        if index == 0 {
+            heads = step.compare_heads(backend, &f)?;
+        }
+        step.program.backward(backend)?;
+        if index == 0 {
+            gradient = compare_parameters(backend, &f, &store, (Part::Grad, "grad"))?;
+        }
+        backend.sgd(&config, &sgd)?;
+    }
+    let losses = read_floats(backend, step.log)?;
+    let expected = f.floats("losses", &[f.steps, LOSS_COLUMNS])?;
+    let errors: Vec<(String, f64)> = losses
+        .iter()
+        .zip(&expected)
+        .enumerate()
+        .map(|(i, (found, expected))| {
+            let name = ["L_c", "L_cb", "L_sim", "total"][i % LOSS_COLUMNS];
+            (format!("step{}.{name}", i / LOSS_COLUMNS), (found - expected).abs())
+        })
+        .collect();
+
+    comparison.worst_of("mixtures and soft labels", &inputs);
+    comparison.worst_of("first-step head outputs", &heads);
+    comparison.worst_of("first-step losses", &errors[..LOSS_COLUMNS]);
+    comparison.concatenated("first-step gradient", &gradient);
+    comparison.worst_of("later losses", &errors[LOSS_COLUMNS..]);
+    comparison.concatenated("after", &compare_parameters(backend, &f, &store, (Part::Value, "after"))?);
+    let evaluation = compare_evaluation(backend, &f, &model, &store)?;
+    comparison.worst_of("eval.logits", &[("eval.logits".into(), evaluation)]);
+
+    let pass = comparison.groups.iter().all(|g| g.pass);
+    Ok(Report {
+        file: path.display().to_string(),
+        device: backend.name(),
+        precision: backend.precision(),
+        groups: comparison.groups,
+        pass,
+    })
+}
+
+/// Relative error of the inference with `fc_cb` after the last step.
+fn compare_evaluation(backend: &dyn Backend, f: &Reference, model: &Model, store: &ParameterStore) -> Result<f64> {
+    let shape = [f.batch, 3, f.size, f.size];
+    let input = f.floats("eval.input", &shape)?;
+    let channels = backend.stem_channels();
+    let (extents, dtype) = ([f.batch, f.size, f.size, channels], backend.precision().compute());
+    let bytes = extents.iter().product::<usize>() * dtype.bytes();
+    let images = Tensor::at_start(backend.alloc(bytes, "evaluation input")?, &extents, dtype);
+    write_floats(backend, images, &to_nhwc(&input, shape, channels))?;
+    let mut r = Recorder::new(backend, store, Mode::Inference);
+    let images = r.tape.external(images);
+    let logits = model.record_classifier(&mut r, images, HeadKind::FcCb)?;
+    r.tape.keep(logits);
+    let program = r.tape.plan(backend, false)?;
+    program.forward(backend)?;
+    let found = read_floats(backend, program.value(logits))?;
+    Ok(Squares::of(&found, &f.floats("eval.logits", &[f.batch, f.classes])?).relative())
+}

@@ -1,0 +1,184 @@
+//! Reading a reference step: a safetensors file with a start, some GLMC steps and their outcome, computed elsewhere in
+//! double precision. Images are NCHW and normalised, weights OIHW, names those of the published PyTorch model.
+
+use std::path::{Path, PathBuf};
+
+use safetensors::tensor::{Dtype, SafeTensors};
+
+use crate::error::{Error, Result};
+
+/// Largest extents that a file may ask for: generous, but an absurd number does not take the machine down.
+const MAX_STEPS: usize = 1000;
+
+/// An open reference file: its settings, and its tensors on demand.
+pub struct Reference {
+    path: PathBuf,
+    bytes: Vec<u8>,
+    /// Network, such as `resnet32`.
+    pub arch: String,
+    /// Channels of the first stage.
+    pub width: usize,
+    /// Classes.
+    pub classes: usize,
+    /// Samples a view.
+    pub batch: usize,
+    /// Rows and columns of an image.
+    pub size: usize,
+    /// Steps.
+    pub steps: usize,
+    /// The paper's alpha, constant over the steps.
+    pub alpha: f64,
+    /// Factor of the similarity loss.
+    pub gamma: f64,
+    /// Exponent of the class weights.
+    pub k: f64,
+    /// Width of the projections, from the shape of `param.contrast_head.0.bias`.
+    pub hidden: usize,
+    /// Training images per class.
+    pub counts: Vec<u64>,
+    /// Learning rate.
+    pub lr: f64,
+    /// Momentum.
+    pub momentum: f64,
+    /// Weight decay.
+    pub weight_decay: f64,
+}
+
+impl Reference {
+    /// Opens a file and checks its settings.
+    ///
+    /// # Errors
+    /// When it cannot be read, is no whole safetensors file, or a setting is missing or absurd.
+    pub fn open(path: &Path) -> Result<Reference> {
+        let bytes = std::fs::read(path).map_err(Error::io(path))?;
+        let wrong = |what: String| Error::file(path, what);
+        let tensors =
+            SafeTensors::deserialize(&bytes).map_err(|e| wrong(format!("not a whole safetensors file ({e})")))?;
+        let (_, header) = SafeTensors::read_metadata(&bytes).map_err(|e| wrong(format!("damaged header ({e})")))?;
+        let metadata = header.metadata().clone().unwrap_or_default();
+        let text = |key: &str| {
+            metadata.get(key).ok_or_else(|| wrong(format!("not a reference step: its metadata has no {key:?}")))
+        };
+        let real = |key: &str| -> Result<f64> {
+            let value: Option<f64> = text(key)?.parse().ok().filter(|v: &f64| v.is_finite());
+            value.ok_or_else(|| wrong(format!("metadata {key:?} is {:?}, not a number", metadata[key])))
+        };
+        let whole = |key: &str, most: usize| -> Result<usize> {
+            let value: Option<usize> = text(key)?.parse().ok().filter(|v| (1..=most).contains(v));
+            value.ok_or_else(|| wrong(format!("metadata {key:?} is {:?}, not in 1..={most}", metadata[key])))
+        };
+        let classes = whole("classes", 1 << 20)?;
+        let counts: Vec<u64> = serde_json::from_str(text("counts")?)
+            .map_err(|e| wrong(format!("metadata \"counts\" is no list of whole numbers ({e})")))?;
+        if counts.len() != classes || counts.contains(&0) {
+            let what = format!("metadata \"counts\" must hold {classes} positive numbers, one a class");
+            return Err(wrong(what));
+        }
+        let hidden = match tensors.tensor("param.contrast_head.0.bias").map(|t| t.shape().to_vec()).as_deref() {
+            Ok(&[hidden]) => hidden,
+            Ok(shape) => return Err(wrong(format!("tensor param.contrast_head.0.bias has shape {shape:?}"))),
+            Err(_) => return Err(wrong("has no tensor param.contrast_head.0.bias".into())),
+        };
+        let reference = Reference {
+            hidden,
+            arch: text("arch")?.clone(),
+            width: whole("width", 1024)?,
+            classes,
+            batch: whole("batch", 1 << 16)?,
+            size: whole("size", 1 << 12)?,
+            steps: whole("steps", MAX_STEPS)?,
+            alpha: real("alpha")?,
+            gamma: real("gamma")?,
+            k: real("k")?,
+            counts,
+            lr: real("lr")?,
+            momentum: real("momentum")?,
+            weight_decay: real("weight_decay")?,
+            path: path.to_path_buf(),
+            bytes,
+        };
+        // What the metadata claims must be what the file holds, before anybody allocates by it.
+        let last = format!("step{}.original", reference.steps - 1);
+        reference.tensor(&last, &[2, reference.batch, 3, reference.size, reference.size])?;
+        Ok(reference)
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// A floating-point tensor of just this shape.
+    ///
+    /// # Errors
+    /// When it is missing or has another shape or type.
+    pub fn floats(&self, name: &str, shape: &[usize]) -> Result<Vec<f64>> {
+        let (dtype, bytes) = self.tensor(name, shape)?;
+        match dtype {
+            Dtype::F64 => Ok(bytemuck::pod_collect_to_vec(bytes)),
+            Dtype::F32 => Ok(bytemuck::pod_collect_to_vec::<u8, f32>(bytes).into_iter().map(f64::from).collect()),
+            other => Err(Error::file(&self.path, format!("tensor {name} has type {other:?}, not F32 or F64"))),
+        }
+    }
+
+    /// An integer tensor of just this shape, every value in `range`.
+    ///
+    /// # Errors
+    /// When it is missing, has another shape or type, or a value lies outside.
+    pub fn integers(&self, name: &str, shape: &[usize], range: std::ops::Range<i32>) -> Result<Vec<i32>> {
+        let (dtype, bytes) = self.tensor(name, shape)?;
+        if dtype != Dtype::I32 {
+            return Err(Error::file(&self.path, format!("tensor {name} has type {dtype:?}, not I32")));
+        }
+        let values: Vec<i32> = bytemuck::pod_collect_to_vec(bytes);
+        match values.iter().find(|v| !range.contains(v)) {
+            Some(value) => Err(Error::file(&self.path, format!("tensor {name} holds {value}, outside {range:?}"))),
+            None => Ok(values),
+        }
+    }
+
+    fn tensor(&self, name: &str, shape: &[usize]) -> Result<(Dtype, &[u8])> {
+        // `open` has parsed the header already.
+        let tensors = SafeTensors::deserialize(&self.bytes).map_err(|e| Error::file(&self.path, e.to_string()))?;
+        let view = tensors.tensor(name).map_err(|_| Error::file(&self.path, format!("has no tensor {name}")))?;
+        if view.shape() != shape {
+            let what = format!("tensor {name} has shape {:?}, but {shape:?} is needed", view.shape());
+            return Err(Error::file(&self.path, what));
+        }
+        Ok((view.dtype(), view.data()))
+    }
+}
+
+/// Turns (n, c, h, w) into (n, h, w, c), with channels padded by zeros to `channels`.
+pub fn to_nhwc(values: &[f64], [n, c, h, w]: [usize; 4], channels: usize) -> Vec<f64> {
+    let mut out = vec![0.0; n * h * w * channels];
+    for (index, &value) in values.iter().enumerate() {
+        let (x, y, colour, image) = (index % w, index / w % h, index / (w * h) % c, index / (w * h * c));
+        out[((image * h + y) * w + x) * channels + colour] = value;
+    }
+    out
+}
+
+/// Turns (n, h, w, padded channels) into (n, c, h, w).
+pub fn to_nchw(values: &[f64], [n, c, h, w]: [usize; 4], channels: usize) -> Vec<f64> {
+    let mut out = Vec::with_capacity(n * c * h * w);
+    for image in 0..n {
+        for colour in 0..c {
+            out.extend((0..h * w).map(|pixel| values[(image * h * w + pixel) * channels + colour]));
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn layouts_are_inverse() {
+        let values: Vec<f64> = (0..2 * 3 * 4 * 5).map(f64::from).collect();
+        let there = to_nhwc(&values, [2, 3, 4, 5], 8);
+        assert_eq!(there[1], 20.0);
+        assert_eq!(to_nchw(&there, [2, 3, 4, 5], 8), values);
+    }
+}
