@@ -4,14 +4,18 @@
 //! caller allocates, offsets and frees; sizes are in bytes throughout.
 
 pub mod cache;
+pub mod cuda;
 pub mod emulator;
+pub mod nvrtc;
+pub mod occupancy;
 mod pinned;
+pub mod recorder;
 pub mod sources;
 mod spec;
 mod table;
 
 pub use pinned::Pinned;
-pub use spec::{Arg, Kernel, KernelSpec, Launch};
+pub use spec::{Arg, Kernel, KernelSpec, Launch, Variant};
 
 use std::time::Instant;
 
@@ -59,6 +63,8 @@ pub struct Mark(pub(crate) MarkInner);
 pub(crate) enum MarkInner {
     /// The emulator's stream is synchronous: a mark is a time.
     Host(Instant),
+    /// An event in the stream of a GPU.
+    Cuda(cuda::Event),
 }
 
 /// Launches and copies that were recorded once and are replayed as a whole.

@@ -14,6 +14,18 @@ unsafe impl Send for HostMemory {}
 // SAFETY: as above; shared holders (recorded graphs) only hand the address to the device.
 unsafe impl Sync for HostMemory {}
 
+impl HostMemory {
+    /// Memory of the ordinary kind, zeroed.
+    pub(crate) fn ordinary(bytes: usize) -> HostMemory {
+        let start = Box::into_raw(vec![0u8; bytes].into_boxed_slice()).cast::<u8>();
+        let release = |start: *mut u8, bytes: usize| {
+            // SAFETY: exactly what Box::into_raw gave, once, by the last holder.
+            drop(unsafe { Box::from_raw(std::ptr::slice_from_raw_parts_mut(start, bytes)) });
+        };
+        HostMemory { start, bytes, release: Box::new(release) }
+    }
+}
+
 impl Drop for HostMemory {
     fn drop(&mut self) {
         (self.release)(self.start, self.bytes);

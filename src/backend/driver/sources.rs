@@ -17,3 +17,51 @@ pub fn headers() -> impl Iterator<Item = (&'static str, &'static str)> {
 pub fn kernel_files() -> impl Iterator<Item = &'static str> {
     SOURCES.iter().map(|(path, _)| *path).filter(|path| path.ends_with(".cu"))
 }
+
+/// The headers that `text` includes, directly or through others, by path: what a compilation of it depends on.
+pub fn included(text: &str) -> Vec<(&'static str, &'static str)> {
+    let mut found: Vec<(&'static str, &'static str)> = Vec::new();
+    let mut waiting: Vec<(&str, &str)> = vec![("", text)];
+    while let Some((folder, text)) = waiting.pop() {
+        for line in text.lines() {
+            let Some(rest) = line.trim_start().strip_prefix('#') else { continue };
+            let Some(name) = rest.trim_start().strip_prefix("include").and_then(|rest| rest.split('"').nth(1)) else {
+                continue;
+            };
+            let beside = format!("{folder}{name}");
+            let Some(header) = headers().find(|(path, _)| *path == beside || *path == name) else { continue };
+            if !found.contains(&header) {
+                found.push(header);
+                let folder = header.0.rfind('/').map_or("", |slash| &header.0[..=slash]);
+                waiting.push((folder, header.1));
+            }
+        }
+    }
+    found.sort_unstable();
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn follows_includes() {
+        let names: Vec<&str> = included("#include \"portable.cuh\"\n").into_iter().map(|(name, _)| name).collect();
+        assert!(names.contains(&"portable.cuh") && names.contains(&"emulator/checks.h"), "{names:?}");
+        assert!(!names.contains(&"emulator/entry.h"));
+        assert!(included("#include <math.h>\nint x;").is_empty());
+    }
+
+    #[test]
+    fn every_kernel_file_is_carried() {
+        let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels");
+        let mut files: Vec<String> = std::fs::read_dir(root)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .filter(|name| name.ends_with(".cu"))
+            .collect();
+        files.sort();
+        assert_eq!(files, kernel_files().filter(|name| !name.contains('/')).collect::<Vec<_>>());
+    }
+}

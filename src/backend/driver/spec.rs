@@ -16,12 +16,14 @@ pub struct KernelSpec {
     pub defines: Vec<(Cow<'static, str>, String)>,
     /// Source text where it does not come from the table of the binary (tests, ladders).
     pub text: Option<Cow<'static, str>>,
+    /// Whether little time is spent in it, so that a spilled register is no error.
+    pub cold: bool,
 }
 
 impl KernelSpec {
     /// The kernel `entry` in `kernels/FILE`, as yet without knobs.
     pub fn new(file: &'static str, entry: &'static str) -> KernelSpec {
-        KernelSpec { file: file.into(), entry: entry.into(), defines: Vec::new(), text: None }
+        KernelSpec { file: file.into(), entry: entry.into(), defines: Vec::new(), text: None, cold: false }
     }
 
     /// A kernel whose source is `text`; `file` names it in messages.
@@ -31,6 +33,7 @@ impl KernelSpec {
             entry: Cow::Owned(entry.into()),
             defines: Vec::new(),
             text: Some(Cow::Owned(text.into())),
+            cold: false,
         }
     }
 
@@ -39,6 +42,12 @@ impl KernelSpec {
     pub fn define(mut self, name: impl Into<Cow<'static, str>>, value: impl ToString) -> KernelSpec {
         self.defines.push((name.into(), value.to_string()));
         self
+    }
+
+    /// Marks a kernel in which little time is spent.
+    #[must_use]
+    pub fn cold(self) -> KernelSpec {
+        KernelSpec { cold: true, ..self }
     }
 
     /// The source text.
@@ -124,6 +133,19 @@ impl Launch {
         };
         Err(Error::device(device, format!("kernel {label}: launched with {problem}")))
     }
+}
+
+/// A kernel in one form with one way to launch it: a row of `glmc-engine kernels`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Variant {
+    /// The kernel with its knobs.
+    pub spec: KernelSpec,
+    /// Threads of a block.
+    pub threads: u32,
+    /// Dynamic shared memory of a block, in bytes.
+    pub shared_bytes: u32,
+    /// Whether training spends its time here, so that a spilled register is an error.
+    pub hot: bool,
 }
 
 /// One argument of a launch. The variant's size must be the parameter's.

@@ -25,21 +25,23 @@ pub struct Compiled {
 }
 
 impl Compiler {
-    /// `$CXX`, `c++`, `g++` or `clang++`, whichever answers first. Found once a process.
+    /// `$CXX` where it is set, else `c++`, `g++` or `clang++`, whichever answers first. Found once a process.
     pub fn find() -> Result<&'static Compiler> {
-        static FOUND: OnceLock<Option<Compiler>> = OnceLock::new();
-        let named = env::var("CXX").ok().filter(|name| !name.trim().is_empty());
-        FOUND
-            .get_or_init(|| {
-                let candidates = named.iter().map(String::as_str).chain(["c++", "g++", "clang++"]);
-                candidates.filter_map(Compiler::try_command).next()
-            })
-            .as_ref()
-            .ok_or_else(|| {
-                let what = "needs a C++ compiler and found none ($CXX, c++, g++, clang++); install g++ or clang++, or \
-                            set CXX";
-                Error::device("emulator", what)
-            })
+        static FOUND: OnceLock<Result<Compiler, String>> = OnceLock::new();
+        let found = FOUND.get_or_init(|| Compiler::search(env::var("CXX").ok().as_deref()));
+        found.as_ref().map_err(|what| Error::device("emulator", what.clone()))
+    }
+
+    fn search(named: Option<&str>) -> Result<Compiler, String> {
+        match named.map(str::trim).filter(|name| !name.is_empty()) {
+            Some(name) => Compiler::try_command(name).ok_or_else(|| {
+                format!("CXX names `{name}`, which does not run; set it to a C++ compiler, or unset it")
+            }),
+            None => ["c++", "g++", "clang++"].into_iter().find_map(Compiler::try_command).ok_or_else(|| {
+                "needs a C++ compiler and found none (c++, g++, clang++); install g++ or clang++, or set CXX"
+                    .to_string()
+            }),
+        }
     }
 
     /// The compiler that `command` (a program and perhaps arguments) starts, if it does.
@@ -104,7 +106,10 @@ impl Compiler {
         parts.extend([spec.file.as_bytes(), source.as_bytes()]);
         parts.extend(options.iter().map(|option| option.as_bytes()));
         parts.extend(defines.iter().map(|define| define.as_bytes()));
-        parts.extend(sources::headers().flat_map(|(name, text)| [name.as_bytes(), text.as_bytes()]));
+        let headers = sources::included(source);
+        let entry = sources::source("emulator/entry.h").unwrap_or_default();
+        parts.extend(headers.iter().flat_map(|(name, text)| [name.as_bytes(), text.as_bytes()]));
+        parts.push(entry.as_bytes());
         let key = Key::new(parts, "so");
         if let Some(path) = cache.get_path(&key) {
             return Ok(Compiled { path, temporary: false });
@@ -146,6 +151,7 @@ impl Compiler {
         let object = folder.join("kernel.o");
         let mut compile = self.start();
         compile
+            .current_dir(folder)
             .args(options)
             .args(defines)
             .arg(format!("-DGLMC_ENTRY={}", spec.entry))
@@ -201,5 +207,17 @@ impl Scratch {
 impl Drop for Scratch {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_compiler_that_does_not_run_is_named() {
+        let error = Compiler::search(Some("/no/such/compiler -O2")).unwrap_err();
+        assert!(error.contains("CXX names `/no/such/compiler -O2`"), "{error}");
+        assert!(Compiler::search(Some("  ")).is_ok());
     }
 }

@@ -424,13 +424,7 @@ impl Driver for Emulator {
     }
 
     fn alloc_pinned(&self, bytes: usize) -> Result<Pinned> {
-        let buffer = vec![0u8; bytes].into_boxed_slice();
-        let start = Box::into_raw(buffer).cast::<u8>();
-        let release = |start: *mut u8, bytes: usize| {
-            // SAFETY: exactly what Box::into_raw gave, once, by the last holder.
-            drop(unsafe { Box::from_raw(std::ptr::slice_from_raw_parts_mut(start, bytes)) });
-        };
-        Ok(Pinned(Arc::new(HostMemory { start, bytes, release: Box::new(release) })))
+        Ok(Pinned(Arc::new(HostMemory::ordinary(bytes))))
     }
 
     fn upload_async(&self, to: DevicePtr, from: &Pinned, offset: usize, bytes: usize) -> Result<()> {
@@ -484,8 +478,10 @@ impl Driver for Emulator {
     }
 
     fn elapsed(&self, from: &Mark, to: &Mark) -> Result<f64> {
-        let (MarkInner::Host(from), MarkInner::Host(to)) = (&from.0, &to.0);
-        Ok(to.duration_since(*from).as_secs_f64())
+        match (&from.0, &to.0) {
+            (MarkInner::Host(from), MarkInner::Host(to)) => Ok(to.duration_since(*from).as_secs_f64()),
+            _ => Err(Error::device("emulator", "a mark of another driver")),
+        }
     }
 
     fn capture(&self, body: &mut dyn FnMut() -> Result<()>) -> Result<Box<dyn Graph>> {

@@ -115,7 +115,9 @@ fn locate(pc: u64) -> Option<String> {
             && let (Some(file), Some(line)) = (location.file, location.line)
             && !file.contains("/emulator/")
         {
-            places.push(format!("{file}:{line}"));
+            // The folder it was compiled in is gone; what counts is the path under kernels/.
+            let file = file.rsplit_once("kernels/").map_or(file, |(_, name)| name);
+            places.push(format!("kernels/{file}:{line}"));
         }
     }
     let first = places.first()?.clone();

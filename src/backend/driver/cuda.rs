@@ -1,0 +1,564 @@
+//! A CUDA GPU, through the driver API: one context, one stream, nothing tracked per buffer.
+//!
+//! libcuda is loaded at run time; a machine without it gets one sentence and no panic. Only symbols of CUDA 12.0 are
+//! used, so that drivers 12.x and 13.x both serve.
+
+mod context;
+
+use std::collections::HashMap;
+use std::ffi::{CString, c_void};
+use std::ptr;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use cudarc::driver::result;
+use cudarc::driver::sys::{self, CUfunction_attribute as Attribute};
+
+use self::context::{Context, explain};
+pub use self::context::{DeviceInfo, devices};
+use super::cache::Cache;
+use super::nvrtc::Nvrtc;
+use super::pinned::HostMemory;
+use super::spec::PackedArgs;
+use super::table::{KernelTable, Slot};
+use super::{
+    Arg, DevicePtr, Driver, Graph, Kernel, KernelSpec, Launch, Mark, MarkInner, MemoryInfo, Pinned, Properties,
+};
+use crate::{Error, Result};
+
+/// Dynamic shared memory that a kernel may use without being asked.
+const SHARED_BY_DEFAULT: u32 = 48 * 1024;
+
+/// A loaded kernel.
+struct Loaded {
+    function: sys::CUfunction,
+    /// Sizes of its parameters in bytes, where the driver tells (12.4 and later).
+    sizes: Option<Vec<usize>>,
+    /// Dynamic shared memory that it has been allowed so far.
+    shared: AtomicU32,
+    module: sys::CUmodule,
+    context: Arc<Context>,
+}
+
+// SAFETY: handles of the driver, which locks internally; any thread may use them with the context current.
+unsafe impl Send for Loaded {}
+// SAFETY: as above.
+unsafe impl Sync for Loaded {}
+
+impl Drop for Loaded {
+    fn drop(&mut self) {
+        if self.context.bind().is_ok() {
+            // SAFETY: the module was loaded by `Cuda::load`, and its function goes with it.
+            let _ = unsafe { result::module::unload(self.module) };
+        }
+    }
+}
+
+#[derive(Default)]
+struct Allocations {
+    bytes: HashMap<DevicePtr, usize>,
+    used: u64,
+    peak: u64,
+}
+
+/// A [`Driver`] on a CUDA GPU.
+pub struct Cuda {
+    properties: Properties,
+    context: Arc<Context>,
+    cache: Cache,
+    kernels: KernelTable<Loaded>,
+    allocations: Mutex<Allocations>,
+    dry: AtomicBool,
+    /// While a graph is recorded: the host memory that it copies from and to.
+    recording: Mutex<Option<Vec<Arc<HostMemory>>>>,
+}
+
+impl Cuda {
+    /// Opens the GPU number `ordinal`.
+    ///
+    /// # Errors
+    /// Without a driver, a GPU of that number, compute capability 8.0 or libnvrtc; each says what to do.
+    pub fn new(ordinal: usize, cache: Cache) -> Result<Cuda> {
+        let (context, properties) = Context::open(ordinal)?;
+        Nvrtc::load().map_err(|error| match error {
+            Error::Device { what, .. } => Error::device(format!("cuda:{ordinal}"), what),
+            other => other,
+        })?;
+        Ok(Cuda {
+            properties,
+            context: Arc::new(context),
+            cache,
+            kernels: KernelTable::default(),
+            allocations: Mutex::default(),
+            dry: AtomicBool::new(false),
+            recording: Mutex::new(None),
+        })
+    }
+
+    fn error(&self, doing: &str, error: result::DriverError) -> Error {
+        Error::device(&self.properties.device, format!("{doing}: {}", explain(error)))
+    }
+
+    fn is_dry(&self) -> bool {
+        self.dry.load(Ordering::Relaxed)
+    }
+
+    fn recording(&self) -> MutexGuard<'_, Option<Vec<Arc<HostMemory>>>> {
+        self.recording.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn allocations(&self) -> MutexGuard<'_, Allocations> {
+        self.allocations.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Refuses what would break a recording.
+    fn not_recording(&self, action: &str) -> Result<()> {
+        match *self.recording() {
+            Some(_) => Err(Error::device(&self.properties.device, format!("{action} while a graph is recorded"))),
+            None => Ok(()),
+        }
+    }
+
+    fn slot(&self, kernel: Kernel) -> Result<Arc<Slot<Loaded>>> {
+        let foreign = || Error::device(&self.properties.device, "a kernel handle of another driver");
+        self.kernels.slot(kernel).ok_or_else(foreign)
+    }
+
+    fn load(&self, spec: &KernelSpec) -> Result<Loaded> {
+        let nvrtc = Nvrtc::load()?;
+        let cubin = nvrtc.compile(spec, &self.properties.arch, &self.cache)?;
+        self.context.bind()?;
+        let doing = || format!("loading kernel {}", spec.label());
+        let entry = CString::new(&*spec.entry)
+            .map_err(|_| Error::Config(format!("{}: the entry's name holds a NUL character", spec.file)))?;
+        // SAFETY: the image is a whole ELF file by NVRTC; the driver copies what it keeps.
+        let module = unsafe { result::module::load_data(cubin.image.as_ptr().cast()) }.map_err(|error| {
+            let hint = match error.0 {
+                sys::CUresult::CUDA_ERROR_INVALID_IMAGE
+                | sys::CUresult::CUDA_ERROR_UNSUPPORTED_PTX_VERSION
+                | sys::CUresult::CUDA_ERROR_NO_BINARY_FOR_GPU => format!(
+                    "; {} may be newer than the driver: update the driver, or install a libnvrtc of its version",
+                    nvrtc.describe()
+                ),
+                _ => String::new(),
+            };
+            Error::device(&self.properties.device, format!("{}: {}{hint}", doing(), explain(error)))
+        })?;
+        let mut loaded = Loaded {
+            function: ptr::null_mut(),
+            sizes: None,
+            shared: AtomicU32::new(SHARED_BY_DEFAULT),
+            module,
+            context: self.context.clone(),
+        };
+        // SAFETY: the module was loaded just now.
+        loaded.function =
+            unsafe { result::module::get_function(module, entry) }.map_err(|error| self.error(&doing(), error))?;
+        // Asking for an attribute loads the code now: a driver that loads lazily must not do so while recording.
+        // SAFETY: the function belongs to the module above.
+        unsafe { result::function::get_function_attribute(loaded.function, Attribute::CU_FUNC_ATTRIBUTE_NUM_REGS) }
+            .map_err(|error| self.error(&doing(), error))?;
+        loaded.sizes = parameter_sizes(loaded.function);
+        Ok(loaded)
+    }
+
+    /// Keeps host memory alive for the graph that is being recorded.
+    fn hold(&self, memory: &Arc<HostMemory>) {
+        if let Some(list) = &mut *self.recording() {
+            list.push(memory.clone());
+        }
+    }
+
+    /// Checks a range of a host buffer.
+    fn range_of(&self, buffer: &Pinned, offset: usize, bytes: usize) -> Result<()> {
+        let length = buffer.bytes().len();
+        if offset.checked_add(bytes).is_some_and(|end| end <= length) {
+            return Ok(());
+        }
+        let what = format!("copy of {bytes} bytes at {offset} of a host buffer of {length}");
+        Err(Error::device(&self.properties.device, what))
+    }
+}
+
+/// The sizes of a kernel's parameters; `None` where the driver is older than 12.4.
+fn parameter_sizes(function: sys::CUfunction) -> Option<Vec<usize>> {
+    type GetParamInfo = unsafe extern "C" fn(sys::CUfunction, usize, *mut usize, *mut usize) -> sys::CUresult;
+    // SAFETY: libcuda is loaded, since a function of it exists.
+    let library = unsafe { sys::culib() };
+    // SAFETY: the symbol, where it exists, has this type (cuda.h since 12.4).
+    let get = unsafe { library.get::<GetParamInfo>(b"cuFuncGetParamInfo") }.ok()?;
+    let mut sizes = Vec::new();
+    loop {
+        let (mut offset, mut size) = (0, 0);
+        // SAFETY: both targets are valid; the driver answers an index past the last with an error.
+        match unsafe { get(function, sizes.len(), &mut offset, &mut size) } {
+            sys::CUresult::CUDA_SUCCESS => sizes.push(size),
+            _ => return Some(sizes),
+        }
+    }
+}
+
+impl Driver for Cuda {
+    fn properties(&self) -> &Properties {
+        &self.properties
+    }
+
+    fn alloc(&self, bytes: usize, what: &str) -> Result<DevicePtr> {
+        self.not_recording("allocation")?;
+        self.context.bind()?;
+        // SAFETY: the context is current; the memory is undefined, as the trait says.
+        let ptr = unsafe { result::malloc_sync(bytes.max(1)) }.map_err(|error| {
+            if error.0 != sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY {
+                return self.error(&format!("allocating {bytes} bytes for {what}"), error);
+            }
+            let (free, total) = result::mem_get_info().unwrap_or((0, 0));
+            let text = format!(
+                "out of memory: {bytes} bytes for {what}, with {free} of {total} bytes free; use a smaller batch, or \
+                 end other programs on this GPU"
+            );
+            Error::device(&self.properties.device, text)
+        })?;
+        let mut allocations = self.allocations();
+        allocations.bytes.insert(ptr, bytes);
+        allocations.used += bytes as u64;
+        allocations.peak = allocations.peak.max(allocations.used);
+        Ok(ptr)
+    }
+
+    fn free(&self, ptr: DevicePtr) -> Result<()> {
+        self.not_recording("freeing memory")?;
+        let Some(bytes) = self.allocations().bytes.remove(&ptr) else {
+            return Err(Error::device(&self.properties.device, format!("free of {ptr:#x}, which is no allocation")));
+        };
+        self.allocations().used -= bytes as u64;
+        self.context.bind()?;
+        // SAFETY: allocated by `alloc` and taken out of the table, so freed once; the driver waits for work that uses it.
+        unsafe { result::free_sync(ptr) }.map_err(|error| self.error("freeing memory", error))
+    }
+
+    fn upload(&self, to: DevicePtr, from: &[u8]) -> Result<()> {
+        self.not_recording("upload from ordinary memory")?;
+        if from.is_empty() {
+            return Ok(());
+        }
+        self.context.bind()?;
+        let failed = |error| self.error("upload", error);
+        // SAFETY: `from` lives until the stream is empty, two lines on; a bad `to` is the driver's error.
+        unsafe { result::memcpy_htod_async(to, from, self.context.stream()) }.map_err(failed)?;
+        // SAFETY: the stream is the context's own.
+        unsafe { result::stream::synchronize(self.context.stream()) }.map_err(failed)
+    }
+
+    fn download(&self, to: &mut [u8], from: DevicePtr) -> Result<()> {
+        self.not_recording("download to ordinary memory")?;
+        if to.is_empty() {
+            return Ok(());
+        }
+        self.context.bind()?;
+        let failed = |error| self.error("download", error);
+        // SAFETY: `to` is borrowed until the stream is empty, two lines on; a bad `from` is the driver's error.
+        unsafe { result::memcpy_dtoh_async(to, from, self.context.stream()) }.map_err(failed)?;
+        // SAFETY: the stream is the context's own.
+        unsafe { result::stream::synchronize(self.context.stream()) }.map_err(failed)
+    }
+
+    fn zero(&self, ptr: DevicePtr, bytes: usize) -> Result<()> {
+        if self.is_dry() || bytes == 0 {
+            return Ok(());
+        }
+        self.context.bind()?;
+        // SAFETY: the stream is the context's own; a bad range is the driver's error.
+        unsafe { result::memset_d8_async(ptr, 0, bytes, self.context.stream()) }
+            .map_err(|error| self.error("zeroing memory", error))
+    }
+
+    fn copy(&self, to: DevicePtr, from: DevicePtr, bytes: usize) -> Result<()> {
+        if self.is_dry() || bytes == 0 {
+            return Ok(());
+        }
+        self.context.bind()?;
+        // SAFETY: the stream is the context's own; a bad range is the driver's error.
+        unsafe { result::memcpy_dtod_async(to, from, bytes, self.context.stream()) }
+            .map_err(|error| self.error("copying within the device", error))
+    }
+
+    fn alloc_pinned(&self, bytes: usize) -> Result<Pinned> {
+        self.not_recording("allocation of host memory")?;
+        self.context.bind()?;
+        // SAFETY: the context is current.
+        let start = unsafe { result::malloc_host(bytes.max(1), 0) }
+            .map_err(|error| self.error(&format!("allocating {bytes} bytes of page-locked host memory"), error))?
+            .cast::<u8>();
+        // SAFETY: the driver gave `bytes` bytes that nobody else knows.
+        unsafe { start.write_bytes(0, bytes) };
+        let context = self.context.clone();
+        let release = move |start: *mut u8, _| {
+            if context.bind().is_ok() {
+                // SAFETY: allocated above, released once, by the last holder; the driver waits for copies in flight.
+                let _ = unsafe { result::free_host(start.cast::<c_void>()) };
+            }
+        };
+        Ok(Pinned(Arc::new(HostMemory { start, bytes, release: Box::new(release) })))
+    }
+
+    fn upload_async(&self, to: DevicePtr, from: &Pinned, offset: usize, bytes: usize) -> Result<()> {
+        self.range_of(from, offset, bytes)?;
+        if self.is_dry() || bytes == 0 {
+            return Ok(());
+        }
+        self.context.bind()?;
+        self.hold(&from.0);
+        let source = &from.bytes()[offset..offset + bytes];
+        // SAFETY: page-locked memory that is freed only after the driver is done with it; a bad `to` is its error.
+        unsafe { result::memcpy_htod_async(to, source, self.context.stream()) }
+            .map_err(|error| self.error("upload", error))
+    }
+
+    fn download_async(&self, to: &mut Pinned, offset: usize, from: DevicePtr, bytes: usize) -> Result<()> {
+        self.range_of(to, offset, bytes)?;
+        if self.is_dry() || bytes == 0 {
+            return Ok(());
+        }
+        self.context.bind()?;
+        self.hold(&to.0);
+        let target = &mut to.bytes_mut()[offset..offset + bytes];
+        // SAFETY: as for the upload; the caller waits for a mark before it reads.
+        unsafe { result::memcpy_dtoh_async(target, from, self.context.stream()) }
+            .map_err(|error| self.error("download", error))
+    }
+
+    fn kernel(&self, spec: &KernelSpec) -> Result<Kernel> {
+        let kernel = self.kernels.handle(spec);
+        if !self.is_dry() {
+            self.slot(kernel)?.loaded(|spec| self.load(spec))?;
+        }
+        Ok(kernel)
+    }
+
+    fn launch(&self, kernel: Kernel, launch: Launch, args: &[Arg]) -> Result<()> {
+        if self.is_dry() || launch.blocks() == 0 {
+            return Ok(());
+        }
+        self.context.bind()?;
+        let slot = self.slot(kernel)?;
+        let loaded = slot.loaded(|spec| self.load(spec))?;
+        let device = &self.properties.device;
+        launch.check(&slot.spec.label(), device, self.properties.shared_bytes)?;
+        let packed = PackedArgs::new(args);
+        if let Some(sizes) = &loaded.sizes {
+            packed
+                .check(sizes)
+                .map_err(|what| Error::device(device, format!("kernel {}: {what}", slot.spec.label())))?;
+        }
+        let doing = || format!("launching kernel {}", slot.spec.label());
+        if launch.shared_bytes > loaded.shared.load(Ordering::Relaxed) {
+            let attribute = Attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+            // SAFETY: the function is loaded; the value is within the device's limit (checked above).
+            unsafe { result::function::set_function_attribute(loaded.function, attribute, launch.shared_bytes as i32) }
+                .map_err(|error| self.error(&doing(), error))?;
+            loaded.shared.store(launch.shared_bytes, Ordering::Relaxed);
+        }
+        let mut pointers: Vec<*mut c_void> = packed.pointers().into_iter().map(<*const c_void>::cast_mut).collect();
+        let ([gx, gy, gz], [bx, by, bz]) = (launch.grid, launch.block);
+        // SAFETY: one pointer per parameter, each to a value of its size (checked where the driver tells the sizes); the
+        // driver copies the values before it returns. What the kernel does to device memory is the launcher's to answer.
+        unsafe {
+            result::launch_kernel(
+                loaded.function,
+                (gx, gy, gz),
+                (bx, by, bz),
+                launch.shared_bytes,
+                self.context.stream(),
+                &mut pointers,
+            )
+        }
+        .map_err(|error| self.error(&doing(), error))
+    }
+
+    fn synchronize(&self) -> Result<()> {
+        self.not_recording("waiting")?;
+        self.context.bind()?;
+        // SAFETY: the stream is the context's own.
+        unsafe { result::stream::synchronize(self.context.stream()) }
+            .map_err(|error| self.error("waiting for the GPU", error))
+    }
+
+    fn mark(&self) -> Result<Mark> {
+        self.not_recording("marking the stream")?;
+        self.context.bind()?;
+        let failed = |error| self.error("marking the stream", error);
+        let event = result::event::create(sys::CUevent_flags::CU_EVENT_DEFAULT).map_err(failed)?;
+        let event = Event { event, context: self.context.clone() };
+        // SAFETY: event and stream are alive and of one context.
+        unsafe { result::event::record(event.event, self.context.stream()) }.map_err(failed)?;
+        Ok(Mark(MarkInner::Cuda(event)))
+    }
+
+    fn reached(&self, mark: &Mark) -> Result<bool> {
+        let event = self.event(mark)?;
+        // SAFETY: the event is alive.
+        match unsafe { result::event::query(event) } {
+            Ok(()) => Ok(true),
+            Err(error) if error.0 == sys::CUresult::CUDA_ERROR_NOT_READY => Ok(false),
+            Err(error) => Err(self.error("asking for a mark", error)),
+        }
+    }
+
+    fn wait(&self, mark: &Mark) -> Result<()> {
+        let event = self.event(mark)?;
+        // SAFETY: the event is alive.
+        unsafe { result::event::synchronize(event) }.map_err(|error| self.error("waiting for the GPU", error))
+    }
+
+    fn elapsed(&self, from: &Mark, to: &Mark) -> Result<f64> {
+        self.wait(to)?;
+        let (from, to) = (self.event(from)?, self.event(to)?);
+        // SAFETY: both events are alive and were recorded in the one stream, with timing.
+        let milliseconds =
+            unsafe { result::event::elapsed(from, to) }.map_err(|error| self.error("measuring time", error))?;
+        Ok(f64::from(milliseconds) / 1e3)
+    }
+
+    fn capture(&self, body: &mut dyn FnMut() -> Result<()>) -> Result<Box<dyn Graph>> {
+        self.not_recording("a capture")?;
+        self.context.bind()?;
+        let (device, stream) = (&self.properties.device, self.context.stream());
+        let failed = |error| self.error("recording a graph", error);
+        // Relaxed: other threads may go on allocating meanwhile.
+        // SAFETY: the stream is the context's own and is not recording (checked above).
+        unsafe { result::stream::begin_capture(stream, sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED) }
+            .map_err(failed)?;
+        *self.recording() = Some(Vec::new());
+        let outcome = body();
+        let held = self.recording().take().unwrap_or_default();
+        self.context.bind()?;
+        // SAFETY: recording began above; it must end whatever `body` said.
+        let graph = unsafe { result::stream::end_capture(stream) };
+        outcome?;
+        let graph = graph.map_err(failed)?;
+        if graph.is_null() {
+            return Err(Error::device(
+                device,
+                "recording a graph: it was broken off by a call that cannot be recorded",
+            ));
+        }
+        let mut operations = 0;
+        // SAFETY: the graph is alive; with no array the driver only counts.
+        let counted = unsafe { sys::cuGraphGetNodes(graph, ptr::null_mut(), &mut operations) }.result();
+        // SAFETY: the graph is alive.
+        let executable = unsafe { result::graph::instantiate(graph, sys::CUgraphInstantiate_flags_enum(0)) };
+        // SAFETY: the executable does not need the graph any more.
+        unsafe { result::graph::destroy(graph) }.map_err(failed)?;
+        let executable = executable.map_err(failed)?;
+        let graph =
+            CudaGraph { executable, operations, device: device.clone(), context: self.context.clone(), _held: held };
+        counted.map_err(failed)?;
+        // Uploading now makes the first replay as fast as the others.
+        // SAFETY: executable and stream are alive.
+        unsafe { result::graph::upload(executable, stream) }.map_err(failed)?;
+        Ok(Box::new(graph))
+    }
+
+    fn prepare(&self, body: &mut dyn FnMut() -> Result<()>) -> Result<()> {
+        self.dry.store(true, Ordering::Relaxed);
+        let outcome = body();
+        self.dry.store(false, Ordering::Relaxed);
+        outcome?;
+        self.kernels.load_all(|spec| self.load(spec))
+    }
+
+    fn memory(&self) -> Result<MemoryInfo> {
+        self.context.bind()?;
+        let (free, total) = result::mem_get_info().map_err(|error| self.error("asking for free memory", error))?;
+        let allocations = self.allocations();
+        let (used, peak) = (allocations.used, allocations.peak);
+        Ok(MemoryInfo { used, peak, free: free as u64, total: total as u64 })
+    }
+}
+
+impl Cuda {
+    /// The event of a mark that this kind of driver set, with the context current.
+    fn event(&self, mark: &Mark) -> Result<sys::CUevent> {
+        self.context.bind()?;
+        match &mark.0 {
+            MarkInner::Cuda(event) => Ok(event.event),
+            MarkInner::Host(_) => Err(Error::device(&self.properties.device, "a mark of another driver")),
+        }
+    }
+}
+
+impl Drop for Cuda {
+    fn drop(&mut self) {
+        if self.context.bind().is_ok() {
+            // SAFETY: the stream is the context's own. Nothing may still run when the allocations go.
+            let _ = unsafe { result::stream::synchronize(self.context.stream()) };
+            for ptr in self.allocations().bytes.keys() {
+                // SAFETY: allocated by `alloc` and not freed since.
+                let _ = unsafe { result::free_sync(*ptr) };
+            }
+        }
+    }
+}
+
+/// An event that goes away with its mark.
+pub(crate) struct Event {
+    event: sys::CUevent,
+    context: Arc<Context>,
+}
+
+// SAFETY: a handle of the driver, which locks internally.
+unsafe impl Send for Event {}
+// SAFETY: as above.
+unsafe impl Sync for Event {}
+
+impl std::fmt::Debug for Event {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Event({:?})", self.event)
+    }
+}
+
+impl Drop for Event {
+    fn drop(&mut self) {
+        if self.context.bind().is_ok() {
+            // SAFETY: created by `mark`, destroyed once; the driver lets a pending one finish.
+            let _ = unsafe { result::event::destroy(self.event) };
+        }
+    }
+}
+
+struct CudaGraph {
+    executable: sys::CUgraphExec,
+    operations: usize,
+    device: String,
+    context: Arc<Context>,
+    /// Host memory that the recorded copies use.
+    _held: Vec<Arc<HostMemory>>,
+}
+
+// SAFETY: a handle of the driver, which locks internally.
+unsafe impl Send for CudaGraph {}
+
+impl Graph for CudaGraph {
+    fn replay(&self) -> Result<()> {
+        self.context.bind()?;
+        // SAFETY: executable and stream are alive.
+        unsafe { result::graph::launch(self.executable, self.context.stream()) }
+            .map_err(|error| Error::device(&self.device, format!("replaying a graph: {}", explain(error))))
+    }
+
+    fn operations(&self) -> usize {
+        self.operations
+    }
+}
+
+impl Drop for CudaGraph {
+    fn drop(&mut self) {
+        if self.context.bind().is_ok() {
+            // SAFETY: instantiated by `capture`, destroyed once; replays must be over before their memory goes.
+            unsafe {
+                let _ = result::stream::synchronize(self.context.stream());
+                let _ = result::graph::exec_destroy(self.executable);
+            }
+        }
+    }
+}

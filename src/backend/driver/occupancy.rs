@@ -1,0 +1,77 @@
+//! How many warps of a kernel fit on a multiprocessor at once, as a share of the most that it holds.
+//!
+//! The limits are those of the CUDA C++ Programming Guide, table "Technical Specifications per Compute Capability".
+
+/// What a multiprocessor of one architecture has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Threads on it at once.
+    pub threads: u32,
+    /// Blocks on it at once.
+    pub blocks: u32,
+    /// Shared memory in bytes, all blocks together.
+    pub shared: u32,
+    /// Shared memory in bytes that one block may ask for.
+    pub shared_per_block: u32,
+}
+
+/// Registers of a multiprocessor, since sm_80 unchanged.
+const REGISTERS: u32 = 65_536;
+/// Registers are given to a warp in units of this.
+const REGISTER_UNIT: u32 = 256;
+/// Warps are spread over this many schedulers, each with its share of the registers.
+const SCHEDULERS: u32 = 4;
+/// Shared memory that the system takes for each block.
+const RESERVED: u32 = 1024;
+/// Shared memory is given in units of this.
+const SHARED_UNIT: u32 = 128;
+
+/// The limits of `arch` (`sm_90a`); `None` for one that is not known here.
+pub fn limits(arch: &str) -> Option<Limits> {
+    let (threads, blocks, kilobytes) = match arch.trim_end_matches(char::is_alphabetic) {
+        "sm_80" => (2048, 32, 164),
+        "sm_86" => (1536, 16, 100),
+        "sm_87" => (1536, 16, 164),
+        "sm_89" => (1536, 24, 100),
+        "sm_90" | "sm_100" | "sm_103" => (2048, 32, 228),
+        "sm_120" | "sm_121" => (1536, 24, 100),
+        _ => return None,
+    };
+    Some(Limits { threads, blocks, shared: kilobytes * 1024, shared_per_block: (kilobytes - 1) * 1024 })
+}
+
+/// Resident warps over the most possible, for blocks of `threads` threads with `registers` registers each and
+/// `shared_bytes` of shared memory a block. 0 where not one block fits.
+pub fn occupancy(limits: &Limits, threads: u32, registers: u32, shared_bytes: u32) -> f64 {
+    if threads == 0 || shared_bytes > limits.shared_per_block {
+        return 0.0;
+    }
+    let warps = threads.div_ceil(32);
+    let by_threads = limits.threads / (warps * 32);
+    let per_warp = (registers.max(1) * 32).next_multiple_of(REGISTER_UNIT);
+    let by_registers = REGISTERS / SCHEDULERS / per_warp * SCHEDULERS / warps;
+    let by_shared = limits.shared / (shared_bytes + RESERVED).next_multiple_of(SHARED_UNIT);
+    let blocks = by_threads.min(by_registers).min(by_shared).min(limits.blocks);
+    f64::from(blocks * warps) / f64::from(limits.threads / 32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn agrees_with_nvidias_calculator() {
+        let a100 = limits("sm_80").unwrap();
+        assert_eq!(occupancy(&a100, 256, 32, 0), 1.0);
+        assert_eq!(occupancy(&a100, 256, 33, 0), 0.75); // 40 registers granted: 12 warps a scheduler, 6 blocks
+        assert_eq!(occupancy(&a100, 256, 128, 0), 0.25);
+        assert_eq!(occupancy(&a100, 1024, 65, 0), 0.0); // 28 warps fit, a block has 32
+        assert_eq!(occupancy(&a100, 32, 16, 0), 0.5); // 32 blocks at most
+        assert_eq!(occupancy(&a100, 128, 32, 48 * 1024), 3.0 * 4.0 / 64.0);
+        let ada = limits("sm_89").unwrap();
+        assert_eq!(occupancy(&ada, 256, 32, 0), 1.0);
+        assert_eq!(occupancy(&ada, 256, 32, 100 * 1024), 0.0);
+        assert_eq!(limits("sm_90a"), limits("sm_90"));
+        assert_eq!(limits("sm_75"), None);
+    }
+}
