@@ -8,6 +8,7 @@ mod augment_mix;
 mod batch_norm;
 mod checksum;
 mod classify;
+pub mod conv2d;
 mod global_avg_pool;
 mod grid;
 mod linear;

@@ -1,0 +1,329 @@
+//! The convolution kernels, launched as the backend launches them, under the emulator's checks: exact on small integers
+//! for every tiling, odd shapes, strides and paddings, ragged channels, and in several orders of threads.
+
+use std::collections::BTreeSet;
+
+use glmc_engine::Result;
+use glmc_engine::backend::Memory;
+use glmc_engine::backend::driver::cache::Cache;
+use glmc_engine::backend::driver::emulator::{Checks, Emulator, Options};
+use glmc_engine::backend::driver::{Arg, DevicePtr, Driver};
+use glmc_engine::backend::launched::Launched;
+use glmc_engine::backend::launched::conv2d::{Call, Layer, variants};
+use glmc_engine::ops::conv2d::{Conv2dKernels, Geometry};
+use glmc_engine::tape::Grad;
+use glmc_engine::tensor::{DType, Precision, Tensor};
+use half::bf16;
+
+/// Sparse small integers: every sum in these tests stays exact in f32, every value in bf16.
+fn small(count: usize, salt: u32) -> Vec<f64> {
+    let value = |i: u32| match (i.wrapping_mul(2_654_435_761).wrapping_add(salt.wrapping_mul(40_503)) >> 17) % 8 {
+        0 | 1 => 1.0,
+        2 => -1.0,
+        3 => 2.0,
+        4 => -2.0,
+        _ => 0.0,
+    };
+    (0..count as u32).map(value).collect()
+}
+
+/// Three products of one layer by their definition, in f64: y, dx and dweight.
+fn products(g: &Geometry, x: &[f64], weight: &[f64], dy: &[f64]) -> [Vec<f64>; 3] {
+    let [oh, ow] = [g.out_height(), g.out_width()];
+    let (mut y, mut dx, mut dw) = (vec![0.0; dy.len()], vec![0.0; x.len()], vec![0.0; weight.len()]);
+    for (n, i, j) in (0..g.batch).flat_map(|n| (0..oh).flat_map(move |i| (0..ow).map(move |j| (n, i, j)))) {
+        for (u, v) in (0..g.kernel).flat_map(|u| (0..g.kernel).map(move |v| (u, v))) {
+            let (h, w) = ((i * g.stride + u).wrapping_sub(g.padding), (j * g.stride + v).wrapping_sub(g.padding));
+            if h >= g.height || w >= g.width {
+                continue;
+            }
+            let (to, from) = (((n * oh + i) * ow + j) * g.filters, ((n * g.height + h) * g.width + w) * g.channels);
+            for f in 0..g.filters {
+                let tap = ((f * g.kernel + u) * g.kernel + v) * g.channels;
+                for c in 0..g.channels {
+                    y[to + f] += x[from + c] * weight[tap + c];
+                    dx[from + c] += dy[to + f] * weight[tap + c];
+                    dw[tap + c] += dy[to + f] * x[from + c];
+                }
+            }
+        }
+    }
+    [y, dx, dw]
+}
+
+/// A driver and the precision of its activations.
+struct Device<'a> {
+    driver: &'a dyn Driver,
+    precision: Precision,
+}
+
+impl Device<'_> {
+    fn rounded(&self, value: f64) -> f64 {
+        if self.precision == Precision::Bf16 { f64::from(bf16::from_f64(value)) } else { value }
+    }
+
+    fn upload(&self, values: &[f64], what: &str) -> Result<DevicePtr> {
+        let bytes: Vec<u8> = match self.precision {
+            Precision::Bf16 => values.iter().flat_map(|&v| bf16::from_f64(v).to_le_bytes()).collect(),
+            _ => values.iter().flat_map(|&v| (v as f32).to_le_bytes()).collect(),
+        };
+        let ptr = self.driver.alloc(bytes.len(), what)?;
+        self.driver.upload(ptr, &bytes)?;
+        Ok(ptr)
+    }
+
+    /// Memory for so many f32, filled with NaN.
+    fn unwritten(&self, count: usize, what: &str) -> Result<DevicePtr> {
+        let ptr = self.driver.alloc(count * 4, what)?;
+        self.driver.upload(ptr, &vec![0xff; count * 4])?;
+        Ok(ptr)
+    }
+
+    fn download(&self, ptr: DevicePtr, count: usize, half: bool) -> Result<Vec<f64>> {
+        let mut bytes = vec![0; count * if half { 2 } else { 4 }];
+        self.driver.download(&mut bytes, ptr)?;
+        Ok(if half {
+            bytes.chunks_exact(2).map(|b| f64::from(bf16::from_le_bytes([b[0], b[1]]))).collect()
+        } else {
+            bytes.chunks_exact(4).map(|b| f64::from(f32::from_le_bytes([b[0], b[1], b[2], b[3]]))).collect()
+        })
+    }
+
+    fn launch(&self, call: &Call, args: &[Arg]) -> Result<()> {
+        let kernel = self.driver.kernel(&call.spec)?;
+        self.driver.launch(kernel, call.launch, args)
+    }
+}
+
+fn assert_same(what: &str, g: &Geometry, found: &[f64], expected: &[f64]) {
+    assert_eq!(found.len(), expected.len());
+    if let Some(at) = (0..found.len()).find(|&i| found[i] != expected[i]) {
+        panic!("{what} of {g:?}: element {at} is {}, not {}", found[at], expected[at]);
+    }
+}
+
+/// Every kernel of one layer against the definition, exactly; if not `thorough`, the forward with sums and the input
+/// gradient added to (compiling takes most of these tests' time).
+fn check(driver: &dyn Driver, precision: Precision, g: &Geometry, thorough: bool) -> Result<()> {
+    let device = Device { driver, precision };
+    let half = precision == Precision::Bf16;
+    let layer = Layer::new(g, precision);
+    let size = |extents: [usize; 4]| extents.iter().product::<usize>();
+    let (x, weight) = (small(size(g.input()), 1), small(size(g.weight()), 2));
+    let (dy, old) = (small(size(g.output()), 3), small(size(g.input()), 4));
+    let [y, dx, dw] = products(g, &x, &weight, &dy);
+    let y: Vec<f64> = y.into_iter().map(|v| device.rounded(v)).collect();
+
+    let (px, pw, pdy) = (device.upload(&x, "x")?, device.upload(&weight, "weight")?, device.upload(&dy, "dy")?);
+    let images = (g.batch / g.views) as i32;
+
+    let (parts, rows) = (layer.sum_parts(), layer.part_pixels());
+    let py = device.unwritten(y.len(), "y")?;
+    let ps = device.unwritten(g.views * parts * 2 * g.filters, "sums")?;
+    let args = [Arg::Ptr(px), Arg::Ptr(pw), Arg::Ptr(py), Arg::Ptr(ps), Arg::I32(images)];
+    for &sums in if thorough { &[true, false][..] } else { &[true] } {
+        driver.zero(py, y.len())?;
+        device.launch(&layer.forward(sums)?, &args)?;
+        assert_same("y", g, &device.download(py, y.len(), half)?, &y);
+    }
+    let mut expected = Vec::new();
+    for view in y.chunks(y.len() / g.views) {
+        for part in view.chunks(rows * g.filters) {
+            for square in [false, true] {
+                for f in 0..g.filters {
+                    let values = part.iter().skip(f).step_by(g.filters);
+                    expected.push(values.map(|&v| if square { v * v } else { v }).sum());
+                }
+            }
+        }
+    }
+    assert_same("sums", g, &device.download(ps, expected.len(), false)?, &expected);
+
+    for &accumulate in if thorough { &[false, true][..] } else { &[true] } {
+        let pdx = device.upload(&old, "dx")?;
+        device.launch(
+            &layer.input_grad(accumulate)?,
+            &[Arg::Ptr(pdy), Arg::Ptr(pw), Arg::Ptr(pdx), Arg::I32(g.batch as i32)],
+        )?;
+        let sum = |(&new, &old): (&f64, &f64)| device.rounded(if accumulate { new + old } else { new });
+        let expected: Vec<f64> = dx.iter().zip(&old).map(sum).collect();
+        assert_same("dx", g, &device.download(pdx, dx.len(), half)?, &expected);
+    }
+
+    let (split, splits) = layer.splits();
+    let pp = device.unwritten(splits * dw.len(), "partials")?;
+    let pixels = g.batch * g.out_height() * g.out_width();
+    device.launch(
+        &layer.weight_grad()?,
+        &[Arg::Ptr(px), Arg::Ptr(pdy), Arg::Ptr(pp), Arg::I32(pixels as i32), Arg::I32(split as i32)],
+    )?;
+    let pdw = device.unwritten(dw.len(), "dweight")?;
+    device.launch(
+        &layer.weight_grad_reduce(),
+        &[Arg::Ptr(pp), Arg::Ptr(pdw), Arg::I32(dw.len() as i32), Arg::I32(splits as i32)],
+    )?;
+    assert_same("dweight", g, &device.download(pdw, dw.len(), false)?, &dw);
+    for ptr in [px, pw, pdy, py, ps, pp, pdw] {
+        driver.free(ptr)?;
+    }
+    Ok(())
+}
+
+fn emulator() -> Emulator {
+    Emulator::new(Options { checks: Checks::Full, cache: Cache::user() }).unwrap()
+}
+
+fn geometry(
+    [views, images, height, width]: [usize; 4],
+    [channels, filters]: [usize; 2],
+    [kernel, stride, padding]: [usize; 3],
+) -> Geometry {
+    Geometry { batch: views * images, height, width, channels, filters, kernel, stride, padding, views }
+}
+
+/// Shapes that together meet every branch: batch 1, odd extents, channels and filters that are and are not whole
+/// chunks, more than one tile along rows, columns and terms, taps that no pixel has, kernels as large as the image.
+fn odd_shapes() -> Vec<Geometry> {
+    vec![
+        geometry([1, 1, 5, 5], [1, 1], [3, 1, 1]),
+        geometry([2, 1, 7, 5], [5, 9], [3, 2, 1]),
+        geometry([2, 3, 6, 6], [8, 16], [3, 1, 1]),
+        geometry([2, 2, 8, 8], [16, 32], [3, 2, 1]),
+        geometry([1, 2, 9, 7], [16, 24], [1, 2, 0]),
+        geometry([1, 1, 9, 9], [70, 37], [3, 2, 1]),
+        geometry([2, 2, 6, 6], [64, 64], [3, 1, 1]),
+        geometry([1, 2, 7, 9], [20, 12], [5, 3, 2]),
+        geometry([1, 1, 4, 4], [136, 72], [3, 1, 1]),
+        geometry([2, 1, 12, 12], [4, 65], [2, 2, 0]),
+        geometry([1, 2, 4, 4], [3, 16], [3, 1, 3]),
+        geometry([1, 1, 2, 2], [512, 264], [1, 1, 0]),
+    ]
+}
+
+fn check_all(precision: Precision) -> Result<()> {
+    let driver = emulator();
+    odd_shapes().iter().enumerate().try_for_each(|(at, g)| check(&driver, precision, g, at == 0))
+}
+
+/// Enough pixels for the tiles that large layers get.
+fn large_shapes() -> Vec<Geometry> {
+    vec![
+        geometry([2, 4, 48, 40], [16, 128], [1, 1, 0]),
+        geometry([1, 8, 48, 40], [128, 64], [1, 1, 0]),
+        geometry([2, 4, 48, 40], [64, 32], [1, 1, 0]),
+        geometry([1, 8, 48, 40], [32, 8], [1, 1, 0]),
+    ]
+}
+
+#[test]
+fn odd_shapes_are_exact_in_f32() -> Result<()> {
+    check_all(Precision::F32)
+}
+
+#[test]
+fn odd_shapes_are_exact_in_bf16() -> Result<()> {
+    check_all(Precision::Bf16)
+}
+
+#[test]
+fn large_shapes_are_exact_in_bf16() -> Result<()> {
+    let driver = emulator();
+    large_shapes().iter().try_for_each(|g| check(&driver, Precision::Bf16, g, false))
+}
+
+/// Kernel and tiling of a call.
+fn tiling(call: &Call) -> String {
+    let knobs = call.spec.defines.iter().filter(|(name, _)| {
+        ["STORAGE_BF16", "STAGES"].contains(&&**name) || name.starts_with("BLOCK") || name.starts_with("PART")
+    });
+    knobs.fold(call.spec.entry.to_string(), |label, (name, value)| format!("{label} {name}={value}"))
+}
+
+/// A tiling that the presets use and no test here does would go to a GPU unproven.
+#[test]
+fn every_tiling_of_the_presets_is_tested() -> Result<()> {
+    for precision in [Precision::F32, Precision::Bf16] {
+        let mut tested = BTreeSet::new();
+        let large = if precision == Precision::Bf16 { large_shapes() } else { Vec::new() };
+        for g in odd_shapes().iter().chain(&large) {
+            let layer = Layer::new(g, precision);
+            let calls = [layer.forward(true)?, layer.input_grad(true)?, layer.weight_grad()?];
+            tested.extend(calls.iter().map(tiling));
+        }
+        tested.extend(["conv2d_weight_grad_reduce".to_string()]);
+        let used: BTreeSet<String> = variants(precision)?.iter().map(tiling).collect();
+        let missing: Vec<&String> = used.difference(&tested).collect();
+        assert!(missing.is_empty(), "{missing:#?}");
+    }
+    Ok(())
+}
+
+/// Threads and blocks in several orders: nothing may depend on who comes first.
+#[test]
+fn results_do_not_depend_on_the_order_of_threads() -> Result<()> {
+    let g = geometry([2, 1, 7, 5], [5, 9], [3, 2, 1]);
+    for precision in [Precision::F32, Precision::Bf16] {
+        let driver = emulator();
+        driver.check_orders(4, &mut || check(&driver, precision, &g, false).map(|()| Vec::new()))?;
+    }
+    Ok(())
+}
+
+/// A tensor in an allocation of its own, `skip` bytes from its start.
+fn tensor(backend: &Launched, shape: [usize; 4], dtype: DType, skip: usize, values: &[f64]) -> Tensor {
+    let bytes = values.len() * dtype.bytes();
+    let buffer = backend.alloc(bytes + skip, "test").unwrap();
+    let tensor = Tensor { offset: skip, ..Tensor::at_start(buffer, &shape, dtype) };
+    let content: Vec<u8> = match dtype {
+        DType::Bf16 => values.iter().flat_map(|&v| bf16::from_f64(v).to_le_bytes()).collect(),
+        _ => values.iter().flat_map(|&v| (v as f32).to_le_bytes()).collect(),
+    };
+    backend.upload(tensor, &content).unwrap();
+    tensor
+}
+
+fn bytes(backend: &Launched, tensor: Tensor) -> Vec<u8> {
+    let mut bytes = vec![0; tensor.bytes()];
+    backend.download(tensor, &mut bytes).unwrap();
+    bytes
+}
+
+/// Addresses that are no multiples of 16 take the kernels without vector accesses and give the same.
+#[test]
+fn unaligned_tensors_give_the_same_results() -> Result<()> {
+    let g = geometry([2, 1, 6, 6], [8, 8], [3, 1, 1]);
+    let backend = Launched::new(Box::new(emulator()), Precision::Bf16)?;
+    let size = |extents: [usize; 4]| extents.iter().product::<usize>();
+    let results = [0, 2].map(|skip| {
+        let put = |shape, salt| tensor(&backend, shape, DType::Bf16, skip, &small(size(shape), salt));
+        let (x, weight, dy, dx, y) =
+            (put(g.input(), 1), put(g.weight(), 2), put(g.output(), 3), put(g.input(), 4), put(g.output(), 5));
+        let dweight = tensor(&backend, g.weight(), DType::F32, 2 * skip, &small(size(g.weight()), 6));
+        backend.conv2d_forward(&g, x, weight, y, None).unwrap();
+        backend.conv2d_input_grad(&g, dy, weight, Grad { tensor: dx, accumulate: true }, None).unwrap();
+        backend.conv2d_weight_grad(&g, x, dy, dweight, None).unwrap();
+        [y, dx, dweight].map(|tensor| bytes(&backend, tensor))
+    });
+    assert_eq!(results[0], results[1]);
+    Ok(())
+}
+
+#[test]
+fn wrong_tensors_are_refused_in_one_line() -> Result<()> {
+    let g = geometry([1, 4, 64, 64], [8, 8], [3, 1, 1]);
+    let backend = Launched::new(Box::new(emulator()), Precision::Bf16)?;
+    let put = |shape: [usize; 4], dtype| tensor(&backend, shape, dtype, 0, &vec![0.0; shape.iter().product()]);
+    let (x, y) = (put(g.input(), DType::Bf16), put(g.output(), DType::Bf16));
+    let (weight, dweight) = (put(g.weight(), DType::Bf16), put(g.weight(), DType::F32));
+    let error = backend.conv2d_forward(&g, x, dweight, y, None).unwrap_err().to_string();
+    assert!(error.starts_with("conv2d: the weight is F32"), "{error}");
+    assert!(backend.conv2d_backward_scratch(&g) > 0);
+    let error = backend.conv2d_weight_grad(&g, x, y, dweight, None).unwrap_err().to_string();
+    assert!(error.starts_with("conv2d: the weight gradient needs"), "{error}");
+    let huge = Geometry { batch: 1 << 20, ..g };
+    let error = Layer::new(&huge, Precision::Bf16).forward(false).unwrap_err().to_string();
+    assert!(error.contains("take a smaller batch"), "{error}");
+    let error = backend.conv2d_forward(&huge, x, weight, y, None).unwrap_err().to_string();
+    assert!(error.starts_with("conv2d: x is"), "{error}");
+    Ok(())
+}
