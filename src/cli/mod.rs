@@ -25,7 +25,9 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Prepare(prepare::PrepareArgs),
-    // Boxed: its settings are many times the size of the other subcommands' flags.
+    // A flag given twice counts the last time, so that scripts can append. Boxed: its settings are many times the size of
+    // the other subcommands' flags.
+    #[command(args_override_self = true)]
     Train(Box<train::TrainArgs>),
     Eval(eval::EvalArgs),
     Verify(verify::VerifyArgs),

@@ -22,7 +22,7 @@ pub struct TrainArgs {
     /// Folder for the run [default: a new one under runs/]
     #[arg(long, value_name = "RUN", conflicts_with = "resume")]
     out: Option<PathBuf>,
-    /// Go on with the run in this folder; only --device, --precision, --threads, --checkpoint-every and --resident-limit may change
+    /// Go on with the run in this folder; only --data, --device, --precision, --threads, --checkpoint-every and --resident-limit may change
     #[arg(long, value_name = "RUN", conflicts_with_all = ["preset", "config"])]
     resume: Option<PathBuf>,
     /// Show the presets and leave
@@ -83,14 +83,12 @@ fn start(name: Option<String>, file: Option<PathBuf>, out: Option<PathBuf>, flag
         std::io::ErrorKind::NotFound => Error::file(&config.data, "no such store; make one with `glmc-engine prepare`"),
         _ => Error::io(&config.data)(e),
     })?;
-    // Opened before the run folder is made: a bad store leaves nothing behind.
-    drop(crate::data::store::Store::open(&config.data)?);
-    let folder = RunFolder::create(&out, &config)?;
-    session::train(&config, &folder, false, backend.as_ref())
+    session::train(&config, || RunFolder::create(&out, &config), false, backend.as_ref())
 }
 
 fn resume(run: PathBuf, flags: Settings) -> Result<()> {
     let movable = Settings {
+        data: flags.data.clone(),
         device: flags.device.clone(),
         precision: flags.precision,
         threads: flags.threads,
@@ -99,8 +97,8 @@ fn resume(run: PathBuf, flags: Settings) -> Result<()> {
         ..Settings::default()
     };
     if flags != movable {
-        let what = "--resume goes on with the run's own settings: only --device, --precision, --threads, \
-                    --checkpoint-every and --resident-limit may change";
+        let what = "--resume goes on with the run's own settings: only --data (the same store, moved), \
+                    --device, --precision, --threads, --checkpoint-every and --resident-limit may change";
         return Err(Error::Usage(what.into()));
     }
     let folder = RunFolder::open(&run)?;
@@ -112,7 +110,16 @@ fn resume(run: PathBuf, flags: Settings) -> Result<()> {
         None if device == stored.device => stored.precision,
         None => Config::default_precision(&device),
     };
+    let data = match flags.data {
+        Some(moved) => std::fs::canonicalize(&moved).map_err(Error::io(&moved))?,
+        None => stored.data.clone(),
+    };
+    if !data.exists() {
+        let what = format!("names the store {}, which is not there: put it back, or give --data", data.display());
+        return Err(Error::file(folder.config(), what));
+    }
     let config = Config {
+        data,
         device,
         precision,
         threads: flags.threads.unwrap_or(stored.threads),
@@ -125,7 +132,7 @@ fn resume(run: PathBuf, flags: Settings) -> Result<()> {
     if config != stored {
         session::rewrite_config(&folder, &config)?;
     }
-    session::train(&config, &folder, true, backend.as_ref())
+    session::train(&config, || Ok(folder), true, backend.as_ref())
 }
 
 /// The demo's set: small enough for a laptop, hard enough that the tail shows.

@@ -45,6 +45,7 @@ pub struct Program {
     scratch: Vec<[Option<Tensor>; 2]>,
     /// Ops whose backward has something to do.
     differentiated: Vec<bool>,
+    /// The arena, if it is this program's own.
     arena: Option<BufferId>,
     arena_bytes: usize,
 }
@@ -102,11 +103,13 @@ impl Tape {
         if program.arena_bytes > 0 {
             let arena = backend.alloc(program.arena_bytes, "activations")?;
             program.place(arena);
+            program.arena = Some(arena);
         }
         Ok(program)
     }
 
-    /// The plan without its memory: sizes only. [`Program::arena_bytes`] is then the prediction that `info` prints.
+    /// The plan without its memory: for [`Program::place`], or for [`Program::arena_bytes`] alone, the prediction that
+    /// `info` prints.
     pub fn layout(self, backend: &dyn Backend, train: bool) -> Program {
         let Tape { values, ops } = &self;
         let n = ops.len();
@@ -225,8 +228,9 @@ impl Tape {
 }
 
 impl Program {
-    fn place(&mut self, arena: BufferId) {
-        self.arena = Some(arena);
+    /// Puts an unplaced plan (see [`Tape::layout`]) into memory that the caller owns: at least
+    /// [`Program::arena_bytes`], shared only with programs that do not run at the same time.
+    pub fn place(&mut self, arena: BufferId) {
         let unplaced = BufferId(u32::MAX);
         let fix = |tensor: &mut Tensor| {
             if tensor.buffer == unplaced {
@@ -299,7 +303,7 @@ impl Program {
         Ok(times)
     }
 
-    /// Gives the arena back.
+    /// Gives the arena back, if it is this program's own.
     pub fn release(self, backend: &dyn Backend) {
         if let Some(arena) = self.arena {
             backend.free(arena);

@@ -108,7 +108,7 @@ pub fn resident_limit(config: &Config) -> usize {
 struct Session<'a> {
     config: &'a Config,
     backend: &'a dyn Backend,
-    folder: &'a RunFolder,
+    folder: RunFolder,
     parameters: ParameterStore,
     feed: Feed<'a>,
     step: TrainStep,
@@ -124,11 +124,17 @@ struct Session<'a> {
     losses_so_far: Vec<f64>,
 }
 
-/// Trains a new run, or goes on with the one in `folder` if `resume`.
+/// Trains a new run, or goes on with an older one if `resume`. The run's folder is opened by `folder` once everything
+/// else has proved good, so that a request that cannot be met leaves nothing behind.
 ///
 /// # Errors
 /// Bad data or settings, a failing device, a loss that is no number, or [`Error::Interrupted`] after Ctrl-C.
-pub fn train(config: &Config, folder: &RunFolder, resume: bool, backend: &dyn Backend) -> Result<()> {
+pub fn train(
+    config: &Config,
+    folder: impl FnOnce() -> Result<RunFolder>,
+    resume: bool,
+    backend: &dyn Backend,
+) -> Result<()> {
     let store = Store::open(&config.data)?;
     let mut session = Session::new(config, folder, backend, &store)?;
     if resume {
@@ -146,7 +152,7 @@ pub fn train(config: &Config, folder: &RunFolder, resume: bool, backend: &dyn Ba
 impl<'a> Session<'a> {
     fn new(
         config: &'a Config,
-        folder: &'a RunFolder,
+        folder: impl FnOnce() -> Result<RunFolder>,
         backend: &'a dyn Backend,
         store: &'a Store,
     ) -> Result<Session<'a>> {
@@ -185,7 +191,7 @@ impl<'a> Session<'a> {
         Ok(Session {
             config,
             backend,
-            folder,
+            folder: folder()?,
             parameters,
             feed,
             step,
@@ -363,7 +369,7 @@ impl<'a> Session<'a> {
         let line = FinalMetrics { is_final: true, last, best, peak_bytes };
         // A finished run that is resumed has its final line already cut off again by `rewind_metrics`.
         self.folder.append_metrics(&line)?;
-        reporter.summary(last, best, meta, self.folder, peak_bytes);
+        reporter.summary(last, best, meta, &self.folder, peak_bytes);
         std::io::stdout().flush().map_err(Error::io("standard output"))
     }
 }

@@ -11,8 +11,8 @@ use crate::ops::sgd::{Sgd, SgdConfig};
 use crate::ops::soft_labels::soft_labels;
 use crate::ops::step::{STEP_WORDS, StepVars, load_step};
 use crate::ops::total_loss::LOSS_COLUMNS;
-use crate::tape::{OpTime, Program, Tape};
-use crate::tensor::{DType, Tensor};
+use crate::tape::{OpTime, Program, Tape, Var};
+use crate::tensor::{BufferId, DType, Tensor};
 
 /// What training needs besides the model.
 #[derive(Clone, Debug)]
@@ -33,6 +33,8 @@ pub struct StepConfig {
 struct SizedStep {
     program: Program,
     sgd: Sgd,
+    /// Where the step's scalars lie.
+    scalars: Var,
     /// I32 (rows, 16 + 2 * batch).
     table: Tensor,
     /// I32 (1): rows taken.
@@ -47,6 +49,8 @@ pub struct TrainStep {
     full_steps: usize,
     config: StepConfig,
     class_weights: Tensor,
+    arena: BufferId,
+    arena_bytes: usize,
     /// Accumulation type (steps, 4): L_c, L_cb, L_sim, total of every step of the epoch.
     pub log: Tensor,
 }
@@ -85,6 +89,7 @@ fn record(
 }
 
 impl SizedStep {
+    /// Plans a step without placing it: see [`SizedStep::place`].
     fn new(
         backend: &dyn Backend,
         model: &Model,
@@ -97,7 +102,7 @@ impl SizedStep {
         let table = Tensor::at_start(backend.alloc(4 * rows * words, "step table")?, &[rows, words], DType::I32);
         let cursor = Tensor::at_start(backend.alloc(4, "step cursor")?, &[1], DType::I32);
         let (tape, vars) = record(backend, model, store, config, sources, (table, cursor), batch)?;
-        let program = tape.plan(backend, true)?;
+        let program = tape.layout(backend, true);
         let sgd = Sgd {
             master: store.master,
             compute: store.compute,
@@ -105,9 +110,15 @@ impl SizedStep {
             momentum: store.momentum,
             step: program.value(vars.step),
         };
-        let mut step = SizedStep { program, sgd, table, cursor, replay: None };
-        step.replay = backend.capture(&mut || step.execute(backend, &config.sgd))?;
-        Ok(step)
+        Ok(SizedStep { program, sgd, scalars: vars.step, table, cursor, replay: None })
+    }
+
+    /// Puts the step into its arena and captures it.
+    fn place(&mut self, backend: &dyn Backend, sgd: &SgdConfig, arena: BufferId) -> Result<()> {
+        self.program.place(arena);
+        self.sgd.step = self.program.value(self.scalars);
+        self.replay = backend.capture(&mut || self.execute(backend, sgd))?;
+        Ok(())
     }
 
     fn execute(&self, backend: &dyn Backend, sgd: &SgdConfig) -> Result<()> {
@@ -151,8 +162,15 @@ impl TrainStep {
                 .then(|| SizedStep::new(backend, model, store, &config, &sources, (rows, batch)))
                 .transpose()
         };
-        let (full, tail) = (sized(full_steps, config.batch)?, sized(1, tail)?);
-        Ok(TrainStep { full, tail, full_steps, config, class_weights, log })
+        let (mut full, mut tail) = (sized(full_steps, config.batch)?, sized(1, tail)?);
+        // The two never run at the same time: one arena serves both.
+        let needed = [&full, &tail].into_iter().flatten().map(|s| s.program.arena_bytes());
+        let arena_bytes = needed.max().unwrap_or(0);
+        let arena = backend.alloc(arena_bytes, "activations")?;
+        for step in [&mut full, &mut tail].into_iter().flatten() {
+            step.place(backend, &config.sgd, arena)?;
+        }
+        Ok(TrainStep { full, tail, full_steps, config, class_weights, arena, arena_bytes, log })
     }
 
     /// Loads an epoch's plan, to go on at step `start`.
@@ -201,9 +219,9 @@ impl TrainStep {
         Ok(times)
     }
 
-    /// Bytes of the activations, gradients and scratch of a full step.
+    /// Bytes of the activations, gradients and scratch of a step.
     pub fn arena_bytes(&self) -> usize {
-        [&self.full, &self.tail].into_iter().flatten().map(|s| s.program.arena_bytes()).sum()
+        self.arena_bytes
     }
 
     /// Gives all memory back.
@@ -211,8 +229,8 @@ impl TrainStep {
         for step in [self.full, self.tail].into_iter().flatten() {
             backend.free(step.table.buffer);
             backend.free(step.cursor.buffer);
-            step.program.release(backend);
         }
+        backend.free(self.arena);
         backend.free(self.class_weights.buffer);
         backend.free(self.log.buffer);
     }
@@ -228,7 +246,7 @@ pub fn predict_arena(
     config: &StepConfig,
     (height, width): (usize, usize),
 ) -> Result<usize> {
-    let nowhere = crate::tensor::BufferId(u32::MAX - 1);
+    let nowhere = BufferId(u32::MAX - 1);
     let store = ParameterStore::unallocated(model.specs().clone(), backend.precision());
     let accumulate = backend.precision().accumulate();
     let sources = Sources {

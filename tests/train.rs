@@ -1,0 +1,399 @@
+//! The program as its users run it: training, stopping in every way, resuming, evaluating, and every file of a run
+//! damaged in every way.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+const BIN: &str = env!("CARGO_BIN_EXE_glmc-engine");
+
+fn glmc(arguments: &[&str]) -> Output {
+    Command::new(BIN).args(arguments).stdin(Stdio::null()).output().expect("the program starts")
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("test paths are UTF-8")
+}
+
+/// Asserts success and returns stdout.
+fn ok(output: Output) -> String {
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "status {:?}: {stderr}", output.status);
+    String::from_utf8(output.stdout).expect("output is UTF-8")
+}
+
+/// Asserts an error of this exit status, told in just one line (besides progress lines), and returns that line.
+fn error(output: Output, status: i32) -> String {
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(status), "{stderr}");
+    assert!(!stderr.contains("panicked"), "{stderr}");
+    let lines: Vec<&str> = stderr.lines().filter(|line| line.starts_with("error:")).collect();
+    assert_eq!(lines.len(), 1, "{stderr}");
+    lines[0].to_string()
+}
+
+/// A folder with a small long-tailed store in it.
+struct Place {
+    folder: TempDir,
+}
+
+impl Place {
+    fn new() -> Place {
+        let place = Place { folder: TempDir::new().expect("a temporary folder") };
+        ok(glmc(&[
+            "prepare",
+            "synthetic",
+            "--out",
+            text(&place.store()),
+            "--classes",
+            "4",
+            "--per-class",
+            "40",
+            "--imbalance",
+            "8",
+            "--size",
+            "8",
+            "--seed",
+            "3",
+        ]));
+        place
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn store(&self) -> PathBuf {
+        self.path("data.lt")
+    }
+
+    /// The arguments of a short training run into `out`.
+    fn training(&self, out: &Path) -> Vec<String> {
+        let fixed =
+            "train --model resnet20 --width 4 --epochs 6 --batch 16 --lr 0.05 --weight-decay 5e-4 --seed 1 --threads 1";
+        let mut arguments: Vec<String> = fixed.split(' ').map(String::from).collect();
+        arguments.extend(["--data".into(), text(&self.store()).into(), "--out".into(), text(out).into()]);
+        arguments
+    }
+
+    fn train(&self, out: &Path, more: &[&str]) -> Output {
+        let arguments = self.training(out);
+        let mut all: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        all.extend(more);
+        glmc(&all)
+    }
+}
+
+fn resume(run: &Path) -> Output {
+    glmc(&["train", "--resume", text(run)])
+}
+
+/// Lines of metrics.jsonl without what time it took.
+fn timeless_metrics(run: &Path) -> Vec<serde_json::Value> {
+    let text = fs::read_to_string(run.join("metrics.jsonl")).expect("metrics");
+    let strip = |line: &str| {
+        let mut value: serde_json::Value = serde_json::from_str(line).expect("JSON");
+        let parts: Vec<&str> = if value["final"] == true { vec!["last", "best"] } else { vec![""] };
+        for part in parts {
+            let object = if part.is_empty() { &mut value } else { &mut value[part] };
+            object.as_object_mut().expect("an object").retain(|k, _| k != "seconds" && k != "samples_per_second");
+        }
+        value
+    };
+    text.lines().map(strip).collect()
+}
+
+/// A generator for moments and places: any fixed sequence will do.
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (self.0 >> 33) % bound
+    }
+}
+
+#[test]
+fn a_run_writes_its_folder_and_eval_agrees_with_it() {
+    let place = Place::new();
+    let run = place.path("run");
+    let stdout = ok(place.train(&run, &[]));
+    assert!(stdout.contains("last epoch") && stdout.contains("few-shot"), "{stdout}");
+    let metrics = timeless_metrics(&run);
+    assert_eq!(metrics.len(), 7);
+    assert_eq!(metrics[6]["final"], true);
+    let store = place.store();
+    for (file, part) in [("last.safetensors", "last"), ("best.safetensors", "best")] {
+        let file = run.join(file);
+        let json = ok(glmc(&["eval", "--checkpoint", text(&file), "--data", text(&store), "--json"]));
+        let json: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+        for key in ["top1", "top5", "ece", "many", "medium", "few", "per_class"] {
+            assert_eq!(json[key], metrics[6][part][key], "{part} {key}");
+        }
+        assert_eq!(json["head"], "fc_cb");
+    }
+    let other = ok(glmc(&[
+        "eval",
+        "--checkpoint",
+        text(&run.join("last.safetensors")),
+        "--data",
+        text(&store),
+        "--head",
+        "fc",
+    ]));
+    assert!(other.contains("classifier fc,"), "{other}");
+}
+
+#[test]
+fn the_same_seed_gives_the_same_bits_with_any_number_of_threads() {
+    let place = Place::new();
+    let train = |name: &str, threads: &str| {
+        let run = place.path(name);
+        let mut arguments = place.training(&run);
+        let at = arguments.iter().position(|a| a == "--threads").expect("a flag") + 1;
+        arguments[at] = threads.into();
+        ok(glmc(&arguments.iter().map(String::as_str).collect::<Vec<_>>()));
+        weights(&run)
+    };
+    let one = train("one", "1");
+    assert!(one == train("again", "1"), "other bits the second time");
+    assert!(one == train("two", "2"), "other bits with two threads");
+    assert!(one == train("three", "3"), "other bits with three threads");
+}
+
+/// The tensors of a run's last checkpoint: everything behind the header, which also names the number of threads.
+fn weights(run: &Path) -> Vec<u8> {
+    let bytes = fs::read(run.join("last.safetensors")).expect("a checkpoint");
+    let header = u64::from_le_bytes(bytes[..8].try_into().expect("eight bytes")) as usize;
+    bytes[8 + header..].to_vec()
+}
+
+#[test]
+fn a_run_killed_at_any_moment_goes_on_to_the_same_bits() {
+    let place = Place::new();
+    let whole = place.path("whole");
+    ok(place.train(&whole, &[]));
+    let expected = fs::read(whole.join("last.safetensors")).expect("a checkpoint");
+    let run = place.path("killed");
+    let mut dice = Dice(11);
+    let mut kills = 0;
+    let mut finished = false;
+    let arguments = place.training(&run);
+    while kills < 20 {
+        let mut command = Command::new(BIN);
+        if run.join("config.toml").exists() && !finished {
+            command.args(["train", "--resume", text(&run)]);
+        } else {
+            // Finished before the twentieth kill: once more from the start.
+            fs::remove_dir_all(&run).ok();
+            command.args(&arguments);
+        }
+        let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("the program starts");
+        std::thread::sleep(Duration::from_millis(5 + dice.below(250)));
+        child.kill().expect("a kill");
+        let output = child.wait_with_output().expect("an end");
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.code().is_none_or(|code| code == 0), "{stderr}");
+        finished = output.status.success();
+        kills += usize::from(!finished);
+    }
+    if !run.join("config.toml").exists() {
+        ok(place.train(&run, &[]));
+    }
+    ok(resume(&run));
+    assert!(fs::read(run.join("last.safetensors")).expect("a checkpoint") == expected, "other bits after kills");
+    assert_eq!(timeless_metrics(&run), timeless_metrics(&whole));
+    assert!(weights_of(&run, "best.safetensors") == weights_of(&whole, "best.safetensors"));
+}
+
+fn weights_of(run: &Path, name: &str) -> Vec<u8> {
+    fs::read(run.join(name)).expect("a checkpoint")
+}
+
+#[cfg(unix)]
+#[test]
+fn ctrl_c_saves_and_says_how_to_go_on() {
+    let place = Place::new();
+    let whole = place.path("whole");
+    ok(place.train(&whole, &[]));
+    let run = place.path("stopped");
+    let mut stops = 0;
+    let mut next = Command::new(BIN);
+    next.args(place.training(&run));
+    loop {
+        let child = next.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("the program starts");
+        std::thread::sleep(Duration::from_millis(150));
+        let interrupt = Command::new("kill").args(["-INT", &child.id().to_string()]).status().expect("kill runs");
+        let output = child.wait_with_output().expect("an end");
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        match output.status.code() {
+            Some(0) => break,
+            Some(130) => assert!(stderr.contains("go on with: glmc-engine train --resume"), "{stderr}"),
+            // Hit before the handler was there.
+            None => assert!(interrupt.success()),
+            other => panic!("{other:?}: {stderr}"),
+        }
+        stops += usize::from(output.status.code() == Some(130));
+        next = Command::new(BIN);
+        match run.join("config.toml").exists() {
+            true => next.args(["train", "--resume", text(&run)]),
+            false => next.args(place.training(&run)),
+        };
+        assert!(stops < 200, "never finishes");
+    }
+    assert!(stops > 0, "the run was over before it could be stopped");
+    assert!(weights_of(&run, "last.safetensors") == weights_of(&whole, "last.safetensors"));
+    assert_eq!(timeless_metrics(&run), timeless_metrics(&whole));
+}
+
+#[test]
+fn a_second_process_on_the_same_folder_is_refused() {
+    let place = Place::new();
+    let run = place.path("run");
+    let mut arguments = place.training(&run);
+    let epochs = arguments.iter().position(|a| a == "--epochs").expect("a flag") + 1;
+    arguments[epochs] = "1000".into();
+    let mut first =
+        Command::new(BIN).args(&arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("starts");
+    while !run.join("config.toml").exists() {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let (again, resumed) = (place.train(&run, &[]), resume(&run));
+    first.kill().expect("a kill");
+    first.wait().expect("an end");
+    assert!(error(again, 1).contains("another process is training in this folder"));
+    assert!(error(resumed, 1).contains("another process is training in this folder"));
+    assert!(error(place.train(&run, &[]), 1).contains("there is a run here already"));
+}
+
+#[test]
+fn a_loss_that_is_no_number_stops_the_run() {
+    let place = Place::new();
+    let run = place.path("run");
+    let line = error(place.train(&run, &["--lr", "1000"]), 1);
+    for part in ["epoch", "step", "L_c", "L_cb", "L_sim", "--lr"] {
+        assert!(line.contains(part), "{line}");
+    }
+}
+
+#[test]
+fn every_file_of_a_run_damaged_in_every_way() {
+    let place = Place::new();
+    let (run, other) = (place.path("run"), place.path("other"));
+    ok(place.train(&run, &[]));
+    ok(place.train(&other, &["--lr", "0.01"]));
+    let mut dice = Dice(5);
+    for name in ["config.toml", "metrics.jsonl", "last.safetensors", "best.safetensors"] {
+        let file = run.join(name);
+        let whole = fs::read(&file).expect("a file of the run");
+        let mut damages: Vec<(String, Vec<u8>)> = vec![
+            ("emptied".into(), Vec::new()),
+            ("swapped".into(), fs::read(other.join(name)).expect("a file of the other run")),
+            ("replaced by noise".into(), (0..whole.len()).map(|_| dice.below(256) as u8).collect()),
+        ];
+        for part in [2, 3, 10] {
+            damages.push((format!("cut to 1/{part}"), whole[..whole.len() / part].to_vec()));
+        }
+        for _ in 0..6 {
+            let mut flipped = whole.clone();
+            let at = dice.below(whole.len() as u64) as usize;
+            flipped[at] ^= 1 << dice.below(8);
+            damages.push((format!("bit flipped in byte {at}"), flipped));
+        }
+        for (what, bytes) in damages {
+            fs::write(&file, bytes).expect("writable");
+            let output = resume(&run);
+            // A flip in a time that nothing depends on, or in the final line, does no harm; anything else is an error.
+            let harmless = name == "metrics.jsonl" && output.status.success();
+            if !harmless {
+                let line = error(output, 1);
+                assert!(line.contains(text(&run)), "{name} {what}: {line}");
+            } else {
+                assert!(what.contains("flipped"), "{name} {what} went unnoticed");
+            }
+            fs::write(&file, &whole).expect("writable");
+            if name.ends_with("safetensors") && what != "swapped" {
+                fs::write(&file, &whole[..whole.len() - 1]).expect("writable");
+                let store = place.store();
+                let line = error(glmc(&["eval", "--checkpoint", text(&file), "--data", text(&store)]), 1);
+                assert!(line.contains(name), "{line}");
+                fs::write(&file, &whole).expect("writable");
+            }
+        }
+    }
+    ok(resume(&run));
+}
+
+#[test]
+fn bad_requests_get_one_line_and_the_right_status() {
+    let place = Place::new();
+    let run = place.path("run");
+    let missing = place.path("nowhere.lt");
+    let cases: Vec<(Output, i32, &str)> = vec![
+        (glmc(&["train", "--preset", "nonsense"]), 2, "unknown preset"),
+        (glmc(&["train", "--preset", "cifar10-lt-if100"]), 2, "no data"),
+        (glmc(&["train", "--data", text(&missing)]), 1, "no such store"),
+        (glmc(&["train", "--resume", text(&missing)]), 1, "no run here"),
+        (glmc(&["train", "--resume", text(&missing), "--lr", "1"]), 2, "--resume goes on"),
+        (place.train(&run, &["--model", "vgg"]), 1, "unknown model"),
+        (place.train(&run, &["--width", "0"]), 1, "width"),
+        (place.train(&run, &["--momentum", "1.5"]), 1, "momentum"),
+        (place.train(&run, &["--device", "tpu"]), 1, "tpu"),
+        (place.train(&run, &["--precision", "bf16"]), 1, "bf16"),
+        (place.train(&run, &["--batch", "0"]), 1, "batch"),
+        (glmc(&["bench", "step", "--batch", "0"]), 1, "batch"),
+        (glmc(&["verify", text(&missing)]), 1, "nowhere"),
+    ];
+    for (output, status, part) in cases {
+        let line = error(output, status);
+        assert!(line.contains(part), "{line}");
+    }
+    assert!(!run.exists(), "a request that cannot be met leaves nothing behind");
+    let config = place.path("config.toml");
+    fs::write(&config, "epochs = 3\nlearning_rate = 1.0\n").expect("writable");
+    let line = error(place.train(&run, &["--config", text(&config)]), 1);
+    assert!(line.contains("line 2") && line.contains("learning_rate"), "{line}");
+    assert_eq!(glmc(&["train", "--lr", "much"]).status.code(), Some(2));
+}
+
+#[test]
+fn flags_win_over_the_file_and_the_file_over_the_preset() {
+    let place = Place::new();
+    let (run, config) = (place.path("run"), place.path("my.toml"));
+    fs::write(&config, "preset = \"cifar100-lt-if50-w16\"\nepochs = 2\nlr = 0.5\nmodel = \"resnet20\"\n")
+        .expect("writable");
+    let store = place.store();
+    ok(glmc(&[
+        "train",
+        "--config",
+        text(&config),
+        "--data",
+        text(&store),
+        "--out",
+        text(&run),
+        "--lr",
+        "0.02",
+        "--width",
+        "2",
+        "--threads",
+        "1",
+    ]));
+    let written: toml::Table =
+        toml::from_str(&fs::read_to_string(run.join("config.toml")).expect("a file")).expect("TOML");
+    for (key, value) in [("lr", 0.02), ("gamma", 6.0), ("resample", 0.2)] {
+        assert_eq!(written[key].as_float(), Some(value), "{key}");
+    }
+    assert_eq!((written["epochs"].as_integer(), written["width"].as_integer()), (Some(2), Some(2)));
+}
+
+#[test]
+fn the_baseline_and_streamed_images_train_too() {
+    let place = Place::new();
+    ok(place.train(&place.path("ce"), &["--method", "ce"]));
+    ok(place.train(&place.path("resident"), &[]));
+    ok(place.train(&place.path("streamed"), &["--resident-limit", "0"]));
+    assert!(weights(&place.path("streamed")) == weights(&place.path("resident")), "streaming changes nothing");
+}
