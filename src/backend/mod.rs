@@ -1,7 +1,7 @@
 //! Backends: who computes the ops.
 //!
 //! [`Backend`] is what ops, tape, model and training loop see; nothing above it knows which one runs. There are two
-//! implementations: [`native`], Rust on the CPU, and `launched`, hand-written kernels over a driver (CUDA, or the
+//! implementations: [`native`], Rust on the CPU, and [`launched`], hand-written kernels over a driver (CUDA, or the
 //! emulator that runs the same kernels on any machine).
 
 pub mod driver;
@@ -10,6 +10,10 @@ pub mod native;
 
 use std::time::{Duration, Instant};
 
+use self::driver::Driver;
+use self::driver::cache::Cache;
+use self::driver::cuda::{self, Cuda};
+use self::driver::emulator::{self, Checks, Emulator};
 use crate::error::{Error, Result};
 use crate::ops;
 use crate::tensor::{BufferId, Precision, Tensor};
@@ -112,21 +116,63 @@ impl<T> Backend for T where
 {
 }
 
-/// Opens a device by its name: `cpu`. `threads` is the number of CPU threads, 0 for all.
+/// Opens a device by its name: `cpu`, `cuda` or `cuda:N`, `emulator`, or `emulator:checked`, which looks at every memory
+/// access. `threads` is the number of CPU threads, 0 for all.
 ///
 /// # Errors
 /// When there is no device of that name, it cannot be opened, or it does not compute in that precision.
 pub fn open(device: &str, precision: Precision, threads: usize) -> Result<Box<dyn Backend>> {
-    match device {
-        "cpu" => Ok(Box::new(native::Native::new(precision, threads)?)),
-        _ => Err(Error::device(device, "no such device; there is: cpu")),
+    let checks = match device {
+        "cpu" => return Ok(Box::new(native::Native::new(precision, threads)?)),
+        "emulator" => Checks::Fast,
+        "emulator:checked" => Checks::Full,
+        _ => {
+            let Some(ordinal) = cuda_ordinal(device) else {
+                return Err(Error::device(device, "no such device; there are: cpu, cuda, cuda:N, emulator"));
+            };
+            let driver = Cuda::new(ordinal, Cache::user())?;
+            return Ok(Box::new(launched::Launched::new(Box::new(driver), precision)?));
+        }
+    };
+    if threads > 0 {
+        // The emulator runs blocks on the process's own pool. Where that is up already, it stays as it is.
+        let _ = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
+    }
+    let driver = Emulator::new(emulator::Options { checks, cache: Cache::user() })?;
+    Ok(Box::new(launched::Launched::new(Box::new(driver), precision)?))
+}
+
+/// The number in `cuda:N`; 0 for `cuda`.
+fn cuda_ordinal(device: &str) -> Option<usize> {
+    match device.strip_prefix("cuda")? {
+        "" => Some(0),
+        rest => rest.strip_prefix(':')?.parse().ok(),
     }
 }
 
 /// Every kind of device, with what it is or why it cannot be used.
 pub fn devices() -> Vec<(String, Result<String>)> {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    vec![("cpu".into(), Ok(format!("Rust on {threads} threads, f32 (and f64 as an oracle)")))]
+    let mut devices = vec![("cpu".into(), Ok(format!("Rust on {threads} threads, f32 (and f64 as an oracle)")))];
+    match cuda::devices() {
+        Err(error) => devices.push(("cuda".into(), Err(error))),
+        Ok(found) => devices.extend(found.into_iter().map(|gpu| {
+            let name = format!("cuda:{}", gpu.ordinal);
+            let (major, minor) = gpu.compute;
+            let what = match gpu.problem {
+                Some(problem) => Err(Error::device(&name, problem)),
+                None => {
+                    let memory = gpu.memory_bytes as f64 / (1u64 << 30) as f64;
+                    Ok(format!("{}, compute capability {major}.{minor}, {memory:.0} GiB, f32 and bf16", gpu.product))
+                }
+            };
+            (name, what)
+        })),
+    }
+    let emulator = Emulator::new(emulator::Options { checks: Checks::Fast, cache: Cache::user() });
+    let what = emulator.map(|emulator| format!("{}: the CUDA kernels, f32 and bf16", emulator.properties().product));
+    devices.push(("emulator".into(), what));
+    devices
 }
 
 #[cfg(test)]
@@ -137,7 +183,10 @@ mod tests {
     fn devices_are_opened_by_name() {
         assert_eq!(open("cpu", Precision::F64, 1).unwrap().precision(), Precision::F64);
         let message = |device, precision| open(device, precision, 1).err().unwrap().to_string();
-        assert_eq!(message("tpu", Precision::F32), "tpu: no such device; there is: cpu");
+        assert_eq!(message("tpu", Precision::F32), "tpu: no such device; there are: cpu, cuda, cuda:N, emulator");
         assert!(message("cpu", Precision::Bf16).starts_with("cpu: computes in f32 (or f64)"));
+        assert!(message("emulator", Precision::F64).starts_with("emulator: kernels compute in f32 and bf16"));
+        assert_eq!(["cuda", "cuda:3"].map(cuda_ordinal), [Some(0), Some(3)]);
+        assert_eq!(["cuda:", "cuda3", "cuda:-1", "cuda:x", "emulator"].map(cuda_ordinal), [None; 5]);
     }
 }

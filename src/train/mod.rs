@@ -8,3 +8,4 @@ pub mod report;
 pub mod run_folder;
 pub mod session;
 pub mod step;
+pub mod variants;
