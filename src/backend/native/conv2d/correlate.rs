@@ -6,7 +6,7 @@
 
 use rayon::prelude::*;
 
-use super::lanes::{LANES, Level, Workspace};
+use super::lanes::{Ahead, LANES, Level, Workspace};
 use super::strip::{Image, Strip};
 use super::tile::{self, Tile};
 use crate::ops::conv2d::Geometry;
@@ -199,6 +199,9 @@ impl Job<'_> {
         sums.fill(0.0);
         Workspace::with(|workspace| {
             let strip = workspace.floats(self.strip.floats());
+            let tile_rows = |phase: &Phase| phase.extent[0].div_ceil(self.choice.rows);
+            let steps = c.phases.iter().map(tile_rows).sum::<usize>() * c.to.channels.div_ceil(LANES);
+            let mut ahead = Ahead::of(x, steps);
             for first in (0..self.rows).step_by(self.band) {
                 let top = (first * c.stride) as isize - c.zeros[0] as isize;
                 self.strip.fill(strip, self.strip.block_pitch(), &c.from, x, (top, -(c.zeros[1] as isize)));
@@ -206,7 +209,7 @@ impl Job<'_> {
                     let mut block_sums = [0.0; 2 * LANES];
                     for phase in &c.phases {
                         let wanted = (!sums.is_empty()).then_some(&mut block_sums);
-                        self.phase(phase, strip, first, packed, i * LANES, y, wanted);
+                        self.phase(phase, strip, first, packed, i * LANES, y, wanted, &mut ahead);
                     }
                     if !sums.is_empty() {
                         let (plain, squares) = sums.split_at_mut(c.to.channels);
@@ -232,6 +235,7 @@ impl Job<'_> {
         channel: usize,
         y: &mut [f32],
         mut sums: Option<&mut [f64; 2 * LANES]>,
+        ahead: &mut Ahead,
     ) {
         let (c, s, choice) = (self.correlation, &self.strip, &self.choice);
         let [rows, cols] = phase.extent;
@@ -241,6 +245,7 @@ impl Job<'_> {
         let last = rows.min(first + self.band);
         for row in (first..last).step_by(choice.rows) {
             let mut row_sums = [0.0f32; 2 * LANES];
+            ahead.step();
             for col in (0..cols).step_by(choice.cols) {
                 let start = ((row - first) * c.stride + phase.shift[0]) * s.row_pitch()
                     + (col * c.stride + phase.shift[1]) * s.block;

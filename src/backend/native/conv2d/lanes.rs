@@ -262,6 +262,38 @@ macro_rules! instantiate {
 }
 pub(super) use instantiate;
 
+/// Asks for memory that will be read next, a little at a time, while arithmetic keeps the processor busy: what follows
+/// a slice, which is what the same thread mostly goes on with. Nothing is read, so it need not belong to anybody.
+pub(super) struct Ahead {
+    next: *const f32,
+    lines: usize,
+    at_once: usize,
+}
+
+impl Ahead {
+    /// As many floats after `slice` as it has itself, in so many steps.
+    pub(super) fn of(slice: &[f32], steps: usize) -> Ahead {
+        let lines = slice.len().div_ceil(LANES);
+        Ahead { next: slice.as_ptr_range().end, lines, at_once: lines.div_ceil(steps.max(1)) }
+    }
+
+    /// One step.
+    #[inline(always)]
+    pub(super) fn step(&mut self) {
+        let lines = self.at_once.min(self.lines);
+        for _ in 0..lines {
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: a prefetch of any address does nothing but move memory, if there is some, towards the processor.
+            unsafe {
+                use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+                _mm_prefetch::<_MM_HINT_T1>(self.next.cast());
+            }
+            self.next = self.next.wrapping_add(LANES);
+        }
+        self.lines -= lines;
+    }
+}
+
 /// One vector in memory: a cache line.
 #[derive(Clone, Copy, Default, bytemuck::Zeroable, bytemuck::Pod)]
 #[repr(C, align(64))]

@@ -115,8 +115,12 @@ unsafe fn correlate<L: Lanes, const ROWS: usize, const COLS: usize, const STEP: 
 /// As [`TileKernel`].
 #[inline(always)]
 unsafe fn finish_ragged<L: Lanes, const ROWS: usize, const COLS: usize>(t: &Tile, acc: &[[L::V; COLS]; ROWS]) {
-    for (r, line) in acc.iter().enumerate().take(t.rows) {
-        for (c, v) in line.iter().enumerate().take(t.cols) {
+    for (r, line) in acc.iter().enumerate() {
+        for (c, v) in line.iter().enumerate() {
+            // Not `take`: an index that is known when compiling lets the tile stay in registers.
+            if r >= t.rows || c >= t.cols {
+                continue;
+            }
             let mut values = [0.0; LANES];
             // SAFETY: `values` has a vector's size; output and sums as the caller's contract says.
             unsafe {

@@ -5,24 +5,23 @@
 
 use rayon::prelude::*;
 
-use super::lanes::{LANES, Level, Workspace};
+use super::lanes::{Ahead, LANES, Level, Workspace};
 use super::strip::Image;
 use super::tile::{self, Tile, TileChoice};
 use super::transform::{self, Kernels, Outputs, POINTS, Rows};
 use crate::ops::conv2d::Geometry;
 
 /// Most floats of transformed input at a time: they should stay in the second-level cache beside the weights.
-const INPUT_FLOATS: usize = 256 * 1024;
+const INPUT_FLOATS: usize = 128 * 1024;
 /// Most tiles at a time.
-const MOST_TILES: usize = 128;
+const MOST_TILES: usize = 64;
 /// Pieces of work wanted, if there are as many images.
 const PIECES: usize = 32;
 
 /// Does it serve these shapes, and pay?
 pub(super) fn applies(g: &Geometry) -> bool {
-    // With sixteen channels the transforms cost about what they save.
-    let pays = |channels: usize| channels.is_multiple_of(LANES) && channels > LANES;
-    g.kernel == 3 && g.stride == 1 && g.padding <= 2 && pays(g.channels) && pays(g.filters)
+    let whole = |channels: usize| channels.is_multiple_of(LANES);
+    g.kernel == 3 && g.stride == 1 && g.padding <= 2 && whole(g.channels) && whole(g.filters)
 }
 
 /// How an image is cut into tiles, and tiles are taken together; a function of shapes alone.
@@ -45,6 +44,15 @@ impl Tiling {
         let band = (tiles / cols).max(1);
         let images = (band / rows).clamp(1, most_images.max(1));
         Tiling { rows, cols, images, band: band.min(rows * images) }
+    }
+
+    /// The pixels of rows `first..first + count` of tiles of some images, but for what they share with other rows.
+    pub(super) fn pixels<'a>(&self, image: &Image, images: &'a [f32], first: usize, count: usize) -> &'a [f32] {
+        let start = |row: usize| {
+            let (n, row) = (row / self.rows, row % self.rows);
+            (n * image.floats() + (2 * row).min(image.rows) * image.cols * image.channels).min(images.len())
+        };
+        &images[start(first)..start(first + count)]
     }
 
     /// Tiles taken together.
@@ -199,8 +207,13 @@ impl Correlation<'_> {
             for first in (0..rows).step_by(self.tiling.band) {
                 let count = self.tiling.band.min(rows - first);
                 input.run(x, first, count, transformed);
+                let steps = POINTS * self.to.channels / LANES;
+                let mut ahead = [
+                    Ahead::of(self.tiling.pixels(&self.from, x, first, count), steps),
+                    Ahead::of(self.tiling.pixels(&self.to, y, first, count), steps),
+                ];
                 for (i, weight) in weight.chunks_exact(self.block()).enumerate() {
-                    self.multiply(weight, transformed, count * self.tiling.cols, products);
+                    self.multiply(weight, transformed, count * self.tiling.cols, products, &mut ahead);
                     self.finish(products, first, count, i * LANES, y, sums);
                 }
             }
@@ -208,9 +221,17 @@ impl Correlation<'_> {
     }
 
     /// The products of sixteen output channels: (point, tile, output channel).
-    fn multiply(&self, weight: &[f32], transformed: &[f32], tiles: usize, products: &mut [f32]) {
+    fn multiply(
+        &self,
+        weight: &[f32],
+        transformed: &[f32],
+        tiles: usize,
+        products: &mut [f32],
+        ahead: &mut [Ahead; 2],
+    ) {
         let (blocks, point_pitch) = (self.transformed.blocks, self.transformed.point_pitch());
         for (point, weight) in weight.chunks_exact(blocks * LANES * LANES).enumerate() {
+            ahead.iter_mut().for_each(Ahead::step);
             for first in (0..tiles).step_by(self.choice.cols) {
                 let at = point * point_pitch + first * LANES;
                 let tile = Tile {

@@ -5,7 +5,7 @@
 
 use rayon::prelude::*;
 
-use super::lanes::{LANES, Level, Workspace};
+use super::lanes::{Ahead, LANES, Level, Workspace};
 use super::strip::Image;
 use super::tile::{self, OuterTile};
 use super::transform::{self, Kernels, POINTS};
@@ -95,7 +95,12 @@ impl Plan {
                 let count = self.tiling.band.min(rows - first);
                 input.run(x, first, count, v);
                 output.run(dy, first, count, d);
+                let mut ahead = [
+                    Ahead::of(self.tiling.pixels(&self.image, x, first, count), POINTS),
+                    Ahead::of(self.tiling.pixels(&self.out, dy, first, count), POINTS),
+                ];
                 for point in 0..POINTS {
+                    ahead.iter_mut().for_each(Ahead::step);
                     for (i, sums) in sums.chunks_exact_mut(SUMS).enumerate() {
                         let (filter, channel) = (i / channels, i % channels);
                         let tile = OuterTile {
