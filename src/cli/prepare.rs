@@ -1,5 +1,6 @@
 //! `glmc-engine prepare`: builds or checks a store.
 
+use std::io::Write;
 use std::path::PathBuf;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -176,14 +177,15 @@ pub fn run(args: &PrepareArgs) -> Result<()> {
             let store = Store::open(store)?;
             store.check()?;
             done(&Summary::new(store.path(), store.meta(), store.test().len(), Vec::new()))?;
-            println!("  all {} arrays have their checksums", store.meta().arrays.len());
+            let _ = writeln!(std::io::stdout(), "  all {} arrays have their checksums", store.meta().arrays.len());
             Ok(())
         }
     })
 }
 
+/// Prints the last word on a store; a reader that hung up (`| head`) is no failure of ours.
 fn done(summary: &Summary) -> Result<()> {
-    print!("{summary}");
+    let _ = write!(std::io::stdout(), "{summary}");
     Ok(())
 }
 

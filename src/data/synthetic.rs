@@ -231,17 +231,17 @@ fn draw(config: &SyntheticConfig, part: Part, class: usize, i: usize, out: &mut 
 
     let mut look = Look::of(class);
     let other = Look::of(rng.interval(config.classes as u64 - 1) as usize);
-    if chance(rng, 0.08) {
+    if chance(rng, 0.03) {
         look.texture = other.texture;
     }
-    if chance(rng, 0.08) {
+    if chance(rng, 0.03) {
         look.shape = other.shape;
     }
-    if chance(rng, 0.25) {
+    if chance(rng, 0.12) {
         look.hue = other.hue;
     }
-    let hue = look.hue + uniform(rng, -0.14, 0.14);
-    let (saturation, value) = (uniform(rng, 0.25, 0.8), uniform(rng, 0.5, 1.0));
+    let hue = look.hue + uniform(rng, -0.08, 0.08);
+    let (saturation, value) = (uniform(rng, 0.4, 0.9), uniform(rng, 0.6, 1.0));
     let contrast = uniform(rng, 0.35, 0.75);
     let frequency = uniform(rng, 1.8, 3.0);
     let object = Surface::new(rng, look.texture, frequency, colour(hue, saturation, value), contrast);
@@ -249,17 +249,17 @@ fn draw(config: &SyntheticConfig, part: Part, class: usize, i: usize, out: &mut 
     let ground_texture = rng.interval(TEXTURES.len() as u64 - 1) as usize;
     let (ground_hue, ground_frequency) = (rng.next_f64(), uniform(rng, 0.8, 2.5));
     let ground_colour = colour(ground_hue, uniform(rng, 0.0, 0.5), uniform(rng, 0.25, 0.9));
-    let ground_contrast = uniform(rng, 0.0, 0.35);
+    let ground_contrast = uniform(rng, 0.0, 0.2);
     let ground = Surface::new(rng, ground_texture, ground_frequency, ground_colour, ground_contrast);
 
-    let scale = uniform(rng, 0.42, 0.75);
-    let centre = [uniform(rng, -0.3, 0.3), uniform(rng, -0.3, 0.3)];
-    // A turn by up to 40 degrees either way: half-angle tangent, which needs no trigonometry.
-    let t = uniform(rng, -0.36, 0.36);
+    let scale = uniform(rng, 0.55, 0.85);
+    let centre = [uniform(rng, -0.2, 0.2), uniform(rng, -0.2, 0.2)];
+    // A turn by up to 23 degrees either way: half-angle tangent, which needs no trigonometry.
+    let t = uniform(rng, -0.2, 0.2);
     let (cos, sin) = ((1.0 - t * t) / (1.0 + t * t), 2.0 * t / (1.0 + t * t));
     // A straight cover over part of the image.
-    let cover = chance(rng, 0.3).then(|| (uniform(rng, 0.2, 0.8), rng.interval(3), colour(rng.next_f64(), 0.3, 0.5)));
-    let noise = uniform(rng, 0.03, 0.14);
+    let cover = chance(rng, 0.15).then(|| (uniform(rng, 0.2, 0.8), rng.interval(3), colour(rng.next_f64(), 0.3, 0.5)));
+    let noise = uniform(rng, 0.02, 0.09);
     let light = uniform(rng, 0.8, 1.15);
 
     let half = config.size as f64 / 2.0;
@@ -323,6 +323,6 @@ mod tests {
             draw(&config, Part::Train, class, 1, &mut image);
             hasher.update(&image);
         }
-        assert_eq!(&hasher.finalize().to_hex()[..16], "b1809ca2b6ab617c");
+        assert_eq!(&hasher.finalize().to_hex()[..16], "cb5435815d0ae273");
     }
 }
