@@ -10,7 +10,7 @@ static GLMC_QUIET inline bool glmc_is_shared(const GlmcBlock* block, const void*
 
 // Shared memory: written before it is read; between two barriers no two threads touch two bytes of which one writes
 // (threads of one warp are also ordered by __syncwarp).
-static GLMC_QUIET __attribute__((noinline)) void glmc_check_shared(GlmcLane* lane, u64 offset, u32 size, bool write, u64 pc,
+static GLMC_QUIET inline void glmc_check_shared(GlmcLane* lane, u64 offset, u32 size, bool write, u64 pc,
                                                 const void* address) {
     GlmcBlock* block = lane->block;
     if (offset + size > block->shared_bytes)
@@ -81,7 +81,7 @@ static GLMC_QUIET inline void glmc_mark_landed(GlmcLane* lane, const void* targe
 
 // Global memory: inside an allocation; no byte written by two blocks of a launch, or read by one block after another
 // wrote it (unless the reader has executed __threadfence, as the last block of a reduction does).
-static GLMC_QUIET __attribute__((noinline)) void glmc_check_global(GlmcLane* lane, u64 offset, u32 size, bool write, u64 pc,
+static GLMC_QUIET inline void glmc_check_global(GlmcLane* lane, u64 offset, u32 size, bool write, u64 pc,
                                                 const void* address) {
     GlmcBlock* block = lane->block;
     for (u64 at = offset; at < offset + size;) {
@@ -120,7 +120,7 @@ extern char __ehdr_start[] __attribute__((visibility("hidden")));
 extern char _end[] __attribute__((visibility("hidden")));
 }
 
-static GLMC_QUIET inline void glmc_check(const void* address, u64 size, bool write, bool natural, u64 pc) {
+static GLMC_QUIET __attribute__((noinline)) void glmc_check(const void* address, u64 size, bool write, bool natural, u64 pc) {
     GlmcLane* lane = GLMC_LANE();
     GlmcBlock* block = lane->block;
     u64 at = reinterpret_cast<u64>(address);

@@ -4,6 +4,7 @@
 //! used, so that drivers 12.x and 13.x both serve.
 
 mod context;
+mod handles;
 
 use std::collections::HashMap;
 use std::ffi::{CString, c_void};
@@ -16,6 +17,8 @@ use cudarc::driver::sys::{self, CUfunction_attribute as Attribute};
 
 use self::context::{Context, explain};
 pub use self::context::{DeviceInfo, devices};
+pub(crate) use self::handles::Event;
+use self::handles::{CudaGraph, Loaded, parameter_sizes};
 use super::cache::Cache;
 use super::nvrtc::Nvrtc;
 use super::pinned::HostMemory;
@@ -28,31 +31,6 @@ use crate::{Error, Result};
 
 /// Dynamic shared memory that a kernel may use without being asked.
 const SHARED_BY_DEFAULT: u32 = 48 * 1024;
-
-/// A loaded kernel.
-struct Loaded {
-    function: sys::CUfunction,
-    /// Sizes of its parameters in bytes, where the driver tells (12.4 and later).
-    sizes: Option<Vec<usize>>,
-    /// Dynamic shared memory that it has been allowed so far.
-    shared: AtomicU32,
-    module: sys::CUmodule,
-    context: Arc<Context>,
-}
-
-// SAFETY: handles of the driver, which locks internally; any thread may use them with the context current.
-unsafe impl Send for Loaded {}
-// SAFETY: as above.
-unsafe impl Sync for Loaded {}
-
-impl Drop for Loaded {
-    fn drop(&mut self) {
-        if self.context.bind().is_ok() {
-            // SAFETY: the module was loaded by `Cuda::load`, and its function goes with it.
-            let _ = unsafe { result::module::unload(self.module) };
-        }
-    }
-}
 
 #[derive(Default)]
 struct Allocations {
@@ -177,24 +155,6 @@ impl Cuda {
         }
         let what = format!("copy of {bytes} bytes at {offset} of a host buffer of {length}");
         Err(Error::device(&self.properties.device, what))
-    }
-}
-
-/// The sizes of a kernel's parameters; `None` where the driver is older than 12.4.
-fn parameter_sizes(function: sys::CUfunction) -> Option<Vec<usize>> {
-    type GetParamInfo = unsafe extern "C" fn(sys::CUfunction, usize, *mut usize, *mut usize) -> sys::CUresult;
-    // SAFETY: libcuda is loaded, since a function of it exists.
-    let library = unsafe { sys::culib() };
-    // SAFETY: the symbol, where it exists, has this type (cuda.h since 12.4).
-    let get = unsafe { library.get::<GetParamInfo>(b"cuFuncGetParamInfo") }.ok()?;
-    let mut sizes = Vec::new();
-    loop {
-        let (mut offset, mut size) = (0, 0);
-        // SAFETY: both targets are valid; the driver answers an index past the last with an error.
-        match unsafe { get(function, sizes.len(), &mut offset, &mut size) } {
-            sys::CUresult::CUDA_SUCCESS => sizes.push(size),
-            _ => return Some(sizes),
-        }
     }
 }
 
@@ -495,69 +455,6 @@ impl Drop for Cuda {
             for ptr in self.allocations().bytes.keys() {
                 // SAFETY: allocated by `alloc` and not freed since.
                 let _ = unsafe { result::free_sync(*ptr) };
-            }
-        }
-    }
-}
-
-/// An event that goes away with its mark.
-pub(crate) struct Event {
-    event: sys::CUevent,
-    context: Arc<Context>,
-}
-
-// SAFETY: a handle of the driver, which locks internally.
-unsafe impl Send for Event {}
-// SAFETY: as above.
-unsafe impl Sync for Event {}
-
-impl std::fmt::Debug for Event {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Event({:?})", self.event)
-    }
-}
-
-impl Drop for Event {
-    fn drop(&mut self) {
-        if self.context.bind().is_ok() {
-            // SAFETY: created by `mark`, destroyed once; the driver lets a pending one finish.
-            let _ = unsafe { result::event::destroy(self.event) };
-        }
-    }
-}
-
-struct CudaGraph {
-    executable: sys::CUgraphExec,
-    operations: usize,
-    device: String,
-    context: Arc<Context>,
-    /// Host memory that the recorded copies use.
-    _held: Vec<Arc<HostMemory>>,
-}
-
-// SAFETY: a handle of the driver, which locks internally.
-unsafe impl Send for CudaGraph {}
-
-impl Graph for CudaGraph {
-    fn replay(&self) -> Result<()> {
-        self.context.bind()?;
-        // SAFETY: executable and stream are alive.
-        unsafe { result::graph::launch(self.executable, self.context.stream()) }
-            .map_err(|error| Error::device(&self.device, format!("replaying a graph: {}", explain(error))))
-    }
-
-    fn operations(&self) -> usize {
-        self.operations
-    }
-}
-
-impl Drop for CudaGraph {
-    fn drop(&mut self) {
-        if self.context.bind().is_ok() {
-            // SAFETY: instantiated by `capture`, destroyed once; replays must be over before their memory goes.
-            unsafe {
-                let _ = result::stream::synchronize(self.context.stream());
-                let _ = result::graph::exec_destroy(self.executable);
             }
         }
     }

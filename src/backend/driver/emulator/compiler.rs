@@ -91,7 +91,8 @@ impl Compiler {
             // Aggregates stay whole, so that a 16-byte access is checked as one.
             options.extend(["-DGLMC_CHECKED", "-fsanitize=thread", "-g"]);
             if !self.is_clang() {
-                options.extend(["-fno-tree-sra", "--param=tsan-instrument-func-entry-exit=0"]);
+                // Lines are wanted, the places of variables are not: they take as long as the optimiser.
+                options.extend(["-fno-var-tracking", "-fno-tree-sra", "--param=tsan-instrument-func-entry-exit=0"]);
             }
         }
         options

@@ -8,6 +8,7 @@
 mod abi;
 mod arena;
 mod compiler;
+mod driver;
 mod map;
 mod report;
 mod schedule;
@@ -15,7 +16,6 @@ mod schedule;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
 
 use libloading::Library;
 
@@ -27,9 +27,7 @@ use super::cache::Cache;
 use super::pinned::HostMemory;
 use super::spec::PackedArgs;
 use super::table::KernelTable;
-use super::{
-    Arg, DevicePtr, Driver, Graph, Kernel, KernelSpec, Launch, Mark, MarkInner, MemoryInfo, Pinned, Properties,
-};
+use super::{DevicePtr, Kernel, KernelSpec, Launch, Properties};
 use crate::{Error, Result};
 
 /// Shared memory that a block may have: what the largest supported GPU (sm_90) allows.
@@ -372,151 +370,5 @@ impl Inner {
 
     fn slot(&self, kernel: Kernel) -> Result<Arc<super::table::Slot<Loaded>>> {
         self.kernels.slot(kernel).ok_or_else(|| Error::device("emulator", "a kernel handle of another driver"))
-    }
-}
-
-/// Refuses a range outside a host buffer.
-fn range_of(buffer: &Pinned, offset: usize, bytes: usize) -> Result<()> {
-    if offset.checked_add(bytes).is_some_and(|end| end <= buffer.bytes().len()) {
-        return Ok(());
-    }
-    let what = format!("copy of {bytes} bytes at {offset} of a host buffer of {}", buffer.bytes().len());
-    Err(Error::device("emulator", what))
-}
-
-impl Driver for Emulator {
-    fn properties(&self) -> &Properties {
-        &self.inner.properties
-    }
-
-    fn alloc(&self, bytes: usize, what: &str) -> Result<DevicePtr> {
-        self.inner.stream().arena.alloc(bytes, what)
-    }
-
-    fn free(&self, ptr: DevicePtr) -> Result<()> {
-        self.inner.stream().arena.free(ptr)
-    }
-
-    fn upload(&self, to: DevicePtr, from: &[u8]) -> Result<()> {
-        let stream = self.inner.stream();
-        stream.not_recording("upload from ordinary memory")?;
-        let target = stream.arena.check(to, from.len(), "upload")?;
-        // SAFETY: the target lies in a live allocation (checked); the stream is held, so no kernel runs.
-        unsafe { target.copy_from_nonoverlapping(from.as_ptr(), from.len()) };
-        Ok(())
-    }
-
-    fn download(&self, to: &mut [u8], from: DevicePtr) -> Result<()> {
-        let stream = self.inner.stream();
-        stream.not_recording("download to ordinary memory")?;
-        let source = stream.arena.check(from, to.len(), "download")?;
-        // SAFETY: the source lies in a live allocation (checked); the stream is held, so no kernel runs.
-        unsafe { source.copy_to_nonoverlapping(to.as_mut_ptr(), to.len()) };
-        Ok(())
-    }
-
-    fn zero(&self, ptr: DevicePtr, bytes: usize) -> Result<()> {
-        self.inner.submit(Operation::Zero(ptr, bytes))
-    }
-
-    fn copy(&self, to: DevicePtr, from: DevicePtr, bytes: usize) -> Result<()> {
-        self.inner.submit(Operation::Copy(to, from, bytes))
-    }
-
-    fn alloc_pinned(&self, bytes: usize) -> Result<Pinned> {
-        Ok(Pinned(Arc::new(HostMemory::ordinary(bytes))))
-    }
-
-    fn upload_async(&self, to: DevicePtr, from: &Pinned, offset: usize, bytes: usize) -> Result<()> {
-        range_of(from, offset, bytes)?;
-        self.inner.submit(Operation::Upload(to, from.0.clone(), offset, bytes))
-    }
-
-    fn download_async(&self, to: &mut Pinned, offset: usize, from: DevicePtr, bytes: usize) -> Result<()> {
-        range_of(to, offset, bytes)?;
-        self.inner.submit(Operation::Download(to.0.clone(), offset, from, bytes))
-    }
-
-    fn kernel(&self, spec: &KernelSpec) -> Result<Kernel> {
-        let kernel = self.inner.kernels.handle(spec);
-        if !self.inner.dry.load(Ordering::Relaxed) {
-            self.inner.slot(kernel)?.loaded(|spec| self.inner.load(spec))?;
-        }
-        Ok(kernel)
-    }
-
-    fn launch(&self, kernel: Kernel, launch: Launch, args: &[Arg]) -> Result<()> {
-        if self.inner.dry.load(Ordering::Relaxed) {
-            return Ok(());
-        }
-        let slot = self.inner.slot(kernel)?;
-        let loaded = slot.loaded(|spec| self.inner.load(spec))?;
-        launch.check(&slot.spec.label(), self.name(), SHARED_LIMIT)?;
-        let packed = PackedArgs::new(args);
-        packed
-            .check(&loaded.sizes)
-            .map_err(|what| Error::device("emulator", format!("kernel {}: {what}", slot.spec.label())))?;
-        self.inner.submit(Operation::Launch(kernel, launch, packed))
-    }
-
-    fn synchronize(&self) -> Result<()> {
-        let stream = self.inner.stream();
-        stream.not_recording("waiting")?;
-        stream.arena.check_canaries()
-    }
-
-    fn mark(&self) -> Result<Mark> {
-        Ok(Mark(MarkInner::Host(Instant::now())))
-    }
-
-    fn reached(&self, _: &Mark) -> Result<bool> {
-        Ok(true)
-    }
-
-    fn wait(&self, _: &Mark) -> Result<()> {
-        Ok(())
-    }
-
-    fn elapsed(&self, from: &Mark, to: &Mark) -> Result<f64> {
-        match (&from.0, &to.0) {
-            (MarkInner::Host(from), MarkInner::Host(to)) => Ok(to.duration_since(*from).as_secs_f64()),
-            _ => Err(Error::device("emulator", "a mark of another driver")),
-        }
-    }
-
-    fn capture(&self, body: &mut dyn FnMut() -> Result<()>) -> Result<Box<dyn Graph>> {
-        let mut stream = self.inner.stream();
-        if stream.recording.is_some() {
-            return Err(Error::device("emulator", "a capture inside a capture"));
-        }
-        stream.recording = Some(Vec::new());
-        drop(stream);
-        let outcome = body();
-        let operations = self.inner.stream().recording.take().unwrap_or_default();
-        outcome?;
-        Ok(Box::new(EmulatorGraph { inner: self.inner.clone(), operations }))
-    }
-
-    fn prepare(&self, body: &mut dyn FnMut() -> Result<()>) -> Result<()> {
-        self.inner.dry.store(true, Ordering::Relaxed);
-        let outcome = body();
-        self.inner.dry.store(false, Ordering::Relaxed);
-        outcome?;
-        self.inner.kernels.load_all(|spec| self.inner.load(spec))
-    }
-
-    fn memory(&self) -> Result<MemoryInfo> {
-        Ok(self.inner.stream().arena.memory())
-    }
-}
-
-impl Graph for EmulatorGraph {
-    fn replay(&self) -> Result<()> {
-        let mut stream = self.inner.stream();
-        self.operations.iter().try_for_each(|operation| self.inner.perform(&mut stream, operation))
-    }
-
-    fn operations(&self) -> usize {
-        self.operations.len()
     }
 }

@@ -1,0 +1,118 @@
+//! What the driver handed out, each given back by its owner's end: kernels, events, graphs.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
+
+use cudarc::driver::result;
+use cudarc::driver::sys;
+
+use super::context::{Context, explain};
+use crate::backend::driver::Graph;
+use crate::backend::driver::pinned::HostMemory;
+use crate::{Error, Result};
+
+/// A loaded kernel.
+pub(super) struct Loaded {
+    pub(super) function: sys::CUfunction,
+    /// Sizes of its parameters in bytes, where the driver tells (12.4 and later).
+    pub(super) sizes: Option<Vec<usize>>,
+    /// Dynamic shared memory that it has been allowed so far.
+    pub(super) shared: AtomicU32,
+    pub(super) module: sys::CUmodule,
+    pub(super) context: Arc<Context>,
+}
+
+// SAFETY: handles of the driver, which locks internally; any thread may use them with the context current.
+unsafe impl Send for Loaded {}
+// SAFETY: as above.
+unsafe impl Sync for Loaded {}
+
+impl Drop for Loaded {
+    fn drop(&mut self) {
+        if self.context.bind().is_ok() {
+            // SAFETY: the module was loaded by `Cuda::load`, and its function goes with it.
+            let _ = unsafe { result::module::unload(self.module) };
+        }
+    }
+}
+
+/// The sizes of a kernel's parameters; `None` where the driver is older than 12.4.
+pub(super) fn parameter_sizes(function: sys::CUfunction) -> Option<Vec<usize>> {
+    type GetParamInfo = unsafe extern "C" fn(sys::CUfunction, usize, *mut usize, *mut usize) -> sys::CUresult;
+    // SAFETY: libcuda is loaded, since a function of it exists.
+    let library = unsafe { sys::culib() };
+    // SAFETY: the symbol, where it exists, has this type (cuda.h since 12.4).
+    let get = unsafe { library.get::<GetParamInfo>(b"cuFuncGetParamInfo") }.ok()?;
+    let mut sizes = Vec::new();
+    loop {
+        let (mut offset, mut size) = (0, 0);
+        // SAFETY: both targets are valid; the driver answers an index past the last with an error.
+        match unsafe { get(function, sizes.len(), &mut offset, &mut size) } {
+            sys::CUresult::CUDA_SUCCESS => sizes.push(size),
+            _ => return Some(sizes),
+        }
+    }
+}
+
+/// An event that goes away with its mark.
+pub(crate) struct Event {
+    pub(super) event: sys::CUevent,
+    pub(super) context: Arc<Context>,
+}
+
+// SAFETY: a handle of the driver, which locks internally.
+unsafe impl Send for Event {}
+// SAFETY: as above.
+unsafe impl Sync for Event {}
+
+impl std::fmt::Debug for Event {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Event({:?})", self.event)
+    }
+}
+
+impl Drop for Event {
+    fn drop(&mut self) {
+        if self.context.bind().is_ok() {
+            // SAFETY: created by `mark`, destroyed once; the driver lets a pending one finish.
+            let _ = unsafe { result::event::destroy(self.event) };
+        }
+    }
+}
+
+pub(super) struct CudaGraph {
+    pub(super) executable: sys::CUgraphExec,
+    pub(super) operations: usize,
+    pub(super) device: String,
+    pub(super) context: Arc<Context>,
+    /// Host memory that the recorded copies use.
+    pub(super) _held: Vec<Arc<HostMemory>>,
+}
+
+// SAFETY: a handle of the driver, which locks internally.
+unsafe impl Send for CudaGraph {}
+
+impl Graph for CudaGraph {
+    fn replay(&self) -> Result<()> {
+        self.context.bind()?;
+        // SAFETY: executable and stream are alive.
+        unsafe { result::graph::launch(self.executable, self.context.stream()) }
+            .map_err(|error| Error::device(&self.device, format!("replaying a graph: {}", explain(error))))
+    }
+
+    fn operations(&self) -> usize {
+        self.operations
+    }
+}
+
+impl Drop for CudaGraph {
+    fn drop(&mut self) {
+        if self.context.bind().is_ok() {
+            // SAFETY: instantiated by `capture`, destroyed once; replays must be over before their memory goes.
+            unsafe {
+                let _ = result::stream::synchronize(self.context.stream());
+                let _ = result::graph::exec_destroy(self.executable);
+            }
+        }
+    }
+}
