@@ -4,6 +4,7 @@ mod bench;
 mod device;
 mod eval;
 mod info;
+mod kernels;
 mod prepare;
 mod train;
 mod verify;
@@ -33,6 +34,7 @@ enum Command {
     Verify(verify::VerifyArgs),
     Bench(bench::BenchArgs),
     Info(Box<info::InfoArgs>),
+    Kernels(kernels::KernelsArgs),
 }
 
 /// Runs the program. Exit status: 0, 1 for an error, 2 for a command line that makes no sense, 130 after Ctrl-C.
@@ -54,5 +56,6 @@ fn run(command: Command) -> Result<()> {
         Command::Verify(args) => verify::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Info(args) => info::run(*args),
+        Command::Kernels(args) => kernels::run(&args),
     }
 }
