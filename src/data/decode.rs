@@ -92,6 +92,9 @@ fn one_line(error: impl std::fmt::Display) -> String {
 #[derive(Default)]
 pub struct Squarer {
     resizer: Resizer,
+    /// Four bytes a pixel, of the source and of the result: of the resizer's many pixel types only this one is compiled,
+    /// as the others would make up half of the program.
+    wide: [Vec<u8>; 2],
 }
 
 impl Squarer {
@@ -121,9 +124,17 @@ impl Squarer {
             .resize_alg(ResizeAlg::Convolution(FilterType::Bilinear))
             .use_alpha(false)
             .crop(left, top, crop_width, crop_height);
-        let source = ImageRef::new(width as u32, height as u32, &image.pixels, PixelType::U8x3).map_err(one_line)?;
-        let mut target = Image::from_slice_u8(size as u32, size as u32, out, PixelType::U8x3).map_err(one_line)?;
-        self.resizer.resize(&source, &mut target, &options).map_err(one_line)
+        let [source, target] = &mut self.wide;
+        source.clear();
+        source.extend(image.pixels.as_chunks().0.iter().flat_map(|&[r, g, b]| [r, g, b, 0]));
+        target.resize(size * size * 4, 0);
+        let from = ImageRef::new(width as u32, height as u32, source, PixelType::U8x4).map_err(one_line)?;
+        let mut to = Image::from_slice_u8(size as u32, size as u32, target, PixelType::U8x4).map_err(one_line)?;
+        self.resizer.resize(&from, &mut to, &options).map_err(one_line)?;
+        for (out, wide) in out.chunks_exact_mut(3).zip(target.chunks_exact(4)) {
+            out.copy_from_slice(&wide[..3]);
+        }
+        Ok(())
     }
 }
 
