@@ -9,7 +9,7 @@ use glmc_engine::backend::driver::cache::Cache;
 use glmc_engine::backend::driver::emulator::{Checks, Emulator, Options};
 use glmc_engine::backend::driver::{Arg, DevicePtr, Driver};
 use glmc_engine::backend::launched::Launched;
-use glmc_engine::backend::launched::conv2d::{Call, Layer, variants};
+use glmc_engine::backend::launched::conv2d::{Call, Layer};
 use glmc_engine::ops::conv2d::{Conv2dKernels, Geometry};
 use glmc_engine::tape::Grad;
 use glmc_engine::tensor::{DType, Precision, Tensor};
@@ -239,19 +239,40 @@ fn tiling(call: &Call) -> String {
     knobs.fold(call.spec.entry.to_string(), |label, (name, value)| format!("{label} {name}={value}"))
 }
 
+/// The convolutions of the presets' networks: CIFAR ResNets of so many channels in the first stage, two views of
+/// `batch` images of 32 x 32, `stem` channels an image.
+fn preset_layers(stem: usize) -> Vec<Geometry> {
+    let layers = |(width, batch): (usize, usize)| {
+        let layer =
+            |size, channels, filters, stride| geometry([2, batch, size, size], [channels, filters], [3, stride, 1]);
+        [
+            layer(32, stem, width, 1),
+            layer(32, width, width, 1),
+            layer(32, width, 2 * width, 2),
+            layer(16, 2 * width, 2 * width, 1),
+            layer(16, 2 * width, 4 * width, 2),
+            layer(8, 4 * width, 4 * width, 1),
+        ]
+    };
+    [(64, 64), (16, 64), (8, 32)].into_iter().flat_map(layers).collect()
+}
+
 /// A tiling that the presets use and no test here does would go to a GPU unproven.
 #[test]
 fn every_tiling_of_the_presets_is_tested() -> Result<()> {
     for precision in [Precision::F32, Precision::Bf16] {
-        let mut tested = BTreeSet::new();
+        let tilings = |layers: &[Geometry]| -> Result<BTreeSet<String>> {
+            let mut tilings = BTreeSet::new();
+            for g in layers {
+                let layer = Layer::new(g, precision);
+                let calls = [layer.forward(true)?, layer.input_grad(true)?, layer.weight_grad()?];
+                tilings.extend(calls.iter().map(tiling));
+            }
+            Ok(tilings)
+        };
         let large = if precision == Precision::Bf16 { large_shapes() } else { Vec::new() };
-        for g in odd_shapes().iter().chain(&large) {
-            let layer = Layer::new(g, precision);
-            let calls = [layer.forward(true)?, layer.input_grad(true)?, layer.weight_grad()?];
-            tested.extend(calls.iter().map(tiling));
-        }
-        tested.extend(["conv2d_weight_grad_reduce".to_string()]);
-        let used: BTreeSet<String> = variants(precision)?.iter().map(tiling).collect();
+        let tested = tilings(&[odd_shapes(), large].concat())?;
+        let used = tilings(&preset_layers(16 / precision.compute().bytes()))?;
         let missing: Vec<&String> = used.difference(&tested).collect();
         assert!(missing.is_empty(), "{missing:#?}");
     }

@@ -113,8 +113,6 @@ pub struct Call {
     pub spec: KernelSpec,
     /// Grid, block, shared memory.
     pub launch: Launch,
-    /// Whether training spends its time here, so that a spilled register is an error.
-    pub hot: bool,
 }
 
 /// A layer in one precision, and where its rows of channels are whole aligned 16-byte chunks.
@@ -225,7 +223,7 @@ impl Layer {
             block: [t.threads(self.bf16) as u32, 1, 1],
             shared_bytes: t.shared_bytes(self.bf16) as u32,
         };
-        Ok(Call { spec, launch, hot: self.bf16 })
+        Ok(Call { spec, launch })
     }
 
     /// `conv2d_forward`; with `sums`, it emits channel sums. Grid: tiles of a view's pixels and of filters, by views.
@@ -261,72 +259,13 @@ impl Layer {
         Call {
             spec: KernelSpec::new("conv2d_weight_grad_reduce.cu", "conv2d_weight_grad_reduce"),
             launch: Launch::cover(self.weights(), REDUCE_THREADS),
-            hot: true,
         }
-    }
-
-    /// Every kernel that a training step and an evaluation of this layer launch; `first`: the layer reads images, whose
-    /// gradient nobody wants.
-    pub fn kernels(&self, first: bool) -> Result<Vec<Call>> {
-        let mut calls = vec![self.forward(true)?, self.forward(false)?, self.weight_grad()?];
-        if !first {
-            calls.extend([self.input_grad(false)?, self.input_grad(true)?]);
-        }
-        if self.splits().1 > 1 {
-            calls.push(self.weight_grad_reduce());
-        }
-        Ok(calls)
     }
 }
 
 /// A count as kernels take it.
 fn int(count: usize, what: &str) -> Result<i32> {
     i32::try_from(count).map_err(|_| Error::op(NAME, format!("{count} {what} are more than a kernel can count")))
-}
-
-/// The convolutions of a CIFAR ResNet (He et al. 2016, section 4.2) whose first stage has `width` channels, on images of
-/// `size` x `size` with `stem` channels; the first of them reads the images.
-pub fn resnet(width: usize, stem: usize, batch: usize, views: usize, size: usize) -> Vec<Geometry> {
-    let layer = |size: usize, channels: usize, filters: usize, stride: usize| Geometry {
-        batch: batch * views,
-        height: size,
-        width: size,
-        channels,
-        filters,
-        kernel: 3,
-        stride,
-        padding: 1,
-        views,
-    };
-    let (half, quarter) = (size.div_ceil(2), size.div_ceil(4));
-    vec![
-        layer(size, stem, width, 1),
-        layer(size, width, width, 1),
-        layer(size, width, 2 * width, 2),
-        layer(half, 2 * width, 2 * width, 1),
-        layer(half, 2 * width, 4 * width, 2),
-        layer(quarter, 4 * width, 4 * width, 1),
-    ]
-}
-
-/// Every convolution kernel that the presets use in `precision`: ResNet-32 of width 64 and 16 with 64 samples a batch,
-/// and the demo's network of width 8 with 32, on 32 x 32 images in two views.
-///
-/// # Errors
-/// Never for these layers; their sizes are checked like any other's.
-pub fn variants(precision: Precision) -> Result<Vec<Call>> {
-    let stem = 16 / precision.compute().bytes();
-    let mut calls: Vec<Call> = Vec::new();
-    for (width, batch) in [(64, 64), (16, 64), (8, 32)] {
-        for (at, geometry) in resnet(width, stem, batch, 2, 32).iter().enumerate() {
-            for call in Layer::new(geometry, precision).kernels(at == 0)? {
-                if !calls.iter().any(|known| known.spec == call.spec) {
-                    calls.push(call);
-                }
-            }
-        }
-    }
-    Ok(calls)
 }
 
 fn size(extents: [usize; 4]) -> usize {
