@@ -87,7 +87,9 @@ pub fn run(args: &KernelsArgs) -> Result<()> {
     }
     match failures.len() + problems.len() {
         0 => Ok(()),
-        n => Err(Error::device("nvrtc", format!("{n} of {} kernels did not pass", variants.len() * architectures.len()))),
+        n => {
+            Err(Error::device("nvrtc", format!("{n} of {} kernels did not pass", variants.len() * architectures.len())))
+        }
     }
 }
 

@@ -4,6 +4,8 @@
 //! stride 1 of the output's gradient with those of the kernel's taps, flipped, that reach the phase; the forward has
 //! one phase, which is everything.
 
+use smallvec::{SmallVec, smallvec};
+
 use rayon::prelude::*;
 
 use super::lanes::{Ahead, LANES, Level, Workspace};
@@ -43,7 +45,7 @@ struct Correlation {
     spread: usize,
     /// Zeros before the first row, and before the first column.
     zeros: [usize; 2],
-    phases: Vec<Phase>,
+    phases: SmallVec<[Phase; 4]>,
     /// Output channels are the weight's input channels.
     transposed: bool,
 }
@@ -60,7 +62,7 @@ impl Correlation {
             stride: g.stride,
             spread: 1,
             zeros: [g.padding; 2],
-            phases: vec![phase],
+            phases: smallvec![phase],
             transposed: false,
         }
     }
@@ -71,7 +73,7 @@ impl Correlation {
         let taps = |phase: usize| g.kernel.saturating_sub((phase + g.padding) % s).div_ceil(s);
         let reach = |phase: usize| (phase + g.padding) / s;
         let zeros = (0..s).map(|p| (taps(p)).saturating_sub(1).saturating_sub(reach(p))).max().unwrap_or(0);
-        let mut phases = Vec::with_capacity(s * s);
+        let mut phases = SmallVec::new();
         let mut taps_before = 0;
         for row in 0..s.min(g.height) {
             for col in 0..s.min(g.width) {
