@@ -1,7 +1,7 @@
 //! NVRTC without a GPU: every primitive compiles for every architecture. Where libnvrtc is absent, the trials are listed
 //! as ignored, with the reason.
 
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 
 use glmc_engine::backend::driver::KernelSpec;
 use glmc_engine::backend::driver::cache::Cache;
@@ -24,6 +24,8 @@ fn main() -> ExitCode {
     trials.push(Trial::test("cubins come back from the cache", from_cache));
     trials.push(Trial::test("errors name kernel, file and line", errors));
     trials.push(Trial::test("an unknown architecture is refused", unknown));
+    trials.push(Trial::test("the kernels command reports every field", kernels_command));
+    trials.push(Trial::test("the kernels command refuses what it does not know", kernels_refusals));
     let trials = trials.into_iter().map(|trial| trial.with_ignored_flag(reason.is_some())).collect();
     libtest_mimic::run(&arguments, trials).exit_code()
 }
@@ -80,5 +82,43 @@ fn errors() -> Result<(), Failed> {
 fn unknown() -> Result<(), Failed> {
     let error = Nvrtc::load()?.compile(&primitive("add_one"), "sm_30", &nowhere()).err().ok_or("it compiled")?;
     assert!(error.to_string().contains("does not know sm_30"), "{error}");
+    Ok(())
+}
+
+fn kernels(arguments: &[&str]) -> Result<std::process::Output, Failed> {
+    Ok(Command::new(env!("CARGO_BIN_EXE_glmc-engine")).arg("kernels").args(arguments).output()?)
+}
+
+fn kernels_command() -> Result<(), Failed> {
+    let output = kernels(&["--arch", "sm_80,sm_90a", "--only", "load_step", "--json"])?;
+    let (out, err) = (String::from_utf8(output.stdout)?, String::from_utf8(output.stderr)?);
+    assert!(output.status.success(), "{err}");
+    let rows: Vec<serde_json::Value> = serde_json::from_str(&out)?;
+    let architectures: Vec<&str> = rows.iter().filter_map(|row| row["arch"].as_str()).collect();
+    assert!(architectures.contains(&"sm_80") && architectures.contains(&"sm_90a"), "{architectures:?}");
+    for row in &rows {
+        assert_eq!(row["kernel"], "load_step");
+        for field in ["registers", "spill_bytes", "shared_bytes", "cubin_bytes"] {
+            assert!(row[field].is_u64(), "{field} in {row}");
+        }
+        let occupancy = row["occupancy"].as_f64().ok_or("occupancy is no number")?;
+        assert!(occupancy > 0.0 && occupancy <= 1.0, "{row}");
+    }
+    let output = kernels(&["--arch", "sm_80", "--only", "load_step"])?;
+    let table = String::from_utf8(output.stdout)?;
+    assert!(table.starts_with("kernel ") && table.contains("sm_80"), "{table}");
+    Ok(())
+}
+
+fn kernels_refusals() -> Result<(), Failed> {
+    for (arguments, wanted) in [
+        (["--arch", "sm_30"], "--arch sm_30: not a supported architecture; known are sm_80, "),
+        (["--only", "no_such_kernel"], "--only no_such_kernel: no kernel's name contains that"),
+    ] {
+        let output = kernels(&arguments)?;
+        let err = String::from_utf8(output.stderr)?;
+        assert_eq!(output.status.code(), Some(2), "{err}");
+        assert!(err.contains(wanted) && output.stdout.is_empty(), "{err}");
+    }
     Ok(())
 }

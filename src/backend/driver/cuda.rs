@@ -44,7 +44,8 @@ pub struct Cuda {
     properties: Properties,
     context: Arc<Context>,
     cache: Cache,
-    kernels: KernelTable<Loaded>,
+    /// Shared with recorded graphs, which launch kernels of it.
+    kernels: Arc<KernelTable<Loaded>>,
     allocations: Mutex<Allocations>,
     dry: AtomicBool,
     /// While a graph is recorded: the host memory that it copies from and to.
@@ -66,7 +67,7 @@ impl Cuda {
             properties,
             context: Arc::new(context),
             cache,
-            kernels: KernelTable::default(),
+            kernels: Arc::default(),
             allocations: Mutex::default(),
             dry: AtomicBool::new(false),
             recording: Mutex::new(None),
@@ -410,8 +411,14 @@ impl Driver for Cuda {
         // SAFETY: the executable does not need the graph any more.
         unsafe { result::graph::destroy(graph) }.map_err(failed)?;
         let executable = executable.map_err(failed)?;
-        let graph =
-            CudaGraph { executable, operations, device: device.clone(), context: self.context.clone(), _held: held };
+        let graph = CudaGraph {
+            executable,
+            operations,
+            device: device.clone(),
+            context: self.context.clone(),
+            _held: held,
+            _kernels: self.kernels.clone(),
+        };
         counted.map_err(failed)?;
         // Uploading now makes the first replay as fast as the others.
         // SAFETY: executable and stream are alive.

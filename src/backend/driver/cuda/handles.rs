@@ -9,6 +9,7 @@ use cudarc::driver::sys;
 use super::context::{Context, explain};
 use crate::backend::driver::Graph;
 use crate::backend::driver::pinned::HostMemory;
+use crate::backend::driver::table::KernelTable;
 use crate::{Error, Result};
 
 /// A loaded kernel.
@@ -87,6 +88,8 @@ pub(super) struct CudaGraph {
     pub(super) context: Arc<Context>,
     /// Host memory that the recorded copies use.
     pub(super) _held: Vec<Arc<HostMemory>>,
+    /// The kernels that it launches: their code must stay loaded.
+    pub(super) _kernels: Arc<KernelTable<Loaded>>,
 }
 
 // SAFETY: a handle of the driver, which locks internally.
