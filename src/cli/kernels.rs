@@ -60,19 +60,21 @@ struct Row {
 /// For an unknown architecture, without libnvrtc, and when a kernel does not pass; then the table has been printed and
 /// each problem has its line on stderr.
 pub fn run(args: &KernelsArgs) -> Result<()> {
-    let mut variants = crate::train::variants::variants()?;
-    if let Some(only) = &args.only {
-        variants.retain(|variant| variant.spec.entry.contains(only.as_str()));
-        if variants.is_empty() {
-            return Err(Error::Usage(format!("--only {only}: no kernel's name contains that")));
-        }
-    }
     let mut architectures = Vec::new();
     for arch in &args.arch {
         let known = limits(arch).ok_or_else(|| {
             Error::Usage(format!("--arch {arch}: not a supported architecture; known are {}", ARCHITECTURES.join(", ")))
         })?;
         architectures.push((arch.as_str(), known));
+    }
+    // What is wrong with the command line or the machine shows before the presets are gone through.
+    Nvrtc::load()?;
+    let mut variants = crate::train::variants::variants()?;
+    if let Some(only) = &args.only {
+        variants.retain(|variant| variant.spec.entry.contains(only.as_str()));
+        if variants.is_empty() {
+            return Err(Error::Usage(format!("--only {only}: no kernel's name contains that")));
+        }
     }
     let (rows, failures) = compile_all(&variants, &architectures)?;
     let out = std::io::stdout().lock();
