@@ -286,7 +286,8 @@ impl<'a> Session<'a> {
         let trained: usize = (first..plan.steps()).map(samples).sum();
         let mean = Losses::mean(&log, (0..plan.steps()).map(samples));
         let evaluation = self.evaluator.run(self.backend, &self.test_feed)?;
-        let rates = (f64::from(plan.params(0).lr), schedule::alpha(epoch, self.config.epochs));
+        let Config { lr, epochs, warmup_epochs, .. } = *self.config;
+        let rates = (schedule::learning_rate(lr, epoch, epochs, warmup_epochs), schedule::alpha(epoch, epochs));
         let metrics = EpochMetrics::new(epoch, rates, mean, &evaluation, (seconds, trained));
         self.progress.total_steps += (plan.steps() - first) as u64;
         self.end_epoch(metrics, reporter)?;
