@@ -1,8 +1,8 @@
 //! The emulator: runs the very same `.cu` files on this machine, compiled by the system C++ compiler.
 //!
-//! Blocks run in parallel over the cores; in a block each CUDA thread is a coroutine ([`schedule`]). With
-//! [`Checks::Full`] every memory access is looked up in a shadow ([`arena`], `kernels/emulator/checks.h`), and the first
-//! error of a launch names kernel, block, thread, address and source line ([`report`]). The stream is synchronous: every
+//! Blocks run in parallel over the cores; in a block each CUDA thread is a coroutine (`schedule`). With
+//! [`Checks::Full`] every memory access is looked up in a shadow (`arena`, `kernels/emulator/checks.h`), and the first
+//! error of a launch names kernel, block, thread, address and source line (`report`). The stream is synchronous: every
 //! call is done when it returns.
 
 mod abi;
@@ -104,7 +104,7 @@ struct Inner {
     launches: AtomicU64,
 }
 
-/// A [`Driver`] on the host's processor.
+/// A [`Driver`](super::Driver) on the host's processor.
 #[derive(Clone)]
 pub struct Emulator {
     inner: Arc<Inner>,
