@@ -52,9 +52,25 @@ fn check_size(width: usize, height: usize) -> Result<(), String> {
 }
 
 fn decode_jpeg(bytes: &[u8]) -> Result<Rgb, String> {
-    // Strict: where a file is cut off, the lenient mode fills the rest with grey and says nothing.
+    // Strict: where a file is cut off or damaged, the lenient mode fills the rest with grey and says nothing.
+    match decode_jpeg_as(bytes, true) {
+        // Padding between header segments is odd but harmless, and real photographs have it.
+        Err(what) if what.contains("Extra bytes between headers") && has_end(bytes) => decode_jpeg_as(bytes, false),
+        // The decoder is content without the end marker, and then the last rows may be made up.
+        Ok(_) if !has_end(bytes) => Err("cut off (no end marker)".into()),
+        outcome => outcome,
+    }
+}
+
+/// Whether the marker that ends a JPEG file is there, perhaps with something after it.
+fn has_end(bytes: &[u8]) -> bool {
+    let tail = &bytes[bytes.len().saturating_sub(64 << 10)..];
+    tail.windows(2).any(|pair| pair == [0xff, 0xd9])
+}
+
+fn decode_jpeg_as(bytes: &[u8], strict: bool) -> Result<Rgb, String> {
     let options = DecoderOptions::default()
-        .set_strict_mode(true)
+        .set_strict_mode(strict)
         .set_max_width(MAX_FILE_SIDE)
         .set_max_height(MAX_FILE_SIDE)
         .jpeg_set_out_colorspace(ColorSpace::RGB);

@@ -1,7 +1,7 @@
 //! A reader for the pickles of CIFAR's Python archives: dictionaries of strings, integers, lists and NumPy arrays.
 //!
 //! Pickle is a program for a stack machine that can name any Python function. This one runs the instructions of protocols 0 to 4
-//! that build data, and knows four names: `numpy.ndarray` through `_reconstruct`, `numpy.dtype`, and `_codecs.encode`,
+//! that build data (of protocol 0, enough for lists of names), and knows four names: `numpy.ndarray` through `_reconstruct`, `numpy.dtype`, and `_codecs.encode`,
 //! which is how Python 3 writes bytes for Python 2. Everything else is an error; nothing is ever called.
 //!
 //! Values live in an arena and refer to each other by number, as a pickle's memo may refer to a list before it is filled.
@@ -262,6 +262,34 @@ impl Machine<'_> {
                     self.set_items(items)?;
                 }
                 b'0' => _ = self.pop()?,
+                b'I' | b'L' => {
+                    let text = self.line()?;
+                    let digits = text.strip_suffix('L').unwrap_or(&text);
+                    let value = match (op, digits) {
+                        (b'I', "00") => Value::Bool(false),
+                        (b'I', "01") => Value::Bool(true),
+                        _ => Value::Int(digits.parse().map_err(|_| "a number that is none")?),
+                    };
+                    self.push(value)?;
+                }
+                b'S' => {
+                    let start = self.at;
+                    let text = self.line()?;
+                    let quoted = text.len() >= 2 && text.starts_with(['\'', '"']) && text.ends_with(&text[..1]);
+                    if !quoted || text.contains('\\') {
+                        return Err("text data is read from protocol 2 on; save it with protocol 2".into());
+                    }
+                    self.push(Value::Bytes(start + 1..start + text.len() - 1))?;
+                }
+                b'V' => {
+                    let start = self.at;
+                    let text = self.line()?;
+                    self.push(Value::Bytes(start..start + text.len()))?;
+                }
+                b'p' | b'g' => {
+                    let key = self.line()?.parse().map_err(|_| "a memo number that is none")?;
+                    if op == b'p' { self.store(key)? } else { self.recall(key)? }
+                }
                 b'q' => self.put(1)?,
                 b'r' => self.put(4)?,
                 0x94 => {
@@ -312,9 +340,9 @@ impl Machine<'_> {
     fn line(&mut self) -> Result<String, Problem> {
         let rest = &self.file[self.at..];
         let n = rest.iter().take(256).position(|&b| b == b'\n').ok_or("a name without an end")?;
-        let text = String::from_utf8_lossy(&rest[..n]).into_owned();
+        let text = std::str::from_utf8(&rest[..n]).map_err(|_| "a name that is not text")?;
         self.at += n + 1;
-        Ok(text)
+        Ok(text.to_string())
     }
 
     fn push(&mut self, value: Value) -> Result<(), Problem> {
@@ -403,13 +431,22 @@ impl Machine<'_> {
     }
 
     fn put(&mut self, bytes: usize) -> Result<(), Problem> {
-        let (key, id) = (self.number(bytes)? as u32, self.last()?);
+        let key = self.number(bytes)? as u32;
+        self.store(key)
+    }
+
+    fn store(&mut self, key: u32) -> Result<(), Problem> {
+        let id = self.last()?;
         self.memo.insert(key, id);
         Ok(())
     }
 
     fn get(&mut self, bytes: usize) -> Result<(), Problem> {
         let key = self.number(bytes)? as u32;
+        self.recall(key)
+    }
+
+    fn recall(&mut self, key: u32) -> Result<(), Problem> {
         let id = *self.memo.get(&key).ok_or("recalls what was never stored")?;
         // The stack grows by one for each two bytes of the file, so it needs no limit of its own.
         self.stack.push(id);

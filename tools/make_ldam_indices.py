@@ -1,0 +1,68 @@
+#!/usr/bin/env python3
+"""Writes tests/fixtures/ldam_indices.json: which images LDAM-DRW's `gen_imbalanced_data` keeps, by NumPy itself.
+
+    python tools/make_ldam_indices.py > tests/fixtures/ldam_indices.json
+
+Image i of a set has label (i * 7 + i // classes) % classes. A large selection is given by its first indices of each
+class and by a checksum: h = (h * 1099511628211 + index) mod 2^64 over all indices in order, from h = 0.
+"""
+
+import json
+
+import numpy as np
+
+
+def counts_of(total: int, classes: int, imbalance: float, profile: str) -> list[int]:
+    """get_img_num_per_cls of LDAM-DRW's imbalance_cifar.py; `imb_factor` there is 1/imbalance."""
+    img_max, imb_factor = total / classes, 1 / imbalance
+    if profile == "exp":
+        return [int(img_max * imb_factor ** (c / (classes - 1.0))) for c in range(classes)]
+    return [int(img_max)] * (classes // 2) + [int(img_max * imb_factor)] * (classes - classes // 2)
+
+
+def select(labels: np.ndarray, counts: list[int], seed: int) -> list[list[int]]:
+    """gen_imbalanced_data: one generator, seeded once; its legacy shuffle a class."""
+    rng = np.random.RandomState(seed)
+    chosen = []
+    for label, n in zip(np.unique(labels), counts, strict=True):
+        indices = np.where(labels == label)[0]
+        rng.shuffle(indices)
+        chosen.append(indices[:n].tolist())
+    return chosen
+
+
+def case(total: int, classes: int, imbalance: float, profile: str, seed: int, full: bool) -> dict:
+    """One selection as the fixture has it."""
+    i = np.arange(total)
+    labels = (i * 7 + i // classes) % classes
+    counts = counts_of(total, classes, imbalance, profile)
+    chosen = select(labels, counts, seed)
+    checksum = 0
+    for index in (index for indices in chosen for index in indices):
+        checksum = (checksum * 1099511628211 + index) % 2**64
+    return {
+        "total": total,
+        "classes": classes,
+        "imbalance": imbalance,
+        "profile": profile,
+        "seed": seed,
+        "counts": counts,
+        "kept": sum(counts),
+        "checksum": str(checksum),
+        "first": [c if full else c[:3] for c in chosen],
+    }
+
+
+CASES = [
+    (600, 4, 20, "exp", 0, True),
+    (600, 4, 7.5, "step", 123456789, True),
+    (50_000, 10, 100, "exp", 0, False),
+    (50_000, 10, 50, "exp", 0, False),
+    (50_000, 10, 10, "step", 0, False),
+    (50_000, 100, 100, "exp", 0, False),
+    (50_000, 100, 10, "exp", 4294967295, False),
+    (50_000, 10, 1, "exp", 0, False),
+]
+
+if __name__ == "__main__":
+    print("[\n " + ",\n ".join(json.dumps(case(*c)) for c in CASES) + "\n]")
