@@ -11,6 +11,9 @@ mod training;
 const BATCH: usize = 6;
 const IMAGES: usize = 10 * BATCH + 4;
 
+/// Steps that only rounding may tell apart.
+const EARLY: usize = 5;
+
 /// Runs all steps and returns their losses.
 fn table(device: &str, precision: Precision) -> Vec<f64> {
     let pictures = training::images(12, IMAGES);
@@ -33,14 +36,19 @@ fn ten_steps_have_the_same_losses_on_every_device() {
         println!("step {step:>2}  L_c {:.6}  L_cb {:.6}  L_sim {:.6}  total {:.6}", row[0], row[1], row[2], row[3]);
     }
     assert!(oracle.iter().all(|loss| loss.is_finite()) && oracle.iter().any(|loss| *loss != oracle[0]));
-    // Rounding grows a little from step to step, as weights move apart.
-    for (device, precision, limit) in
-        [("cpu", Precision::F32, 1e-4), ("emulator", Precision::F32, 1e-4), ("emulator", Precision::Bf16, 1e-1)]
-    {
+    // In single, rounding alone tells the first steps apart. Later a ReLU whose input is within rounding of zero may go the
+    // other way on one device, and the weights part a little: from there the limit is that of `verify`'s later losses.
+    for (device, precision, early, late) in [
+        ("cpu", Precision::F32, 1e-5, 1e-2),
+        ("emulator", Precision::F32, 1e-5, 1e-2),
+        ("emulator", Precision::Bf16, 1e-1, 2e-1),
+    ] {
         let differences = differences(&table(device, precision), &oracle);
         let steps: Vec<String> = differences.iter().map(|d| format!("{d:.1e}")).collect();
-        println!("{device} {precision}: {} of {limit:.0e}", steps.join(" "));
-        let difference = differences.iter().fold(0.0, |a, b| f64::max(a, *b));
-        assert!(difference < limit, "{device} {precision}: {difference:.2e}, over {limit:.0e}");
+        println!("{device} {precision}: {}", steps.join(" "));
+        for (step, difference) in differences.iter().enumerate() {
+            let limit = if step < EARLY { early } else { late };
+            assert!(*difference < limit, "{device} {precision}, step {step}: {difference:.2e}, over {limit:.0e}");
+        }
     }
 }
