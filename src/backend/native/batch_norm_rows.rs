@@ -59,16 +59,18 @@ pub fn forward<T: Real>(x: &[T], shortcut: Option<&[T]>, z: &mut [T], c: Coeffic
     #[inline(always)]
     fn run<T: Real, const RELU: bool>(x: &[T], shortcut: Option<&[T]>, z: &mut [T], c: Coefficients<'_, T>) {
         let row = c.mean.len();
-        let pairs = x.chunks(row).zip(z.chunks_mut(row));
+        // Loops, not `for_each`: that would be called, not inlined, and so miss the wide vectors.
         match shortcut {
-            None => pairs.for_each(
-                #[inline(always)]
-                |(x, z)| forward_row::<T, RELU>(x, z, c),
-            ),
-            Some(shortcut) => pairs.zip(shortcut.chunks(row)).for_each(
-                #[inline(always)]
-                |((x, z), s)| forward_row_plus::<T, RELU>(x, s, z, c),
-            ),
+            None => {
+                for (x, z) in x.chunks(row).zip(z.chunks_mut(row)) {
+                    forward_row::<T, RELU>(x, z, c);
+                }
+            }
+            Some(shortcut) => {
+                for ((x, z), shortcut) in x.chunks(row).zip(z.chunks_mut(row)).zip(shortcut.chunks(row)) {
+                    forward_row_plus::<T, RELU>(x, shortcut, z, c);
+                }
+            }
         }
     }
     vectorize(
@@ -93,21 +95,26 @@ pub fn forward_option_a<'a, T: Real>(
         shift: &c.shift[from..to],
     };
     let (front, middle, back) = (part(0, reached.start), part(reached.start, reached.end), part(reached.end, channels));
-    for (pixel, (x, z)) in x.chunks_exact(channels).zip(z.chunks_exact_mut(channels)).enumerate() {
-        let (z_front, z) = z.split_at_mut(reached.start);
-        let (z_middle, z_back) = z.split_at_mut(reached.len());
-        let (x_front, x_middle, x_back) = (&x[..reached.start], &x[reached.clone()], &x[reached.end..]);
-        let shortcut = source(pixel);
-        if relu {
-            forward_row::<T, true>(x_front, z_front, front);
-            forward_row_plus::<T, true>(x_middle, shortcut, z_middle, middle);
-            forward_row::<T, true>(x_back, z_back, back);
-        } else {
-            forward_row::<T, false>(x_front, z_front, front);
-            forward_row_plus::<T, false>(x_middle, shortcut, z_middle, middle);
-            forward_row::<T, false>(x_back, z_back, back);
-        }
-    }
+    vectorize(
+        #[inline(always)]
+        || {
+            for (pixel, (x, z)) in x.chunks_exact(channels).zip(z.chunks_exact_mut(channels)).enumerate() {
+                let (z_front, z) = z.split_at_mut(reached.start);
+                let (z_middle, z_back) = z.split_at_mut(reached.len());
+                let (x_front, x_middle, x_back) = (&x[..reached.start], &x[reached.clone()], &x[reached.end..]);
+                let shortcut = source(pixel);
+                if relu {
+                    forward_row::<T, true>(x_front, z_front, front);
+                    forward_row_plus::<T, true>(x_middle, shortcut, z_middle, middle);
+                    forward_row::<T, true>(x_back, z_back, back);
+                } else {
+                    forward_row::<T, false>(x_front, z_front, front);
+                    forward_row_plus::<T, false>(x_middle, shortcut, z_middle, middle);
+                    forward_row::<T, false>(x_back, z_back, back);
+                }
+            }
+        },
+    );
 }
 
 /// Sums over pixels of dy and of dy * (x - mean), dy the gradient past the ReLU (`z` absent: there is none).
