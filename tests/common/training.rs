@@ -24,7 +24,7 @@ pub fn images(size: usize, count: usize) -> Pictures {
     let labels: Vec<i32> = (0..count as i32).map(|i| i % CLASSES as i32).collect();
     let pixel = |i: usize| {
         let class = labels[i / (size * size * 3)] as usize;
-        ((i * 2654435761 >> 7) % 128 + class * (i % 3) * 12) as u8
+        (((i * 2654435761) >> 7) % 128 + class * (i % 3) * 12) as u8
     };
     Pictures { pixels: (0..count * size * size * 3).map(pixel).collect(), labels: labels.clone(), size }
 }
