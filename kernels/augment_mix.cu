@@ -1,4 +1,4 @@
-// From bytes to a step's input in one pass: gather, crop, flip, normalise, MixUp and CutMix (the paper's Eq. 1 to 3).
+// From bytes to a step's input in one pass: gather, crop, flip, normalise, MixUp and CutMix (GLMC paper, section 3).
 //
 //   normalised byte p of colour c: (p / 255 - mean[c]) / std[c]; a pixel outside the image is a black byte
 //   view v of sample n: word 0 of philox_draw(seed, epoch, step, AUGMENT + v, n) gives the crop's row below(w, 2 * padding

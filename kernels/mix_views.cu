@@ -1,4 +1,4 @@
-// The mixtures of four given views (the paper's Eq. 1 to 3), as reference steps hold them:
+// The mixtures of four given views (GLMC paper, section 3), as reference steps hold them:
 //
 //   out[n] = lambda * o1 + (1 - lambda) * r1; out[batch + n] = r2 inside the step's box, else o2
 //

@@ -1,5 +1,5 @@
-// Negative cosine similarity of each row of u with the other view's target (the paper's Eq. 8), loss and gradient; the
-// target gets none. With t = target[(n + batch) % (2 * batch)], |.| at least EPSILON:
+// Negative cosine similarity of each row of u with the other view's target, loss and gradient; the
+// target gets none (GLMC paper, section 3). With t = target[(n + batch) % (2 * batch)], |.| at least EPSILON:
 //
 //   cos = u . t / (|u| |t|), rows[n] = -cos
 //   du[n] (+)= coefficients[2] / batch * (cos * u / |u| - t / |t|) / |u|
@@ -26,15 +26,18 @@ extern "C" __global__ void __launch_bounds__(BLOCK)
         right_square += b * b;
     }
     dot = warp_sum(dot);
-    float left_norm = fmaxf(sqrtf(warp_sum(left_square)), epsilon);
+    float left_length = sqrtf(warp_sum(left_square));
+    float left_norm = fmaxf(left_length, epsilon);
     float right_norm = fmaxf(sqrtf(warp_sum(right_square)), epsilon);
     float cosine = dot / left_norm / right_norm;
     if (lane == 0) rows[n] = -cosine;
     if (du == nullptr) return;
+    // A norm that counts as EPSILON is a constant: it has no gradient.
+    float along = left_length > epsilon ? cosine : 0.0f;
     float scale = step->coefficients[2] / batch / left_norm;
     float* out = du + static_cast<u64>(n) * features;
     for (u32 i = lane; i < features; i += 32) {
-        float gradient = scale * (cosine * (left[i] / left_norm) - right[i] / right_norm);
+        float gradient = scale * (along * (left[i] / left_norm) - right[i] / right_norm);
         out[i] = gradient + (add ? out[i] : 0.0f);
     }
 }

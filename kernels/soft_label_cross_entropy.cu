@@ -1,4 +1,4 @@
-// Cross-entropy with soft labels of one or two heads, loss and gradient (the paper's Eq. 9 and 10), for head k (grid.y) and
+// Cross-entropy with soft labels of one or two heads, loss and gradient (GLMC paper, section 3), for head k (grid.y) and
 // row n of views * batch, whose label is row n % batch:
 //
 //   rows[k][n] = -sum_c p[c] * log softmax(logits)[c]

@@ -1,4 +1,4 @@
-// Mixed labels (the paper's Eq. 1 and 10), with l = label_lambda of the step, i and j the classes of sample n's original and
+// Mixed labels (GLMC paper, section 3), with l = label_lambda of the step, i and j the classes of sample n's original and
 // partner:
 //
 //   label[n][c] = l * (c == i) + (1 - l) * (c == j)

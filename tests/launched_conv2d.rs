@@ -59,12 +59,12 @@ struct Device<'a> {
 
 impl Device<'_> {
     fn rounded(&self, value: f64) -> f64 {
-        if self.precision == Precision::Bf16 { f64::from(bf16::from_f64(value)) } else { value }
+        if self.precision == Precision::Bf16 { f64::from(bf16::from_f32(value as f32)) } else { value }
     }
 
     fn upload(&self, values: &[f64], what: &str) -> Result<DevicePtr> {
         let bytes: Vec<u8> = match self.precision {
-            Precision::Bf16 => values.iter().flat_map(|&v| bf16::from_f64(v).to_le_bytes()).collect(),
+            Precision::Bf16 => values.iter().flat_map(|&v| bf16::from_f32(v as f32).to_le_bytes()).collect(),
             _ => values.iter().flat_map(|&v| (v as f32).to_le_bytes()).collect(),
         };
         let ptr = self.driver.alloc(bytes.len(), what)?;
@@ -296,7 +296,7 @@ fn tensor(backend: &Launched, shape: [usize; 4], dtype: DType, skip: usize, valu
     let buffer = backend.alloc(bytes + skip, "test").unwrap();
     let tensor = Tensor { offset: skip, ..Tensor::at_start(buffer, &shape, dtype) };
     let content: Vec<u8> = match dtype {
-        DType::Bf16 => values.iter().flat_map(|&v| bf16::from_f64(v).to_le_bytes()).collect(),
+        DType::Bf16 => values.iter().flat_map(|&v| bf16::from_f32(v as f32).to_le_bytes()).collect(),
         _ => values.iter().flat_map(|&v| (v as f32).to_le_bytes()).collect(),
     };
     backend.upload(tensor, &content).unwrap();

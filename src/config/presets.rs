@@ -64,7 +64,7 @@ fn demo() -> Settings {
         model: Some("resnet20".into()),
         width: Some(8),
         method: Some(Method::Glmc),
-        epochs: Some(20),
+        epochs: Some(16),
         batch: Some(32),
         lr: Some(0.1),
         weight_decay: Some(5e-4),

@@ -363,7 +363,7 @@ pub fn write_floats(backend: &dyn Backend, tensor: Tensor, values: &[f64]) -> Re
             backend.upload(tensor, bytemuck::cast_slice(&narrow))
         }
         DType::Bf16 => {
-            let narrow: Vec<bf16> = values.iter().map(|&v| bf16::from_f64(v)).collect();
+            let narrow: Vec<bf16> = values.iter().map(|&v| bf16::from_f32(v as f32)).collect();
             backend.upload(tensor, bytemuck::cast_slice(&narrow))
         }
         other => Err(Error::op("write_floats", format!("{other:?} is no floating-point type"))),

@@ -69,7 +69,7 @@ impl Array {
     /// Rounded to what a type can hold.
     pub fn rounded(&self, dtype: DType) -> Array {
         self.map(|v| match dtype {
-            DType::Bf16 => bf16::from_f64(v).to_f64(),
+            DType::Bf16 => bf16::from_f32(v as f32).to_f64(),
             DType::F32 => f64::from(v as f32),
             DType::F64 | DType::I32 | DType::U8 => v,
         })
@@ -81,7 +81,7 @@ impl Array {
         match dtype {
             DType::U8 => values.map(|&v| v as u8).collect(),
             DType::I32 => values.flat_map(|&v| (v as i32).to_le_bytes()).collect(),
-            DType::Bf16 => values.flat_map(|&v| bf16::from_f64(v).to_le_bytes()).collect(),
+            DType::Bf16 => values.flat_map(|&v| bf16::from_f32(v as f32).to_le_bytes()).collect(),
             DType::F32 => values.flat_map(|&v| (v as f32).to_le_bytes()).collect(),
             DType::F64 => values.flat_map(|&v| v.to_le_bytes()).collect(),
         }
