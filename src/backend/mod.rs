@@ -14,6 +14,8 @@ use self::driver::Driver;
 use self::driver::cache::Cache;
 use self::driver::cuda::{self, Cuda};
 use self::driver::emulator::{self, Checks, Emulator};
+use self::driver::recorder::Recorder;
+pub use self::driver::{Mark, Pinned};
 use crate::error::{Error, Result};
 use crate::ops;
 use crate::tensor::{BufferId, Precision, Tensor};
@@ -38,6 +40,19 @@ pub trait Memory {
     /// Bytes allocated now, and the most that ever were.
     fn allocated(&self) -> (usize, usize);
 
+    /// Bytes that could still be allocated, other programs considered.
+    ///
+    /// # Errors
+    /// When the device does not tell.
+    fn available(&self) -> Result<usize>;
+
+    /// A backend that plans, allocates and launches as this one does, but without a device: to learn beforehand what
+    /// something will take. What it computes is meaningless.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    fn planner(&self) -> Result<Box<dyn Backend>>;
+
     /// Copies host bytes into a tensor of the same size.
     ///
     /// # Errors
@@ -49,6 +64,57 @@ pub trait Memory {
     /// # Errors
     /// When the sizes differ or the device fails.
     fn download(&self, from: Tensor, bytes: &mut [u8]) -> Result<()>;
+
+    /// Zeroed host memory that [`Memory::upload_async`] and [`Memory::download_async`] copy from and to. Devices that
+    /// compute behind the host's back give page-locked memory; what is said here is for those that do not.
+    ///
+    /// # Errors
+    /// When there is not that much.
+    fn alloc_host(&self, bytes: usize) -> Result<Pinned> {
+        Ok(Pinned::ordinary(bytes))
+    }
+
+    /// Copies a tensor's size of bytes from `offset` of host memory into it, after all work before it, without waiting:
+    /// `from` must not change before a [`Memory::mark`] set behind the copy is reached.
+    ///
+    /// # Errors
+    /// When host memory ends before, or the device fails.
+    fn upload_async(&self, to: Tensor, from: &Pinned, offset: usize) -> Result<()> {
+        self.upload(to, from.range(offset, to.bytes())?)
+    }
+
+    /// Copies a tensor to `offset` of host memory, after all work before it, without waiting: `to` holds the bytes once
+    /// a [`Memory::mark`] set behind the copy is reached.
+    ///
+    /// # Errors
+    /// When host memory ends before, or the device fails.
+    fn download_async(&self, from: Tensor, to: &mut Pinned, offset: usize) -> Result<()> {
+        self.download(from, to.range_mut(offset, from.bytes())?)
+    }
+
+    /// Marks this point of the work.
+    ///
+    /// # Errors
+    /// When the device fails.
+    fn mark(&self) -> Result<Mark> {
+        Ok(Mark::now())
+    }
+
+    /// Whether all work before a mark is done; never waits.
+    ///
+    /// # Errors
+    /// When the device, or work before the mark, failed.
+    fn reached(&self, _mark: &Mark) -> Result<bool> {
+        Ok(true)
+    }
+
+    /// Waits until all work before a mark is done.
+    ///
+    /// # Errors
+    /// When the device, or work before the mark, failed.
+    fn wait(&self, _mark: &Mark) -> Result<()> {
+        Ok(())
+    }
 
     /// Sets a tensor's bytes to zero.
     fn zero(&self, tensor: Tensor) -> Result<()>;
@@ -81,39 +147,29 @@ pub trait Replay {
     fn replay(&self) -> Result<()>;
 }
 
-/// Everything that a backend must provide: one trait an op, each declared beside its op.
-pub trait Backend:
-    Memory
-    + ops::augment_mix::AugmentMixKernels
-    + ops::batch_norm::BatchNormKernels
-    + ops::classify::ClassifyKernels
-    + ops::conv2d::Conv2dKernels
-    + ops::global_avg_pool::GlobalAvgPoolKernels
-    + ops::linear::LinearKernels
-    + ops::negative_cosine::NegativeCosineKernels
-    + ops::sgd::SgdKernels
-    + ops::soft_label_cross_entropy::SoftLabelCrossEntropyKernels
-    + ops::soft_labels::SoftLabelsKernels
-    + ops::step::StepKernels
-    + ops::total_loss::TotalLossKernels
-{
+/// Declares [`Backend`] as the sum of the ops' traits, so that the list stands in one place.
+macro_rules! backend {
+    ($($kernels:path),* $(,)?) => {
+        /// Everything that a backend must provide: one trait an op, each declared beside its op.
+        pub trait Backend: Memory $(+ $kernels)* {}
+
+        impl<T: Memory $(+ $kernels)*> Backend for T {}
+    };
 }
 
-impl<T> Backend for T where
-    T: Memory
-        + ops::augment_mix::AugmentMixKernels
-        + ops::batch_norm::BatchNormKernels
-        + ops::classify::ClassifyKernels
-        + ops::conv2d::Conv2dKernels
-        + ops::global_avg_pool::GlobalAvgPoolKernels
-        + ops::linear::LinearKernels
-        + ops::negative_cosine::NegativeCosineKernels
-        + ops::sgd::SgdKernels
-        + ops::soft_label_cross_entropy::SoftLabelCrossEntropyKernels
-        + ops::soft_labels::SoftLabelsKernels
-        + ops::step::StepKernels
-        + ops::total_loss::TotalLossKernels
-{
+backend! {
+    ops::augment_mix::AugmentMixKernels,
+    ops::batch_norm::BatchNormKernels,
+    ops::classify::ClassifyKernels,
+    ops::conv2d::Conv2dKernels,
+    ops::global_avg_pool::GlobalAvgPoolKernels,
+    ops::linear::LinearKernels,
+    ops::negative_cosine::NegativeCosineKernels,
+    ops::sgd::SgdKernels,
+    ops::soft_label_cross_entropy::SoftLabelCrossEntropyKernels,
+    ops::soft_labels::SoftLabelsKernels,
+    ops::step::StepKernels,
+    ops::total_loss::TotalLossKernels,
 }
 
 /// Opens a device by its name: `cpu`, `cuda` or `cuda:N`, `emulator`, or `emulator:checked`, which looks at every memory
@@ -140,6 +196,18 @@ pub fn open(device: &str, precision: Precision, threads: usize) -> Result<Box<dy
     }
     let driver = Emulator::new(emulator::Options { checks, cache: Cache::user() })?;
     Ok(Box::new(launched::Launched::new(Box::new(driver), precision)?))
+}
+
+/// A backend that plans and counts memory as the device of that name does, whether this machine has it or not; see
+/// [`Memory::planner`].
+///
+/// # Errors
+/// When there is no device of that name, or it does not compute in that precision.
+pub fn planner(device: &str, precision: Precision) -> Result<Box<dyn Backend>> {
+    if device == "cpu" || cuda_ordinal(device).is_none() {
+        return open(device, precision, 1)?.planner();
+    }
+    Ok(Box::new(launched::Launched::new(Box::new(Recorder::default()), precision)?))
 }
 
 /// The number in `cuda:N`; 0 for `cuda`.

@@ -58,6 +58,13 @@ pub struct MemoryInfo {
 #[derive(Debug)]
 pub struct Mark(pub(crate) MarkInner);
 
+impl Mark {
+    /// A mark of a device whose calls are done when they return.
+    pub(crate) fn now() -> Mark {
+        Mark(MarkInner::Host(Instant::now()))
+    }
+}
+
 /// The two kinds of [`Mark`].
 #[derive(Debug)]
 pub(crate) enum MarkInner {

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use crate::{Error, Result};
+
 /// A block of host memory that knows how to free itself.
 pub(crate) struct HostMemory {
     pub(crate) start: *mut u8,
@@ -40,6 +42,34 @@ impl Drop for HostMemory {
 pub struct Pinned(pub(crate) Arc<HostMemory>);
 
 impl Pinned {
+    /// Memory of the ordinary kind, zeroed: for devices that are done with a copy when the call returns.
+    pub(crate) fn ordinary(bytes: usize) -> Pinned {
+        Pinned(Arc::new(HostMemory::ordinary(bytes)))
+    }
+
+    /// `bytes` bytes from `offset`.
+    ///
+    /// # Errors
+    /// When the buffer ends before.
+    pub fn range(&self, offset: usize, bytes: usize) -> Result<&[u8]> {
+        let end = offset.checked_add(bytes);
+        end.and_then(|end| self.bytes().get(offset..end)).ok_or_else(|| self.outside(offset, bytes))
+    }
+
+    /// As [`Pinned::range`], to be written.
+    ///
+    /// # Errors
+    /// When the buffer ends before.
+    pub fn range_mut(&mut self, offset: usize, bytes: usize) -> Result<&mut [u8]> {
+        let error = self.outside(offset, bytes);
+        let end = offset.checked_add(bytes);
+        end.and_then(|end| self.bytes_mut().get_mut(offset..end)).ok_or(error)
+    }
+
+    fn outside(&self, offset: usize, bytes: usize) -> Error {
+        Error::device("host", format!("copy of {bytes} bytes at {offset} of a host buffer of {}", self.0.bytes))
+    }
+
     /// The buffer.
     pub fn bytes(&self) -> &[u8] {
         // SAFETY: `start` is valid for `bytes` bytes, initialised by the allocation, until the last holder is gone.

@@ -6,12 +6,8 @@
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
 
-use super::pinned::HostMemory;
-use super::{
-    Arg, DevicePtr, Driver, Graph, Kernel, KernelSpec, Launch, Mark, MarkInner, MemoryInfo, Pinned, Properties, Variant,
-};
+use super::{Arg, DevicePtr, Driver, Graph, Kernel, KernelSpec, Launch, Mark, MemoryInfo, Pinned, Properties, Variant};
 use crate::{Error, Result};
 
 #[derive(Default)]
@@ -49,6 +45,14 @@ impl Recording {
     /// Every kernel that was launched, once for each way, in the order of first launches.
     pub fn variants(&self) -> Vec<Variant> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).variants.clone()
+    }
+}
+
+/// Looks like the GPU that launch geometry is tuned for: an H100's multiprocessors, and the shared memory a block that
+/// every supported GPU has.
+impl Default for Recorder {
+    fn default() -> Recorder {
+        Recorder::new("sm_90a", 132, 99 * 1024)
     }
 }
 
@@ -109,7 +113,7 @@ impl Driver for Recorder {
     }
 
     fn alloc_pinned(&self, bytes: usize) -> Result<Pinned> {
-        Ok(Pinned(Arc::new(HostMemory::ordinary(bytes))))
+        Ok(Pinned::ordinary(bytes))
     }
 
     fn upload_async(&self, _: DevicePtr, _: &Pinned, _: usize, _: usize) -> Result<()> {
@@ -149,7 +153,7 @@ impl Driver for Recorder {
     }
 
     fn mark(&self) -> Result<Mark> {
-        Ok(Mark(MarkInner::Host(Instant::now())))
+        Ok(Mark::now())
     }
 
     fn reached(&self, _: &Mark) -> Result<bool> {

@@ -24,8 +24,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 pub(crate) use self::operands::Operands;
+use super::driver::recorder::Recorder;
 use super::driver::{Arg, DevicePtr, Driver, Graph, KernelSpec, Launch};
-use super::{Memory, Replay};
+use super::{Backend, Mark, Memory, Pinned, Replay};
 use crate::tape::Grad;
 use crate::tensor::{BufferId, DType, Precision, Tensor};
 use crate::{Error, Result};
@@ -165,6 +166,16 @@ impl Memory for Launched {
         (allocations.bytes, allocations.peak)
     }
 
+    fn available(&self) -> Result<usize> {
+        Ok(usize::try_from(self.driver.memory()?.free).unwrap_or(usize::MAX))
+    }
+
+    fn planner(&self) -> Result<Box<dyn Backend>> {
+        let p = self.driver.properties();
+        let recorder = Recorder::new(&p.arch, p.multiprocessors, p.shared_bytes);
+        Ok(Box::new(Launched::new(Box::new(recorder), self.precision)?))
+    }
+
     fn upload(&self, to: Tensor, bytes: &[u8]) -> Result<()> {
         if to.bytes() != bytes.len() {
             return Err(self.size_mismatch("upload", to, bytes.len()));
@@ -177,6 +188,30 @@ impl Memory for Launched {
             return Err(self.size_mismatch("download", from, bytes.len()));
         }
         self.driver.download(bytes, self.pointer(from)?)
+    }
+
+    fn alloc_host(&self, bytes: usize) -> Result<Pinned> {
+        self.driver.alloc_pinned(bytes)
+    }
+
+    fn upload_async(&self, to: Tensor, from: &Pinned, offset: usize) -> Result<()> {
+        self.driver.upload_async(self.pointer(to)?, from, offset, to.bytes())
+    }
+
+    fn download_async(&self, from: Tensor, to: &mut Pinned, offset: usize) -> Result<()> {
+        self.driver.download_async(to, offset, self.pointer(from)?, from.bytes())
+    }
+
+    fn mark(&self) -> Result<Mark> {
+        self.driver.mark()
+    }
+
+    fn reached(&self, mark: &Mark) -> Result<bool> {
+        self.driver.reached(mark)
+    }
+
+    fn wait(&self, mark: &Mark) -> Result<()> {
+        self.driver.wait(mark)
     }
 
     fn zero(&self, tensor: Tensor) -> Result<()> {

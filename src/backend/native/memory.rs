@@ -91,6 +91,18 @@ impl Allocations {
     }
 }
 
+/// Bytes that this machine could still give without swapping.
+///
+/// # Errors
+/// When the system does not say.
+pub fn available() -> Result<usize> {
+    // Linux's own estimate, which counts what its caches would give up; elsewhere nobody is told a better one.
+    let Ok(text) = std::fs::read_to_string("/proc/meminfo") else { return Ok(usize::MAX) };
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
+    let kibibytes = line.and_then(|rest| rest.split_whitespace().next()?.parse::<usize>().ok());
+    kibibytes.map(|kib| kib << 10).ok_or_else(|| error("/proc/meminfo names no MemAvailable"))
+}
+
 /// A range of bytes that the op has asked for.
 #[derive(Clone, Copy, Default)]
 struct Range {

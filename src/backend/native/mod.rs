@@ -25,7 +25,7 @@ mod step;
 mod total_loss;
 mod workspace;
 
-use crate::backend::Memory;
+use crate::backend::{Backend, Memory};
 use crate::error::{Error, Result};
 use crate::tensor::{BufferId, Precision, Tensor};
 
@@ -80,6 +80,15 @@ impl Memory for Native {
 
     fn allocated(&self) -> (usize, usize) {
         self.memory.allocated()
+    }
+
+    fn available(&self) -> Result<usize> {
+        memory::available()
+    }
+
+    fn planner(&self) -> Result<Box<dyn Backend>> {
+        // Memory that nobody touches is never really given.
+        Ok(Box::new(Native::new(self.precision, 1)?))
     }
 
     fn upload(&self, to: Tensor, bytes: &[u8]) -> Result<()> {

@@ -1,25 +1,13 @@
 //! The emulator behind the [`Driver`] trait.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
 
 use super::{Emulator, EmulatorGraph, Operation, SHARED_LIMIT};
-use crate::backend::driver::pinned::HostMemory;
 use crate::backend::driver::spec::PackedArgs;
 use crate::backend::driver::{
     Arg, DevicePtr, Driver, Graph, Kernel, KernelSpec, Launch, Mark, MarkInner, MemoryInfo, Pinned, Properties,
 };
 use crate::{Error, Result};
-
-/// Refuses a range outside a host buffer.
-fn range_of(buffer: &Pinned, offset: usize, bytes: usize) -> Result<()> {
-    if offset.checked_add(bytes).is_some_and(|end| end <= buffer.bytes().len()) {
-        return Ok(());
-    }
-    let what = format!("copy of {bytes} bytes at {offset} of a host buffer of {}", buffer.bytes().len());
-    Err(Error::device("emulator", what))
-}
 
 impl Driver for Emulator {
     fn properties(&self) -> &Properties {
@@ -61,16 +49,16 @@ impl Driver for Emulator {
     }
 
     fn alloc_pinned(&self, bytes: usize) -> Result<Pinned> {
-        Ok(Pinned(Arc::new(HostMemory::ordinary(bytes))))
+        Ok(Pinned::ordinary(bytes))
     }
 
     fn upload_async(&self, to: DevicePtr, from: &Pinned, offset: usize, bytes: usize) -> Result<()> {
-        range_of(from, offset, bytes)?;
+        from.range(offset, bytes)?;
         self.inner.submit(Operation::Upload(to, from.0.clone(), offset, bytes))
     }
 
     fn download_async(&self, to: &mut Pinned, offset: usize, from: DevicePtr, bytes: usize) -> Result<()> {
-        range_of(to, offset, bytes)?;
+        to.range(offset, bytes)?;
         self.inner.submit(Operation::Download(to.0.clone(), offset, from, bytes))
     }
 
@@ -103,7 +91,7 @@ impl Driver for Emulator {
     }
 
     fn mark(&self) -> Result<Mark> {
-        Ok(Mark(MarkInner::Host(Instant::now())))
+        Ok(Mark::now())
     }
 
     fn reached(&self, _: &Mark) -> Result<bool> {

@@ -274,7 +274,7 @@ impl Inner {
             }
             Operation::Upload(to, from, offset, bytes) => {
                 let target = stream.arena.check(*to, *bytes, "upload")?;
-                // SAFETY: `range_of` checked the host's range, which the Arc keeps; the target is a live allocation.
+                // SAFETY: `Pinned::range` checked the host's range, which the Arc keeps; the target is a live allocation.
                 unsafe { target.copy_from_nonoverlapping(from.start.add(*offset), *bytes) };
                 Ok(())
             }
