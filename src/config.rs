@@ -119,7 +119,7 @@ pub struct Settings {
     /// Save every so many epochs
     #[arg(long, value_name = "EPOCHS")]
     pub checkpoint_every: Option<usize>,
-    /// Keep the images on the device if they take at most so many MiB, else stream them [default: no limit]
+    /// Keep images on the device as far as they take at most so many MiB, else stream them [default: whatever fits]
     #[arg(long, value_name = "MIB")]
     pub resident_limit: Option<usize>,
 }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
+use serde_json::Value;
 use tempfile::TempDir;
 
 const BIN: &str = env!("CARGO_BIN_EXE_glmc-engine");
@@ -392,8 +393,39 @@ fn flags_win_over_the_file_and_the_file_over_the_preset() {
 #[test]
 fn the_baseline_and_streamed_images_train_too() {
     let place = Place::new();
-    ok(place.train(&place.path("ce"), &["--method", "ce"]));
-    ok(place.train(&place.path("resident"), &[]));
-    ok(place.train(&place.path("streamed"), &["--resident-limit", "0"]));
-    assert!(weights(&place.path("streamed")) == weights(&place.path("resident")), "streaming changes nothing");
+    // On the emulator fewer steps: every CUDA thread is run there. 23 is no divisor of the images, so that steps of two
+    // sizes are staged.
+    for (device, more) in [("cpu", &[][..]), ("emulator", &["--epochs", "1", "--width", "2", "--precision", "bf16"])] {
+        for method in ["ce", "glmc"] {
+            let train = |name: &str, limit: &[&str]| {
+                let run = place.path(&format!("{name}-{method}-{device}"));
+                let fixed = [more, limit, &["--method", method, "--device", device, "--batch", "23"]].concat();
+                ok(place.train(&run, &fixed));
+                weights(&run)
+            };
+            let resident = train("resident", &[]);
+            assert!(train("streamed", &["--resident-limit", "0"]) == resident, "streaming changes nothing");
+        }
+    }
+}
+
+#[test]
+fn a_run_takes_the_memory_that_info_predicts() {
+    let place = Place::new();
+    for (device, limit) in [("cpu", &[][..]), ("cpu", &["--resident-limit", "0"]), ("emulator", &[])] {
+        let run = place.path(&format!("{device}{}", limit.len()));
+        let chosen = [limit, &["--device", device, "--batch", "16", "--width", "2", "--epochs", "1"]].concat();
+        ok(place.train(&run, &chosen));
+        let metrics = fs::read_to_string(run.join("metrics.jsonl")).expect("metrics");
+        let last: Value = serde_json::from_str(metrics.lines().last().expect("a final line")).expect("JSON");
+        let store = place.store();
+        let info = [&["info", "--json", "--data", text(&store), "--model", "resnet20"], &chosen[..]].concat();
+        let predicted: Value = serde_json::from_str(&ok(glmc(&info))).expect("JSON");
+        let predicted = &predicted["memory"];
+        assert_eq!(predicted["total_bytes"], last["peak_bytes"], "{device} {limit:?}");
+        assert_eq!(predicted["images_resident"], limit.is_empty());
+        let part = |name: &str| predicted[name].as_u64().expect("a number");
+        let parts = ["parameters_bytes", "activations_bytes", "images_bytes", "other_bytes"];
+        assert_eq!(parts.map(part).iter().sum::<u64>(), part("total_bytes"));
+    }
 }

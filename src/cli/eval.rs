@@ -8,10 +8,11 @@ use crate::data::store::Store;
 use crate::error::{Error, Result};
 use crate::nn::{HeadKind, ParameterStore};
 use crate::train::checkpoint::Checkpoint;
+use crate::train::engine::{EVALUATION_BATCH, head, model};
 use crate::train::evaluate::{Evaluation, Evaluator};
 use crate::train::feed::Feed;
 use crate::train::report::{per_class_table, percent};
-use crate::train::session::{EVALUATION_BATCH, augmentation, head, images, model, resident_limit};
+use crate::train::session::{augmentation, images};
 
 /// Evaluate a checkpoint on a store's test images.
 #[derive(Debug, clap::Args)]
@@ -48,7 +49,9 @@ pub fn run(args: EvalArgs) -> Result<()> {
     checkpoint.load(backend, &parameters, false)?;
     let test = images(&store, store.test())?;
     let batch = EVALUATION_BATCH.min(test.len());
-    let feed = Feed::new(backend, test, batch, resident_limit(config))?;
+    // Half of what is free is more than enough for the activations of one batch.
+    let room = config.resident_limit.map_or(backend.available()? / 2, |mib| mib << 20);
+    let feed = Feed::new(backend, test, batch, room)?;
     let head = args.head.unwrap_or_else(|| head(config, counts));
     let shots = counts.iter().map(|&n| Shot::of(n, config.twenty_is_few)).collect();
     let how = (augmentation(&store), head);

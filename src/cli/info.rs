@@ -4,14 +4,15 @@ use serde_json::{Value, json};
 
 use crate::backend;
 use crate::config::{Config, Method, Settings, preset};
+use crate::data::store::Store;
 use crate::error::{Error, Result};
-use crate::nn::model::HIDDEN;
-use crate::nn::{Model, ModelConfig, ParameterStore};
-use crate::ops::augment_mix::Augmentation;
-use crate::tensor::Precision;
+use crate::train::engine::{Data, Engine, Footprint};
 use crate::train::report::mebibytes;
-use crate::train::session::step_config;
-use crate::train::step::predict_arena;
+use crate::train::session::{augmentation, images};
+use crate::train::stand_in::StandIn;
+
+/// The preset whose data a run is taken to have when nothing is said.
+const DEFAULT_DATA: &str = "cifar10-lt-if100";
 
 /// Show devices, CPU features and threads, and predict a run's memory.
 #[derive(Debug, clap::Args)]
@@ -56,44 +57,48 @@ pub fn run(args: InfoArgs) -> Result<()> {
         }
     }
     println!("CPU: {threads} threads; {}", features().join(" "));
-    println!(
-        "Predicted memory of {} (images of the data set not counted):",
-        memory["what"].as_str().unwrap_or_default()
-    );
-    for key in ["parameters_bytes", "activations_bytes", "total_bytes"] {
+    println!("Predicted device memory of a run: {}", memory["what"].as_str().unwrap_or_default());
+    for key in ["parameters_bytes", "activations_bytes", "images_bytes", "other_bytes", "total_bytes"] {
         let name = key.trim_end_matches("_bytes");
         println!("  {name:<12}{:>12}", mebibytes(memory[key].as_u64().unwrap_or(0) as usize));
     }
     Ok(())
 }
 
+/// The device memory of a run, from planning it on a stand-in of its device.
 fn predict(args: &InfoArgs) -> Result<Value> {
     let base = args.preset.as_deref().map(preset).transpose()?.unwrap_or_default();
-    let settings = args.settings.clone().or(base);
-    let classes = if args.preset.as_deref().is_some_and(|p| p.starts_with("cifar100")) { 100 } else { 10 };
+    let mut settings = args.settings.clone().or(base);
+    let store = settings.data.take().map(Store::open).transpose()?;
     let config = Config::resolve(Settings { data: Some("none".into()), ..settings })?;
-    // The plan is the same wherever it runs but for what a device's kernels want; the CPU plans for those that are absent.
-    let backend = backend::open(&config.device, config.precision, config.threads)
-        .or_else(|_| backend::open("cpu", Precision::F32, config.threads))?;
+    // Any GPU plans alike, so that one that is absent, or too small, is no obstacle.
+    let backend = backend::planner(&config.device, config.precision)?;
     let backend = backend.as_ref();
-    let heads = config.method.heads();
-    let description = ModelConfig { name: config.model.clone(), width: config.width, classes, heads, hidden: HIDDEN };
-    let model = Model::new(&description, backend.stem_channels())?;
-    let augmentation = Augmentation { mean: [0.5; 3], std: [0.25; 3], padding: 4, flip: true };
-    let step = step_config(&config, &vec![1; classes], augmentation);
-    let activations = predict_arena(backend, &model, &step, (32, 32))
-        .map_err(|e| Error::Config(format!("no step of this configuration can be planned: {e}")))?;
-    let parameters = ParameterStore::unallocated(model.specs().clone(), backend.precision()).bytes();
+    let plan = |data: &Data<'_>| -> Result<(Footprint, bool)> {
+        let engine = Engine::new(backend, &config, data)?;
+        Ok((engine.footprint(backend), engine.feed.is_resident()))
+    };
+    let of = args.preset.as_deref().unwrap_or(DEFAULT_DATA);
+    let stand_in = StandIn::of(of)?;
+    let (planned, side, what) = match &store {
+        Some(store) => {
+            let (train, test) = (images(store, store.train())?, images(store, store.test())?);
+            let data = Data { counts: &store.meta().counts, train, test, augmentation: augmentation(store) };
+            (plan(&data), train.height, store.path().display().to_string())
+        }
+        None => (stand_in.with_data(plan), stand_in.size, format!("data of {of}'s size")),
+    };
+    let (footprint, resident) =
+        planned.map_err(|e| Error::Config(format!("no run of this configuration can be planned: {e}")))?;
     let method = if config.method == Method::Glmc { "GLMC" } else { "cross-entropy" };
-    Ok(json!({
-        "what": format!(
-            "{method}, {} width {}, batch {}, 32x32 images, {} in {}",
-            config.model, config.width, config.batch, backend.name(), backend.precision()
-        ),
-        "parameters_bytes": parameters,
-        "activations_bytes": activations,
-        "total_bytes": parameters + activations,
-    }))
+    let what = format!(
+        "{method}, {} width {}, batch {}, {side}x{side} images, {what}, {} in {}",
+        config.model, config.width, config.batch, config.device, config.precision
+    );
+    let mut memory = serde_json::to_value(footprint).map_err(|e| Error::Config(e.to_string()))?;
+    memory["what"] = what.into();
+    memory["images_resident"] = resident.into();
+    Ok(memory)
 }
 
 fn features() -> Vec<&'static str> {

@@ -7,7 +7,7 @@ use crate::backend::Backend;
 use crate::error::{Error, Result};
 use crate::rng::philox::{Purpose, Stream};
 use crate::tape::{Tape, Var};
-use crate::tensor::{BufferId, DType, Precision, Shape, Tensor};
+use crate::tensor::{DType, Shape, Tensor};
 
 /// Every parameter starts at a multiple of this many elements, so that vector loads of any element type are aligned.
 const ALIGNMENT: usize = 128;
@@ -155,25 +155,11 @@ impl ParameterStore {
     /// # Errors
     /// When the backend has not that much memory.
     pub fn new(backend: &dyn Backend, specs: Specs) -> Result<ParameterStore> {
-        ParameterStore::place(specs, backend.precision(), &mut |bytes, what| backend.alloc(bytes, what))
-    }
-
-    /// The parameters without memory: good for recording tapes whose size is wanted, not for running them.
-    pub fn unallocated(specs: Specs, precision: Precision) -> ParameterStore {
-        let nowhere = BufferId(u32::MAX - 1);
-        // The closure never fails, and nothing else in `place` does.
-        ParameterStore::place(specs, precision, &mut |_, _| Ok(nowhere)).expect("nothing is allocated")
-    }
-
-    fn place(
-        specs: Specs,
-        precision: Precision,
-        alloc: &mut dyn FnMut(usize, &str) -> Result<BufferId>,
-    ) -> Result<ParameterStore> {
+        let precision = backend.precision();
         let (offsets, learned, statistics) = layout(&specs);
         let (accumulate, compute) = (precision.accumulate(), precision.compute());
-        let mut flat = |elements: usize, dtype: DType, what: &str| -> Result<Tensor> {
-            Ok(Tensor::at_start(alloc(elements * dtype.bytes(), what)?, &[elements], dtype))
+        let flat = |elements: usize, dtype: DType, what: &str| -> Result<Tensor> {
+            Ok(Tensor::at_start(backend.alloc(elements * dtype.bytes(), what)?, &[elements], dtype))
         };
         Ok(ParameterStore {
             offsets,
@@ -343,11 +329,19 @@ impl Snapshot<'_> {
 pub fn read_floats(backend: &dyn Backend, tensor: Tensor) -> Result<Vec<f64>> {
     let mut bytes = vec![0; tensor.bytes()];
     backend.download(tensor, &mut bytes)?;
-    Ok(match tensor.dtype {
-        DType::F64 => bytemuck::pod_collect_to_vec(&bytes),
-        DType::F32 => bytemuck::pod_collect_to_vec::<u8, f32>(&bytes).into_iter().map(f64::from).collect(),
-        DType::Bf16 => bytemuck::pod_collect_to_vec::<u8, bf16>(&bytes).into_iter().map(f64::from).collect(),
-        other => return Err(Error::op("read_floats", format!("{other:?} is no floating-point type"))),
+    floats(tensor.dtype, &bytes)
+}
+
+/// The numbers in an array's bytes, which need not be aligned.
+///
+/// # Errors
+/// When they are integers.
+pub fn floats(dtype: DType, bytes: &[u8]) -> Result<Vec<f64>> {
+    Ok(match dtype {
+        DType::F64 => bytemuck::pod_collect_to_vec(bytes),
+        DType::F32 => bytemuck::pod_collect_to_vec::<u8, f32>(bytes).into_iter().map(f64::from).collect(),
+        DType::Bf16 => bytemuck::pod_collect_to_vec::<u8, bf16>(bytes).into_iter().map(f64::from).collect(),
+        other => return Err(Error::op("floats", format!("{other:?} is no floating-point type"))),
     })
 }
 

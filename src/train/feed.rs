@@ -1,6 +1,13 @@
 //! Images and labels on the device: all of them when they fit, else those of the coming step.
+//!
+//! A step's images are gathered from the memory map into one of two page-locked buffers while the device computes the
+//! step before, and copied behind that step: the host waits only when it is two steps ahead.
 
-use crate::backend::Backend;
+use std::cell::RefCell;
+
+use rayon::prelude::*;
+
+use crate::backend::{Backend, Mark, Pinned};
 use crate::error::{Error, Result};
 use crate::glmc::EpochPlan;
 use crate::ops::step::STEP_WORDS;
@@ -40,6 +47,20 @@ impl Images<'_> {
     }
 }
 
+/// Room on the host for one step's images, and behind them its labels; originals first, partners after a batch.
+struct Slot {
+    memory: Pinned,
+    /// Set behind the copy of what the slot held last.
+    copied: Option<Mark>,
+}
+
+/// How the images of a step get to a device that does not hold them all.
+struct Staging {
+    batch: usize,
+    /// Filled in turn.
+    slots: RefCell<[Slot; 2]>,
+}
+
 /// Where the device finds a step's images.
 pub struct Feed<'a> {
     images: Images<'a>,
@@ -47,8 +68,8 @@ pub struct Feed<'a> {
     pub pixels: Tensor,
     /// I32 (images or 2 * batch).
     pub labels: Tensor,
-    /// Images of a staged batch; `None` when all are resident.
-    staged: Option<usize>,
+    /// `None` when all images are resident.
+    staging: Option<Staging>,
 }
 
 impl<'a> Feed<'a> {
@@ -56,7 +77,7 @@ impl<'a> Feed<'a> {
     /// step of up to `batch`.
     ///
     /// # Errors
-    /// When there are no images, or the device has too little memory.
+    /// When there are no images, or device or host have too little memory.
     pub fn new(backend: &dyn Backend, images: Images<'a>, batch: usize, limit: usize) -> Result<Feed<'a>> {
         if images.is_empty() {
             return Err(Error::Config("the data set has no images".into()));
@@ -66,17 +87,18 @@ impl<'a> Feed<'a> {
         let shape = [count, images.height, images.width, 3];
         let pixels = backend.alloc(count * images.image_bytes(), "images")?;
         let labels = backend.alloc(4 * count, "labels")?;
-        let feed = Feed {
-            images,
-            pixels: Tensor::at_start(pixels, &shape, DType::U8),
-            labels: Tensor::at_start(labels, &[count], DType::I32),
-            staged: (!resident).then_some(batch),
-        };
+        let pixels = Tensor::at_start(pixels, &shape, DType::U8);
+        let labels = Tensor::at_start(labels, &[count], DType::I32);
         if resident {
-            backend.upload(feed.pixels, images.pixels)?;
-            backend.upload(feed.labels, bytemuck::cast_slice(images.labels))?;
+            backend.upload(pixels, images.pixels)?;
+            backend.upload(labels, bytemuck::cast_slice(images.labels))?;
+            return Ok(Feed { images, pixels, labels, staging: None });
         }
-        Ok(feed)
+        let slot = || -> Result<Slot> {
+            Ok(Slot { memory: backend.alloc_host(pixels.bytes() + labels.bytes())?, copied: None })
+        };
+        let staging = Staging { batch, slots: RefCell::new([slot()?, slot()?]) };
+        Ok(Feed { images, pixels, labels, staging: Some(staging) })
     }
 
     /// The host's images.
@@ -86,37 +108,63 @@ impl<'a> Feed<'a> {
 
     /// Whether all images are on the device.
     pub fn is_resident(&self) -> bool {
-        self.staged.is_none()
+        self.staging.is_none()
     }
 
-    /// Rows of the step table for `steps` of one size. Staged images are numbered from 0: originals, then partners.
+    /// Bytes that it holds on the device.
+    pub fn bytes(&self) -> usize {
+        self.pixels.bytes() + self.labels.bytes()
+    }
+
+    /// Rows of the step table for `steps` of one size. Staged images are numbered as they lie on the device: originals
+    /// from 0, partners from the batch size; a step that has no partners of its own finds them among the originals.
     pub fn table(&self, plan: &EpochPlan, steps: std::ops::Range<usize>) -> Vec<u32> {
-        let Some(batch) = self.staged else { return plan.table(steps) };
-        let size = steps.clone().next().map_or(0, |step| plan.indices(step).0.len());
-        let mut words = plan.table(steps);
-        for row in words.chunks_mut(STEP_WORDS + 2 * size) {
+        let Some(Staging { batch, .. }) = self.staging else { return plan.table(steps) };
+        let mut words = plan.table(steps.clone());
+        for step in steps.clone() {
+            let (originals, partners) = plan.indices(step);
+            let size = originals.len();
+            let row = (step - steps.start) * (STEP_WORDS + 2 * size) + STEP_WORDS;
+            let first = if partners == originals { 0 } else { batch };
             for n in 0..size {
-                row[STEP_WORDS + n] = n as u32;
-                row[STEP_WORDS + size + n] = (batch + n) as u32;
+                words[row + n] = n as u32;
+                words[row + size + n] = (first + n) as u32;
             }
         }
         words
     }
 
-    /// Brings a step's images to the device, if they are not all there.
+    /// Sends a step's images to the device, if they are not all there: behind the steps started so far, without waiting
+    /// for them unless the step before the last has not begun.
     ///
     /// # Errors
     /// When the device fails.
     pub fn stage(&self, backend: &dyn Backend, plan: &EpochPlan, step: usize) -> Result<()> {
-        let Some(batch) = self.staged else { return Ok(()) };
-        let (originals, partners) = plan.indices(step);
-        for (start, indices) in [(0, originals), (batch, partners)] {
-            for (n, &index) in indices.iter().enumerate() {
-                backend.upload(self.pixels.rows(start + n, 1), self.images.image(index))?;
-            }
-            let labels: Vec<i32> = indices.iter().map(|&i| self.images.labels[i as usize]).collect();
-            backend.upload(self.labels.rows(start, indices.len()), bytemuck::cast_slice(&labels))?;
+        let Some(Staging { batch, slots }) = &self.staging else { return Ok(()) };
+        let slots = &mut *slots.borrow_mut();
+        slots.swap(0, 1);
+        let slot = &mut slots[0];
+        if let Some(copied) = slot.copied.take() {
+            backend.wait(&copied)?;
         }
+        let (originals, partners) = plan.indices(step);
+        let parts = if partners == originals { &[(0, originals)][..] } else { &[(0, originals), (*batch, partners)] };
+        let (images, image_bytes, pixels_bytes) = (self.images, self.images.image_bytes(), self.pixels.bytes());
+        for &(start, indices) in parts {
+            let (pixels, labels) = slot.memory.bytes_mut().split_at_mut(pixels_bytes);
+            let pixels = &mut pixels[start * image_bytes..][..indices.len() * image_bytes];
+            pixels.par_chunks_exact_mut(image_bytes).zip(indices).for_each(|(to, &index)| {
+                to.copy_from_slice(images.image(index));
+            });
+            let labels = &mut labels[4 * start..][..4 * indices.len()];
+            for (to, &index) in labels.chunks_exact_mut(4).zip(indices) {
+                to.copy_from_slice(&images.labels[index as usize].to_ne_bytes());
+            }
+            let rows = |tensor: Tensor| tensor.rows(start, indices.len());
+            backend.upload_async(rows(self.pixels), &slot.memory, start * image_bytes)?;
+            backend.upload_async(rows(self.labels), &slot.memory, pixels_bytes + 4 * start)?;
+        }
+        slot.copied = Some(backend.mark()?);
         Ok(())
     }
 

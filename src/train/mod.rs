@@ -1,11 +1,14 @@
 //! Training: the step as one program, evaluation, checkpoints, the run folder, and the loop that ties them together.
 
 pub mod checkpoint;
+pub mod engine;
 pub mod evaluate;
 pub mod feed;
+pub mod losses;
 pub mod metrics;
 pub mod report;
 pub mod run_folder;
 pub mod session;
+pub mod stand_in;
 pub mod step;
 pub mod variants;

@@ -6,29 +6,22 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use super::checkpoint::{self, Checkpoint, Manifest, Progress};
-use super::evaluate::Evaluator;
-use super::feed::{Feed, Images};
+use super::engine::{Data, Engine};
+use super::feed::Images;
+use super::losses::LossReader;
 use super::metrics::{EpochMetrics, FinalMetrics, Losses, digest};
 use super::report::Reporter;
 use super::run_folder::RunFolder;
-use super::step::{StepConfig, TrainStep};
 use crate::backend::Backend;
 use crate::config::{Config, Method};
-use crate::data::shots::Shot;
 use crate::data::store::{Split, Store};
 use crate::error::{Error, Result};
 use crate::files::write_atomically;
-use crate::glmc::{EpochPlan, PartnerSampler, PlanConfig, class_weights, schedule};
-use crate::nn::model::HIDDEN;
-use crate::nn::parameters::read_floats;
-use crate::nn::{HeadKind, Model, ModelConfig, ParameterStore};
-use crate::ops::augment_mix::{Augmentation, Mixing};
-use crate::ops::sgd::SgdConfig;
+use crate::glmc::{EpochPlan, PartnerSampler, PlanConfig, schedule};
+use crate::ops::augment_mix::Augmentation;
 use crate::ops::total_loss::LOSS_COLUMNS;
 
-/// Images of one evaluation batch.
-pub const EVALUATION_BATCH: usize = 256;
-/// How often the host looks at the losses; a look waits for the device.
+/// How often the host looks at the losses.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 /// Set from outside (Ctrl-C) to end the run after the step in progress.
@@ -57,16 +50,6 @@ pub fn augmentation(store: &Store) -> Augmentation {
     }
 }
 
-/// The classifier to evaluate with: what the configuration says, else `fc_cb` for GLMC on long-tailed data and `fc`
-/// for everything else.
-pub fn head(config: &Config, counts: &[usize]) -> HeadKind {
-    let balanced = counts.iter().all(|n| *n == counts[0]);
-    config.head.unwrap_or(match config.method {
-        Method::Glmc if !balanced => HeadKind::FcCb,
-        _ => HeadKind::Fc,
-    })
-}
-
 /// Identifies a store: the checksum of its `meta.json`, which holds those of its arrays.
 ///
 /// # Errors
@@ -77,43 +60,13 @@ pub fn fingerprint(store: &Store) -> Result<String> {
     Ok(blake3::hash(&bytes).to_hex().to_string())
 }
 
-/// The model that a configuration describes, for a backend.
-///
-/// # Errors
-/// When the configuration names no known model.
-pub fn model(config: &Config, classes: usize, backend: &dyn Backend) -> Result<Model> {
-    let heads = config.method.heads();
-    let description = ModelConfig { name: config.model.clone(), width: config.width, classes, heads, hidden: HIDDEN };
-    Model::new(&description, backend.stem_channels())
-}
-
-/// What a step of this configuration needs.
-pub fn step_config(config: &Config, counts: &[usize], augmentation: Augmentation) -> StepConfig {
-    let counts: Vec<u64> = counts.iter().map(|&n| n as u64).collect();
-    StepConfig {
-        batch: config.batch,
-        mixing: if config.method == Method::Glmc { Mixing::Glmc } else { Mixing::Single },
-        augmentation,
-        sgd: SgdConfig { momentum: config.momentum as f32, weight_decay: config.weight_decay as f32 },
-        class_weights: class_weights(&counts, config.k),
-    }
-}
-
-/// Bytes that may stay on the device as resident images.
-pub fn resident_limit(config: &Config) -> usize {
-    config.resident_limit.map_or(usize::MAX, |mib| mib << 20)
-}
-
 /// A run that is under way.
 struct Session<'a> {
     config: &'a Config,
     backend: &'a dyn Backend,
     folder: RunFolder,
-    parameters: ParameterStore,
-    feed: Feed<'a>,
-    step: TrainStep,
-    evaluator: Evaluator,
-    test_feed: Feed<'a>,
+    engine: Engine<'a>,
+    losses: LossReader,
     sampler: PartnerSampler,
     plan: PlanConfig,
     counts: Vec<usize>,
@@ -140,9 +93,9 @@ pub fn train(
     if resume {
         session.resume()?;
     } else {
-        session.parameters.initialise(backend, config.seed)?;
+        session.engine.parameters.initialise(backend, config.seed)?;
     }
-    let mut reporter = Reporter::new(config, &store, backend, session.step.arena_bytes());
+    let mut reporter = Reporter::new(config, &store, backend, session.engine.step.arena_bytes());
     let done = session.run(&mut reporter);
     reporter.close();
     done?;
@@ -161,18 +114,15 @@ impl<'a> Session<'a> {
             let what = format!("class {class} has no training images: its weight would be infinite");
             return Err(Error::file(store.path(), what));
         }
-        let augmentation = augmentation(store);
         let train = images(store, store.train())?;
-        let model = model(config, counts.len(), backend)?;
-        let parameters = ParameterStore::new(backend, model.specs().clone())?;
-        let limit = resident_limit(config);
-        let feed = Feed::new(backend, train, config.batch, limit)?;
-        let step = TrainStep::new(backend, &model, &parameters, &feed, step_config(config, &counts, augmentation))?;
-        let evaluation_batch = EVALUATION_BATCH.min(store.test().len());
-        let test_feed = Feed::new(backend, images(store, store.test())?, evaluation_batch, limit)?;
-        let shots = counts.iter().map(|&n| Shot::of(n, config.twenty_is_few)).collect();
-        let how = (augmentation, head(config, &counts));
-        let evaluator = Evaluator::new(backend, &model, &parameters, &test_feed, how, evaluation_batch, shots)?;
+        let data = Data {
+            counts: &store.meta().counts,
+            train,
+            test: images(store, store.test())?,
+            augmentation: augmentation(store),
+        };
+        let engine = Engine::new(backend, config, &data)?;
+        let losses = LossReader::new(backend, engine.step.log)?;
         let sampler = PartnerSampler::new(train.labels, counts.len(), config.resample)?;
         let plan = PlanConfig {
             seed: config.seed,
@@ -192,11 +142,8 @@ impl<'a> Session<'a> {
             config,
             backend,
             folder: folder()?,
-            parameters,
-            feed,
-            step,
-            evaluator,
-            test_feed,
+            engine,
+            losses,
             sampler,
             plan,
             counts,
@@ -219,11 +166,11 @@ impl<'a> Session<'a> {
                 }
             }
             self.folder.rewind_metrics(0, &digest(&[]))?;
-            return self.parameters.initialise(self.backend, self.config.seed);
+            return self.engine.parameters.initialise(self.backend, self.config.seed);
         }
         let checkpoint = Checkpoint::read(&last)?;
         self.check_belongs(&last, &checkpoint.manifest)?;
-        checkpoint.load(self.backend, &self.parameters, true)?;
+        checkpoint.load(self.backend, &self.engine.parameters, true)?;
         self.progress = checkpoint.manifest.progress.clone();
         self.losses_so_far = checkpoint.losses()?;
         self.history = self.folder.rewind_metrics(self.progress.epoch, &self.progress.metrics)?;
@@ -259,33 +206,36 @@ impl<'a> Session<'a> {
 
     fn epoch(&mut self, reporter: &mut Reporter) -> Result<()> {
         let (epoch, first) = (self.progress.epoch, self.progress.step);
-        let images = self.feed.images().len();
+        let images = self.engine.feed.images().len();
         let plan = EpochPlan::draw(&self.plan, epoch, images, &self.sampler)?;
-        self.step.load(self.backend, &self.feed, &plan, first)?;
+        self.engine.step.load(self.backend, &self.engine.feed, &plan, first)?;
         let start = Instant::now();
+        let samples = |step: usize| plan.indices(step).0.len();
+        // A look at the losses never makes the device wait: it is asked for behind a step and read when it is there.
         let mut looked = start;
         reporter.epoch_begins(epoch, plan.steps(), first);
         for step in first..plan.steps() {
-            self.feed.stage(self.backend, &plan, step)?;
-            self.step.run(self.backend, step)?;
-            let stop = STOP.load(Ordering::Relaxed);
-            if stop || looked.elapsed() >= LOOK_EVERY || step + 1 == plan.steps() {
+            self.engine.feed.stage(self.backend, &plan, step)?;
+            self.engine.step.run(self.backend, step)?;
+            if looked.elapsed() >= LOOK_EVERY {
                 looked = Instant::now();
-                let log = self.losses(epoch, step + 1)?;
-                let done: usize = (first..=step).map(|s| plan.indices(s).0.len()).sum();
-                let mean = Losses::mean(&log, (0..=step).map(|s| plan.indices(s).0.len()));
-                reporter.step(step + 1, mean.0[3], done as f64 / start.elapsed().as_secs_f64());
+                self.losses.ask(self.backend, step + 1)?;
             }
-            if stop && step + 1 < plan.steps() {
+            if let Some((seen, log)) = self.losses.answer(self.backend)? {
+                let log = self.checked(epoch, seen, log)?;
+                let done: usize = (first..seen).map(samples).sum();
+                let mean = Losses::mean(&log, (0..seen).map(samples));
+                reporter.step(seen, mean.0[3], done as f64 / start.elapsed().as_secs_f64());
+            }
+            if STOP.load(Ordering::Relaxed) && step + 1 < plan.steps() {
                 return self.interrupt(epoch, step + 1, first);
             }
         }
+        let log = self.losses_now(epoch, plan.steps())?;
         let seconds = start.elapsed().as_secs_f64();
-        let log = self.losses(epoch, plan.steps())?;
-        let samples = |step| plan.indices(step).0.len();
         let trained: usize = (first..plan.steps()).map(samples).sum();
         let mean = Losses::mean(&log, (0..plan.steps()).map(samples));
-        let evaluation = self.evaluator.run(self.backend, &self.test_feed)?;
+        let evaluation = self.engine.evaluate(self.backend)?;
         let Config { lr, epochs, warmup_epochs, .. } = *self.config;
         let rates = (schedule::learning_rate(lr, epoch, epochs, warmup_epochs), schedule::alpha(epoch, epochs));
         let metrics = EpochMetrics::new(epoch, rates, mean, &evaluation, (seconds, trained));
@@ -311,7 +261,7 @@ impl<'a> Session<'a> {
         if self.progress.best.is_none_or(|(_, top1)| metrics.top1 > top1) {
             self.progress.best = Some((metrics.epoch, metrics.top1));
             let path = self.folder.best();
-            checkpoint::save(&path, self.backend, &self.parameters, self.manifest(), &[])?;
+            checkpoint::save(&path, self.backend, &self.engine.parameters, self.manifest(), &[])?;
         }
         reporter.epoch_ends(metrics);
         let finished = self.progress.epoch;
@@ -322,12 +272,17 @@ impl<'a> Session<'a> {
     }
 
     fn save_last(&self, losses: &[f64]) -> Result<()> {
-        checkpoint::save(&self.folder.last(), self.backend, &self.parameters, self.manifest(), losses)
+        checkpoint::save(&self.folder.last(), self.backend, &self.engine.parameters, self.manifest(), losses)
     }
 
-    /// The losses of the epoch's first `steps` steps, all checked to be numbers.
-    fn losses(&self, epoch: usize, steps: usize) -> Result<Vec<f64>> {
-        let mut log = read_floats(self.backend, self.step.log)?;
+    /// The losses of the epoch's first `steps` steps, which have all been started: waits for them.
+    fn losses_now(&mut self, epoch: usize, steps: usize) -> Result<Vec<f64>> {
+        let log = self.losses.now(self.backend)?;
+        self.checked(epoch, steps, log)
+    }
+
+    /// The first `steps` rows of the log, those of an earlier process put in, all checked to be numbers.
+    fn checked(&self, epoch: usize, steps: usize, mut log: Vec<f64>) -> Result<Vec<f64>> {
         log.truncate(steps * LOSS_COLUMNS);
         log[..self.losses_so_far.len()].copy_from_slice(&self.losses_so_far);
         match log.chunks_exact(LOSS_COLUMNS).position(|row| row.iter().any(|loss| !loss.is_finite())) {
@@ -348,7 +303,7 @@ impl<'a> Session<'a> {
     }
 
     fn interrupt(&mut self, epoch: usize, step: usize, first: usize) -> Result<()> {
-        let log = self.losses(epoch, step)?;
+        let log = self.losses_now(epoch, step)?;
         self.progress.step = step;
         self.progress.total_steps += (step - first) as u64;
         self.save_last(&log)?;

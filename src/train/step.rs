@@ -235,28 +235,3 @@ impl TrainStep {
         backend.free(self.log.buffer);
     }
 }
-
-/// Bytes that the activations of a full step will take, without allocating any.
-///
-/// # Errors
-/// When shapes do not fit.
-pub fn predict_arena(
-    backend: &dyn Backend,
-    model: &Model,
-    config: &StepConfig,
-    (height, width): (usize, usize),
-) -> Result<usize> {
-    let nowhere = BufferId(u32::MAX - 1);
-    let store = ParameterStore::unallocated(model.specs().clone(), backend.precision());
-    let accumulate = backend.precision().accumulate();
-    let sources = Sources {
-        pixels: Tensor::at_start(nowhere, &[1, height, width, 3], DType::U8),
-        labels: Tensor::at_start(nowhere, &[1], DType::I32),
-        class_weights: Tensor::at_start(nowhere, &[config.class_weights.len()], accumulate),
-        log: Tensor::at_start(nowhere, &[1, LOSS_COLUMNS], accumulate),
-    };
-    let table = Tensor::at_start(nowhere, &[1, STEP_WORDS + 2 * config.batch], DType::I32);
-    let cursor = Tensor::at_start(nowhere, &[1], DType::I32);
-    let (tape, _) = record(backend, model, &store, config, &sources, (table, cursor), config.batch)?;
-    Ok(tape.layout(backend, true).arena_bytes())
-}
