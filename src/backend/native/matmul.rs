@@ -87,8 +87,12 @@ fn pack<T: Real>(
 ) {
     for (term, to) in panel[..depth].iter_mut().enumerate() {
         let from = &b.data[(first + term) * b.row + column * b.column..];
-        for (lane, to) in to.iter_mut().enumerate() {
-            *to = if lane < columns { from[lane * b.column] } else { T::ZERO };
+        match <&[T; LANES]>::try_from(&from[..LANES.min(from.len())]) {
+            Ok(whole) if b.column == 1 && columns == LANES => *to = *whole,
+            _ => {
+                *to = [T::ZERO; LANES];
+                to[..columns].iter_mut().zip(from.iter().step_by(b.column)).for_each(|(to, &from)| *to = from);
+            }
         }
     }
 }
@@ -103,9 +107,13 @@ fn tile<T: Real, const R: usize>(
     panel: &Panel<T>,
 ) {
     let mut sums = [[T::ZERO; LANES]; R];
+    // Slices of one length: one bounds check serves all rows.
+    let a_column = a.column;
+    let length = (depth - 1) * a_column + 1;
+    let rows: [&[T]; R] = std::array::from_fn(|r| &a.data[(row + r) * a.row + first * a.column..][..length]);
     for (term, b) in panel[..depth].iter().enumerate() {
-        for (r, sums) in sums.iter_mut().enumerate() {
-            let a = a.data[(row + r) * a.row + (first + term) * a.column];
+        for (sums, a) in sums.iter_mut().zip(rows) {
+            let a = a[term * a_column];
             for (sum, &b) in sums.iter_mut().zip(b) {
                 *sum += a * b;
             }
