@@ -1,0 +1,172 @@
+//! Batch normalisation.
+
+use super::*;
+use glmc_engine::backend::Memory;
+use glmc_engine::ops::batch_norm::{self, BatchNormKernels, Shortcut};
+use glmc_engine::tape::Grad;
+
+/// `(sums, views, parts, 2, channels)` of x and of its square, as `conv2d` would give them.
+fn sums_of(x: &[f64], g: &batch_norm::Geometry) -> Vec<f64> {
+    let (pixels, c) = (g.pixels(), g.channels);
+    let mut sums = vec![0.0; g.views * g.parts * 2 * c];
+    for (i, value) in x.iter().enumerate() {
+        let (pixel, channel) = (i / c, i % c);
+        let (view, part) = (pixel / pixels, pixel % pixels * g.parts / pixels);
+        let at = (view * g.parts + part) * 2 * c + channel;
+        sums[at] += value;
+        sums[at + c] += value * value;
+    }
+    sums
+}
+
+/// The data of a batch normalisation.
+struct NormCase {
+    g: batch_norm::Geometry,
+    x: Vec<f64>,
+    source: Vec<f64>,
+    source_shape: [usize; 4],
+    weight: Vec<f64>,
+    bias: Vec<f64>,
+    mean: Vec<f64>,
+    var: Vec<f64>,
+    dz: Vec<f64>,
+    /// What gradients hold before, where they are added to.
+    before: Vec<f64>,
+    accumulate: bool,
+}
+
+impl NormCase {
+    fn new(random: &mut Random, g: batch_norm::Geometry) -> NormCase {
+        let count = g.shape().iter().product();
+        let source_shape = match g.shortcut {
+            Shortcut::OptionA { height, width, channels } => [g.batch, height, width, channels],
+            _ => g.shape(),
+        };
+        let source_count = source_shape.iter().product::<usize>();
+        let c = g.channels;
+        NormCase {
+            g,
+            x: random.values(count).iter().map(|v| bf16::from_f64(v * 2.0 + 0.5).to_f64()).collect(),
+            source: random.values(source_count),
+            source_shape,
+            weight: random.values(c),
+            bias: random.values(c),
+            mean: random.values(c),
+            var: random.values(c).iter().map(|v| v + 1.5).collect(),
+            dz: random.values(count),
+            before: random.values(count.max(source_count)),
+            accumulate: random.flag(),
+        }
+    }
+
+    fn run<B: Memory + BatchNormKernels>(&self, b: &B) -> Results {
+        let (g, c) = (&self.g, self.g.channels);
+        let shape = g.shape();
+        let count: usize = shape.iter().product();
+        let x = b.compute(&self.x, &shape);
+        let shortcut = (g.shortcut != Shortcut::None).then(|| b.compute(&self.source, &self.source_shape));
+        let (weight, bias) = (b.float(&self.weight, &[c]), b.float(&self.bias, &[c]));
+        let (running_mean, running_var) = (b.float(&self.mean, &[c]), b.float(&self.var, &[c]));
+        let z = b.compute(&vec![0.0; count], &shape);
+        let whole = batch_norm::Geometry { views: 1, ..*g };
+        b.batch_norm_inference(
+            &whole,
+            &batch_norm::Inference { x, weight, bias, running_mean, running_var, shortcut, z },
+        )
+        .unwrap();
+        let mut results = vec![("inference", b.get(z))];
+
+        let sums = b.float(&sums_of(&self.x, g), &[g.views, g.parts, 2, c]);
+        let statistics = b.float(&vec![0.0; g.views * 2 * c], &[g.views, 2, c]);
+        let tensors = batch_norm::Forward { x, sums, weight, bias, running_mean, running_var, shortcut, z, statistics };
+        b.batch_norm_forward(g, &tensors).unwrap();
+        for (name, tensor) in
+            [("z", z), ("statistics", statistics), ("running_mean", running_mean), ("running_var", running_var)]
+        {
+            results.push((name, b.get(tensor)));
+        }
+
+        let source_count = self.source.len();
+        let grad = |tensor| Grad { tensor, accumulate: self.accumulate };
+        let dx = grad(b.compute(&self.before[..count], &shape));
+        let dshortcut = grad(b.compute(&self.before[..source_count], &self.source_shape));
+        let (dweight, dbias) = (grad(b.float(&self.before[..c], &[c])), grad(b.float(&self.before[..c], &[c])));
+        let bytes = b.batch_norm_backward_scratch(g);
+        let scratch = Some(Tensor::at_start(b.alloc(bytes, "scratch").unwrap(), &[bytes], DType::U8));
+        let dz = b.compute(&self.dz, &shape);
+        // The mask must be the same on every side, however z was rounded.
+        let z = b.compute(&self.x.iter().map(|v| v.max(0.0)).collect::<Vec<_>>(), &shape);
+        let tensors = batch_norm::Backward {
+            x,
+            z,
+            statistics,
+            weight,
+            dz,
+            dx: Some(dx),
+            dweight: Some(dweight),
+            dbias: Some(dbias),
+            dshortcut: (g.shortcut != Shortcut::None).then_some(dshortcut),
+            scratch,
+        };
+        b.batch_norm_backward(g, &tensors).unwrap();
+        for (name, grad) in [("dx", dx), ("dshortcut", dshortcut), ("dweight", dweight), ("dbias", dbias)] {
+            results.push((name, b.get(grad.tensor)));
+        }
+        results
+    }
+}
+
+#[test]
+fn batch_norm() {
+    let mut random = Random(1);
+    let channels = [1, 2, 3, 8, 12, 16, 20, 24, 33, 64, 96, 160, 257, 320, 512];
+    for (n, &c) in channels.iter().enumerate() {
+        for kind in 0..3 {
+            let views = random.between(1, 2);
+            let (height, width) = (random.between(2, 7), random.between(1, 6));
+            let shortcut = match kind {
+                0 => Shortcut::None,
+                1 => Shortcut::Identity,
+                // Half the channels or a ragged share; odd and even source sizes.
+                _ => Shortcut::OptionA {
+                    height: 2 * height - random.between(0, 1),
+                    width: 2 * width - random.between(0, 1),
+                    channels: if c % 2 == 0 && random.flag() { c / 2 - c / 2 % 2 + c % 2 } else { c - (c - 1) / 2 * 2 },
+                },
+            };
+            let shortcut = match shortcut {
+                Shortcut::OptionA { channels: 0, height, width } => Shortcut::OptionA { channels: c, height, width },
+                other => other,
+            };
+            let g = batch_norm::Geometry {
+                views,
+                batch: views * random.between(1, 3),
+                height,
+                width,
+                channels: c,
+                parts: random.between(1, 70).min(height * width),
+                shortcut,
+                relu: n % 2 == 0 || kind == 1,
+            };
+            let case = NormCase::new(&mut random, g);
+            sweep!("batch_norm", &format!("{g:?}, add {}", case.accumulate), |b| case.run(b));
+        }
+    }
+}
+
+#[test]
+fn batch_norm_over_many_blocks() {
+    let mut random = Random(2);
+    let g = batch_norm::Geometry {
+        views: 2,
+        batch: 16,
+        height: 32,
+        width: 32,
+        channels: 16,
+        parts: 64,
+        shortcut: Shortcut::OptionA { height: 64, width: 64, channels: 8 },
+        relu: true,
+    };
+    let case = NormCase::new(&mut random, g);
+    sweep!("batch_norm", "many blocks", |b| case.run(b));
+}

@@ -1,0 +1,107 @@
+//! What stands around the network: the step's table, labels, images, ranks.
+
+use super::*;
+use glmc_engine::backend::Memory;
+use glmc_engine::ops::augment_mix::{AugmentMix, AugmentMixKernels, Augmentation, Mixing};
+use glmc_engine::ops::classify::{Classify, ClassifyKernels};
+use glmc_engine::ops::soft_labels::{SoftLabels, SoftLabelsKernels};
+use glmc_engine::ops::step::StepKernels;
+
+/// Everything that integers decide must be exact.
+#[test]
+fn steps_labels_and_ranks() {
+    let mut random = Random(7);
+    for (batch, classes, images) in [(1, 2, 3), (5, 10, 40), (70, 129, 200)] {
+        let labels: Vec<usize> = (0..images).map(|_| random.between(0, classes - 1)).collect();
+        let row = STEP_WORDS + 2 * batch;
+        let table: Vec<usize> = (0..3 * row).map(|_| random.between(0, images - 1)).collect();
+        let weights = random.values(classes);
+        // Few different values, so that ties are common.
+        let logits: Vec<f64> = (0..batch * classes).map(|_| random.between(0, 5) as f64).collect();
+        fn run<B: Memory + StepKernels + SoftLabelsKernels + ClassifyKernels>(
+            b: &B,
+            (batch, classes, images): (usize, usize, usize),
+            (labels, table): (&[usize], &[usize]),
+            (weights, logits): (&[f64], &[f64]),
+        ) -> Results {
+            let table = b.int(table, &[3, STEP_WORDS + 2 * batch]);
+            let cursor = b.int(&[1], &[1]);
+            let words = b.int(&[0; STEP_WORDS], &[STEP_WORDS]);
+            let (originals, partners) = (b.int(&vec![0; batch], &[batch]), b.int(&vec![0; batch], &[batch]));
+            b.load_step(table, cursor, words, originals, partners).unwrap();
+            let mut results: Results = [words, cursor, originals, partners].map(|t| ("step", b.get(t))).into();
+            let (labels, step) = (b.int(labels, &[images]), b.step(&some_step()));
+            let [label, label_weighted] = [0; 2].map(|_| b.float(&vec![9.0; batch * classes], &[batch, classes]));
+            let class_weights = b.float(weights, &[classes]);
+            b.soft_labels(&SoftLabels { labels, originals, partners, class_weights, step, label, label_weighted })
+                .unwrap();
+            results.extend([("label", b.get(label)), ("weighted", b.get(label_weighted))]);
+            let ranks = b.int(&vec![0; images + 2], &[images + 2]);
+            let confidences = b.put(&vec![0.0; images + 2], &[images + 2], DType::F32);
+            let logits = b.float(logits, &[batch, classes]);
+            b.classify(&Classify { logits, labels, originals, step, ranks, confidences }).unwrap();
+            results.extend([("ranks", b.get(ranks)), ("confidences", b.get(confidences))]);
+            results
+        }
+        sweep!("soft_labels", &format!("{batch} of {images}, {classes} classes"), |b| run(
+            b,
+            (batch, classes, images),
+            (&labels, &table),
+            (&weights, &logits)
+        ));
+    }
+}
+
+#[test]
+fn augment_mix() {
+    let mut random = Random(8);
+    for (images, batch, height, width, padding, flip) in
+        [(3, 2, 5, 7, 2, true), (9, 4, 32, 32, 4, true), (2, 1, 1, 1, 1, false), (4, 3, 18, 17, 0, true)]
+    {
+        let pixels: Vec<f64> = (0..images * height * width * 3).map(|_| random.between(0, 255) as f64).collect();
+        let pick = |random: &mut Random| (0..batch).map(|_| random.between(0, images - 1)).collect::<Vec<_>>();
+        let (originals, partners) = (pick(&mut random), pick(&mut random));
+        let views = random.values(4 * batch * height * width * 3);
+        let augmentation = Augmentation { mean: [0.5, 0.25, 0.375], std: [0.25, 0.5, 0.125], padding, flip };
+        fn run<B: Memory + AugmentMixKernels>(
+            b: &B,
+            [images, batch, height, width]: [usize; 4],
+            (pixels, views): (&[f64], &[f64]),
+            (originals, partners): (&[usize], &[usize]),
+            augmentation: &Augmentation,
+        ) -> Results {
+            let pixels = b.put(pixels, &[images, height, width, 3], DType::U8);
+            let (originals, partners) = (b.int(originals, &[batch]), b.int(partners, &[batch]));
+            let (step, stem) = (b.step(&some_step()), b.stem_channels());
+            // The stem's padding is zero, and is left out of the comparison.
+            let colours = |tensor: Tensor| -> Vec<f64> {
+                let values = b.get(tensor);
+                values
+                    .chunks(stem)
+                    .flat_map(|p| {
+                        assert!(p[3..].iter().all(|&v| v == 0.0));
+                        p[..3].to_vec()
+                    })
+                    .collect()
+            };
+            let blank = |n: usize| b.compute(&vec![5.0; n * height * width * stem], &[n, height, width, stem]);
+            let mut results = Results::new();
+            for (name, mixing) in [("glmc", Mixing::Glmc), ("single", Mixing::Single), ("evaluate", Mixing::Evaluate)] {
+                let out = blank(mixing.views() * batch);
+                b.augment_mix(mixing, augmentation, &AugmentMix { pixels, originals, partners, step, out }).unwrap();
+                results.push((name, colours(out)));
+            }
+            let (views, out) = (b.float(views, &[4 * batch, height, width, 3]), blank(2 * batch));
+            b.mix_views(views, step, out).unwrap();
+            results.push(("views", colours(out)));
+            results
+        }
+        sweep!("augment_mix", &format!("{batch} of {images}, {height}x{width}"), |b| run(
+            b,
+            [images, batch, height, width],
+            (&pixels, &views),
+            (&originals, &partners),
+            &augmentation
+        ));
+    }
+}
