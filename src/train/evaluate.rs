@@ -1,6 +1,6 @@
 //! Evaluation: one classifier over a test set, tallied into the figures that papers print.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::feed::Feed;
 use crate::backend::{Backend, Replay};
@@ -18,7 +18,7 @@ use crate::tensor::{DType, Tensor};
 const BINS: usize = 15;
 
 /// What a model reaches on a test set. Accuracies are percentages of the images concerned.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Evaluation {
     /// Right at first guess.
     pub top1: f64,

@@ -21,20 +21,9 @@ pub struct EpochMetrics {
     pub loss_cb: f64,
     /// Similarity loss.
     pub loss_sim: f64,
-    /// Test top-1.
-    pub top1: f64,
-    /// Test top-5.
-    pub top5: f64,
-    /// Test top-1 over many-shot classes.
-    pub many: Option<f64>,
-    /// Test top-1 over medium-shot classes.
-    pub medium: Option<f64>,
-    /// Test top-1 over few-shot classes.
-    pub few: Option<f64>,
-    /// Expected calibration error, percentage points.
-    pub ece: f64,
-    /// Test top-1 of each class.
-    pub per_class: Vec<Option<f64>>,
+    /// What the epoch's model reaches on the test images; its figures stand beside the others in the line.
+    #[serde(flatten)]
+    pub test: Evaluation,
     /// Seconds of training, evaluation not counted.
     pub seconds: f64,
     /// Training samples a second (a sample is an original; GLMC sees two views of it).
@@ -66,7 +55,7 @@ impl EpochMetrics {
         epoch: usize,
         (lr, alpha): (f64, f64),
         losses: Losses,
-        e: &Evaluation,
+        test: Evaluation,
         (seconds, samples): (f64, usize),
     ) -> EpochMetrics {
         let [loss_c, loss_cb, loss_sim, loss] = losses.0;
@@ -78,13 +67,7 @@ impl EpochMetrics {
             loss_c,
             loss_cb,
             loss_sim,
-            top1: e.top1,
-            top5: e.top5,
-            many: e.many,
-            medium: e.medium,
-            few: e.few,
-            ece: e.ece,
-            per_class: e.per_class.clone(),
+            test,
             seconds,
             samples_per_second: samples as f64 / seconds.max(1e-9),
         }

@@ -124,10 +124,10 @@ impl Reporter {
             m.epoch + 1,
             self.epochs,
             m.loss,
-            m.top1,
-            percent(m.many),
-            percent(m.medium),
-            percent(m.few),
+            m.test.top1,
+            percent(m.test.many),
+            percent(m.test.medium),
+            percent(m.test.few),
             m.samples_per_second
         );
     }
@@ -147,14 +147,14 @@ impl Reporter {
             let _ = writeln!(text, "  {name:<37}{last:>12}{best:>12}");
         };
         row("epoch", (last.epoch + 1).to_string(), (best.epoch + 1).to_string());
-        row("all classes (top-1)", format!("{:.2}", last.top1), format!("{:.2}", best.top1));
-        row("all classes (top-5)", format!("{:.2}", last.top5), format!("{:.2}", best.top5));
-        row("many-shot classes (> 100 images)", percent(last.many), percent(best.many));
-        row("medium-shot classes (20 to 100)", percent(last.medium), percent(best.medium));
-        row("few-shot classes (< 20)", percent(last.few), percent(best.few));
-        row("calibration error (ECE, 15 bins)", format!("{:.2}", last.ece), format!("{:.2}", best.ece));
+        row("all classes (top-1)", format!("{:.2}", last.test.top1), format!("{:.2}", best.test.top1));
+        row("all classes (top-5)", format!("{:.2}", last.test.top5), format!("{:.2}", best.test.top5));
+        row("many-shot classes (> 100 images)", percent(last.test.many), percent(best.test.many));
+        row("medium-shot classes (20 to 100)", percent(last.test.medium), percent(best.test.medium));
+        row("few-shot classes (< 20)", percent(last.test.few), percent(best.test.few));
+        row("calibration error (ECE, 15 bins)", format!("{:.2}", last.test.ece), format!("{:.2}", best.test.ece));
         println!("{text}");
-        print!("{}", per_class_table(&meta.class_names, &meta.counts, &[&last.per_class, &best.per_class]));
+        print!("{}", per_class_table(&meta.class_names, &meta.counts, &[&last.test.per_class, &best.test.per_class]));
         println!("\nPeak memory {}. Files in {}:", mebibytes(peak), folder.path().display());
         println!("  config.toml        every setting of this run");
         println!("  metrics.jsonl      a line an epoch, and a final one");

@@ -238,7 +238,7 @@ impl<'a> Session<'a> {
         let evaluation = self.engine.evaluate(self.backend)?;
         let Config { lr, epochs, warmup_epochs, .. } = *self.config;
         let rates = (schedule::learning_rate(lr, epoch, epochs, warmup_epochs), schedule::alpha(epoch, epochs));
-        let metrics = EpochMetrics::new(epoch, rates, mean, &evaluation, (seconds, trained));
+        let metrics = EpochMetrics::new(epoch, rates, mean, evaluation, (seconds, trained));
         self.progress.total_steps += (plan.steps() - first) as u64;
         self.end_epoch(metrics, reporter)?;
         if STOP.load(Ordering::Relaxed) && self.progress.epoch < self.config.epochs {
@@ -258,8 +258,8 @@ impl<'a> Session<'a> {
         self.progress.metrics = digest(&self.history);
         let metrics = &self.history[self.history.len() - 1];
         self.folder.append_metrics(metrics)?;
-        if self.progress.best.is_none_or(|(_, top1)| metrics.top1 > top1) {
-            self.progress.best = Some((metrics.epoch, metrics.top1));
+        if self.progress.best.is_none_or(|(_, top1)| metrics.test.top1 > top1) {
+            self.progress.best = Some((metrics.epoch, metrics.test.top1));
             let path = self.folder.best();
             checkpoint::save(&path, self.backend, &self.engine.parameters, self.manifest(), &[])?;
         }
