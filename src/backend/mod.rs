@@ -20,6 +20,9 @@ use crate::error::{Error, Result};
 use crate::ops;
 use crate::tensor::{BufferId, Precision, Tensor};
 
+/// CPU threads that a backend may be asked for.
+const MOST_THREADS: usize = 1024;
+
 /// Memory and the passage of time, as every backend provides them.
 pub trait Memory {
     /// The device's name: `cpu`, `cuda:0`, `emulator`.
@@ -178,6 +181,9 @@ backend! {
 /// # Errors
 /// When there is no device of that name, it cannot be opened, or it does not compute in that precision.
 pub fn open(device: &str, precision: Precision, threads: usize) -> Result<Box<dyn Backend>> {
+    if threads > MOST_THREADS {
+        return Err(Error::Config(format!("{threads} threads are more than {MOST_THREADS}; 0 takes one a core")));
+    }
     let checks = match device {
         "cpu" => return Ok(Box::new(native::Native::new(precision, threads)?)),
         "emulator" => Checks::Fast,
@@ -253,6 +259,8 @@ mod tests {
         let message = |device, precision| open(device, precision, 1).err().unwrap().to_string();
         assert_eq!(message("tpu", Precision::F32), "tpu: no such device; there are: cpu, cuda, cuda:N, emulator");
         assert!(message("cpu", Precision::Bf16).starts_with("cpu: computes in f32 (or f64)"));
+        let many = open("cpu", Precision::F32, 100_000).err().unwrap().to_string();
+        assert_eq!(many, "100000 threads are more than 1024; 0 takes one a core");
         assert!(message("emulator", Precision::F64).starts_with("emulator: kernels compute in f32 and bf16"));
         assert_eq!(["cuda", "cuda:3"].map(cuda_ordinal), [Some(0), Some(3)]);
         assert_eq!(["cuda:", "cuda3", "cuda:-1", "cuda:x", "emulator"].map(cuda_ordinal), [None; 5]);

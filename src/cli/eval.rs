@@ -50,7 +50,7 @@ pub fn run(args: EvalArgs) -> Result<()> {
     let test = images(&store, store.test())?;
     let batch = EVALUATION_BATCH.min(test.len());
     // Half of what is free is more than enough for the activations of one batch.
-    let room = config.resident_limit.map_or(backend.available()? / 2, |mib| mib << 20);
+    let room = config.resident_limit.map_or(backend.available()? / 2, |mib| mib.saturating_mul(1 << 20));
     let feed = Feed::new(backend, test, batch, room)?;
     let head = args.head.unwrap_or_else(|| head(config, counts));
     let shots = counts.iter().map(|&n| Shot::of(n, config.twenty_is_few)).collect();

@@ -73,7 +73,7 @@ impl<'a> Engine<'a> {
     /// little memory.
     pub fn new(backend: &dyn Backend, config: &Config, data: &Data<'a>) -> Result<Engine<'a>> {
         let mut room = match config.resident_limit {
-            Some(mib) => mib << 20,
+            Some(mib) => mib.saturating_mul(1 << 20),
             None => {
                 let planner = backend.planner()?;
                 let rest = Engine::with_room(planner.as_ref(), config, data, &mut 0)?.footprint(planner.as_ref()).total;
