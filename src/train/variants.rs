@@ -4,29 +4,29 @@ use std::collections::HashSet;
 
 use super::evaluate::Evaluator;
 use super::feed::{Feed, Images};
-use super::session::{EVALUATION_BATCH, model, step_config};
+use super::session::{EVALUATION_BATCH, head, model, step_config};
 use super::step::TrainStep;
 use crate::backend::Memory;
 use crate::backend::driver::Variant;
 use crate::backend::driver::recorder::Recorder;
 use crate::backend::launched::Launched;
-use crate::config::{Config, PRESETS, Settings, preset};
+use crate::config::{Config, Method, PRESETS, Settings, preset};
 use crate::data::longtail::{Profile, class_counts};
 use crate::data::shots::Shot;
 use crate::data::synthetic::SyntheticConfig;
 use crate::error::Result;
-use crate::nn::{HeadKind, ParameterStore};
+use crate::nn::ParameterStore;
 use crate::ops::augment_mix::{AugmentMixKernels, Augmentation};
+use crate::ops::sgd::SgdKernels;
 use crate::ops::step::STEP_WORDS;
 use crate::tensor::{DType, Precision, Tensor};
 
-/// The GPU that launch geometry is noted for: an H100's multiprocessors, and the shared memory a block that every
-/// supported GPU has.
+/// The GPU that launches are noted for: an H100's multiprocessors, and the shared memory a block that every supported GPU
+/// has.
 const MULTIPROCESSORS: u32 = 132;
 const SHARED_BYTES: u32 = 99 * 1024;
 
 /// A preset's data, as far as shapes depend on it.
-#[derive(Clone, PartialEq)]
 struct Shapes {
     counts: Vec<usize>,
     test_images: usize,
@@ -50,25 +50,34 @@ impl Shapes {
     }
 }
 
-/// Every kernel, with its knobs and launch, that training and evaluating any preset launches, in f32 and bf16.
+/// Every kernel, with its knobs and launch, that training and evaluating any preset launches on data of its shapes, by GLMC and by plain
+/// cross-entropy, in f32 and bf16. The same on every GPU: no launcher asks what the device is.
 ///
 /// # Errors
 /// When a preset cannot be planned: a bug that a test would show.
 pub fn variants() -> Result<Vec<Variant>> {
+    let names: Vec<&str> = PRESETS.iter().map(|(name, _)| *name).collect();
+    record(&names, ("sm_90a", MULTIPROCESSORS, SHARED_BYTES))
+}
+
+/// The variants of some presets on a GPU of this architecture, with that many multiprocessors and that much shared memory
+/// a block.
+fn record(presets: &[&str], (arch, multiprocessors, shared_bytes): (&str, u32, u32)) -> Result<Vec<Variant>> {
     let mut planned = Vec::new();
     let mut known = HashSet::new();
     let mut variants = Vec::new();
-    for (name, _) in PRESETS {
-        let settings = Settings { data: Some("none".into()), ..Settings::default() };
+    for (name, method) in presets.iter().flat_map(|name| [(name, Method::Glmc), (name, Method::Ce)]) {
+        let settings = Settings { data: Some("none".into()), method: Some(method), ..Settings::default() };
         let config = Config::resolve(settings.or(preset(name)?))?;
         let shapes = Shapes::of(name)?;
-        let key = (config.model.clone(), config.width, config.method, config.batch, shapes.clone());
+        // Counts of the same classes differ in nothing that is launched.
+        let key = (config.model.clone(), config.width, method, config.batch, shapes.counts.len(), shapes.size);
         if planned.contains(&key) {
             continue;
         }
         planned.push(key);
         for precision in [Precision::F32, Precision::Bf16] {
-            let driver = Recorder::new("sm_90a", MULTIPROCESSORS, SHARED_BYTES);
+            let driver = Recorder::new(arch, multiprocessors, shared_bytes);
             let recording = driver.recording();
             run(&Launched::new(Box::new(driver), precision)?, &config, &shapes)?;
             variants.extend(recording.variants().into_iter().filter(|variant| known.insert(variant.clone())));
@@ -81,7 +90,7 @@ pub fn variants() -> Result<Vec<Variant>> {
 fn run(backend: &Launched, config: &Config, shapes: &Shapes) -> Result<()> {
     let augmentation = Augmentation { mean: [0.5; 3], std: [0.25; 3], padding: 4, flip: true };
     let images = |count: usize| (vec![0u8; count * shapes.size * shapes.size * 3], vec![0i32; count]);
-    let (pixels, labels) = images(shapes.counts.iter().sum());
+    let (pixels, labels) = images(config.batch);
     let (test_pixels, test_labels) = images(shapes.test_images);
     let side = shapes.size;
     let train = Images { pixels: &pixels, labels: &labels, height: side, width: side };
@@ -89,16 +98,23 @@ fn run(backend: &Launched, config: &Config, shapes: &Shapes) -> Result<()> {
 
     let model = model(config, shapes.counts.len(), backend)?;
     let parameters = ParameterStore::new(backend, model.specs().clone())?;
-    parameters.initialise(backend, 0)?;
-    let feed = Feed::new(backend, train, config.batch, usize::MAX)?;
-    let step = TrainStep::new(backend, &model, &parameters, &feed, step_config(config, &shapes.counts, augmentation))?;
+    if let Some(compute) = parameters.compute {
+        backend.cast_weights(parameters.master, compute)?;
+    }
+    // Whole batches, and a last one of any size: other copies of the data leave other remainders.
+    for count in 1..=config.batch {
+        let images = Images { pixels: &pixels[..count * side * side * 3], labels: &labels[..count], ..train };
+        let feed = Feed::new(backend, images, config.batch, usize::MAX)?;
+        let config = step_config(config, &shapes.counts, augmentation);
+        TrainStep::new(backend, &model, &parameters, &feed, config)?.release(backend);
+        feed.release(backend);
+    }
     let test_feed = Feed::new(backend, test, EVALUATION_BATCH, usize::MAX)?;
     let shots = shapes.counts.iter().map(|&n| Shot::of(n, false)).collect();
-    let how = (augmentation, HeadKind::FcCb);
+    let how = (augmentation, head(config, &shapes.counts));
     let batch = EVALUATION_BATCH.min(test.len());
     let evaluator = Evaluator::new(backend, &model, &parameters, &test_feed, how, batch, shots)?;
     evaluator.release(backend);
-    step.release(backend);
 
     let tensor = |shape: &[usize], dtype: DType, what: &str| -> Result<Tensor> {
         let bytes = shape.iter().product::<usize>() * dtype.bytes();
@@ -116,6 +132,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
+    use crate::backend::driver::occupancy::limits;
     use crate::backend::driver::sources::kernel_files;
 
     #[test]
@@ -129,5 +146,21 @@ mod tests {
             variants.iter().filter(|v| v.spec.defines.contains(&define)).count()
         };
         assert!(storage("0") > 20 && storage("1") > 20);
+        let mixes = |mixing: &str| variants.iter().any(|v| v.spec.defines.contains(&("MIXING".into(), mixing.into())));
+        assert!(["0", "1", "2"].into_iter().all(mixes), "GLMC, plain cross-entropy, evaluation");
+    }
+
+    #[test]
+    fn every_gpu_launches_the_same() {
+        // The smallest and the largest GPU that the architectures are made as.
+        let gpus = [("sm_80", 108), ("sm_86", 6), ("sm_89", 144), ("sm_90a", 132), ("sm_100a", 160), ("sm_120", 188)];
+        let recorded = gpus.map(|(arch, multiprocessors)| {
+            let shared_bytes = limits(arch).unwrap().shared_per_block;
+            record(&["demo", "cifar10-lt-if100"], (arch, multiprocessors, shared_bytes)).unwrap()
+        });
+        assert!(recorded[0].len() > 100);
+        for (gpu, variants) in gpus.iter().zip(&recorded) {
+            assert!(variants == &recorded[0], "{gpu:?} launches other kernels than {:?}", gpus[0]);
+        }
     }
 }
