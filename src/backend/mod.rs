@@ -86,6 +86,7 @@ pub trait Backend:
     Memory
     + ops::augment_mix::AugmentMixKernels
     + ops::batch_norm::BatchNormKernels
+    + ops::ceilings::CeilingKernels
     + ops::classify::ClassifyKernels
     + ops::conv2d::Conv2dKernels
     + ops::global_avg_pool::GlobalAvgPoolKernels
@@ -103,6 +104,7 @@ impl<T> Backend for T where
     T: Memory
         + ops::augment_mix::AugmentMixKernels
         + ops::batch_norm::BatchNormKernels
+        + ops::ceilings::CeilingKernels
         + ops::classify::ClassifyKernels
         + ops::conv2d::Conv2dKernels
         + ops::global_avg_pool::GlobalAvgPoolKernels

@@ -17,6 +17,7 @@ use crate::data::synthetic::SyntheticConfig;
 use crate::error::Result;
 use crate::nn::ParameterStore;
 use crate::ops::augment_mix::{AugmentMixKernels, Augmentation};
+use crate::ops::ceilings::CeilingKernels;
 use crate::ops::sgd::SgdKernels;
 use crate::ops::step::STEP_WORDS;
 use crate::tensor::{DType, Precision, Tensor};
@@ -51,7 +52,8 @@ impl Shapes {
 }
 
 /// Every kernel, with its knobs and launch, that training and evaluating any preset launches on data of its shapes, by GLMC and by plain
-/// cross-entropy, in f32 and bf16. The same on every GPU: no launcher asks what the device is.
+/// cross-entropy, in f32 and bf16. The same on every GPU: no launcher asks what the device is, but for the number of
+/// blocks of the ceilings.
 ///
 /// # Errors
 /// When a preset cannot be planned: a bug that a test would show.
@@ -86,7 +88,7 @@ fn record(presets: &[&str], (arch, multiprocessors, shared_bytes): (&str, u32, u
     Ok(variants)
 }
 
-/// A training step of each size, an evaluation, and what only `verify` and tests launch.
+/// A training step of each size, an evaluation, and what only `verify`, `bench` and tests launch.
 fn run(backend: &Launched, config: &Config, shapes: &Shapes) -> Result<()> {
     let augmentation = Augmentation { mean: [0.5; 3], std: [0.25; 3], padding: 4, flip: true };
     let images = |count: usize| (vec![0u8; count * shapes.size * shapes.size * 3], vec![0i32; count]);
@@ -124,6 +126,10 @@ fn run(backend: &Launched, config: &Config, shapes: &Shapes) -> Result<()> {
     let scalars = tensor(&[STEP_WORDS], DType::I32, "step")?;
     let mixed = [2 * config.batch, side, side, backend.stem_channels()];
     backend.mix_views(views, scalars, tensor(&mixed, backend.precision().compute(), "mixtures")?)?;
+    let values = tensor(&[backend.ceiling_values()], DType::F32, "values")?;
+    backend.ceiling_math(values, 1)?;
+    let [from, to] = [0, 1].map(|_| tensor(&[1 << 20], DType::U8, "copy"));
+    backend.ceiling_copy(from?, to?)?;
     backend.checksum(views).map(|_| ())
 }
 
