@@ -51,9 +51,9 @@ impl Shapes {
     }
 }
 
-/// Every kernel, with its knobs and launch, that training and evaluating any preset launches on data of its shapes, by GLMC and by plain
-/// cross-entropy, in f32 and bf16. The same on every GPU: no launcher asks what the device is, but for the number of
-/// blocks of the ceilings.
+/// Every kernel, with its knobs and launch, that training and evaluating any preset launches on data of its shapes, by
+/// GLMC and by plain cross-entropy, in f32 and bf16. The same on every GPU: no launcher asks what the device is, but for
+/// the number of blocks of the ceilings.
 ///
 /// # Errors
 /// When a preset cannot be planned: a bug that a test would show.
