@@ -4,48 +4,20 @@
 //! `cargo bench --bench ops [-- FILTER]`; bytes per second count each tensor once for every time that it must be read
 //! or written. The environment variable `THREADS` sets the number of threads (all processors by default).
 
+mod common;
+
+use common::{floats, indices, place, scratch, step};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use glmc_engine::backend::Memory;
-use glmc_engine::backend::native::Native;
-use glmc_engine::ops::augment_mix::{AugmentMix, AugmentMixKernels, Augmentation, Mixing};
-use glmc_engine::ops::batch_norm::{Backward, BatchNormKernels, Forward, Geometry, Shortcut};
-use glmc_engine::ops::global_avg_pool::GlobalAvgPoolKernels;
-use glmc_engine::ops::linear::LinearKernels;
-use glmc_engine::ops::negative_cosine::NegativeCosineKernels;
-use glmc_engine::ops::sgd::{Sgd, SgdConfig, SgdKernels};
-use glmc_engine::ops::soft_label_cross_entropy::{Head, SoftLabelCrossEntropyKernels};
-use glmc_engine::ops::step::StepParams;
+use glmc_engine::ops::augment_mix::{AugmentMix, Augmentation, Mixing};
+use glmc_engine::ops::batch_norm::{Backward, Forward, Geometry, Shortcut};
+use glmc_engine::ops::sgd::{Sgd, SgdConfig};
+use glmc_engine::ops::soft_label_cross_entropy::Head;
 use glmc_engine::tape::Grad;
-use glmc_engine::tensor::{DType, Precision, Tensor};
-use std::time::Duration;
+use glmc_engine::tensor::DType;
 
 const BATCH: usize = 64;
 /// Parameters of ResNet-32, width 16, with its heads.
 const PARAMETERS: usize = 490_000;
-
-fn open() -> Native {
-    let threads = std::env::var("THREADS").ok().and_then(|t| t.parse().ok()).unwrap_or(0);
-    Native::new(Precision::F32, threads).expect("threads")
-}
-
-fn place(native: &Native, shape: &[usize], dtype: DType, bytes: &[u8]) -> Tensor {
-    let buffer = native.alloc(bytes.len(), "a benchmark's tensor").expect("memory for a layer");
-    let tensor = Tensor::at_start(buffer, shape, dtype);
-    native.upload(tensor, bytes).expect("sizes are equal");
-    tensor
-}
-
-/// Values of both signs, no two neighbours alike.
-fn reals(native: &Native, shape: &[usize]) -> Tensor {
-    let values: Vec<f32> = (0..shape.iter().product::<usize>()).map(|i| (i * 37 % 251) as f32 / 125.0 - 1.0).collect();
-    place(native, shape, DType::F32, bytemuck::cast_slice(&values))
-}
-
-fn step(native: &Native) -> Tensor {
-    let params =
-        StepParams { lambda: 0.4, cut: [4, 24, 8, 28], lr: 1e-6, coefficients: [0.5; 3], ..Default::default() };
-    place(native, &[16], DType::I32, bytemuck::bytes_of(&params))
-}
 
 fn batch_norm(c: &mut Criterion) {
     for (extent, channels) in [(32, 16), (16, 32), (8, 64)] {
@@ -60,15 +32,15 @@ fn batch_norm(c: &mut Criterion) {
                 shortcut,
                 relu: true,
             };
-            let native = open();
-            let [x, z, dz, dx] = [(); 4].map(|()| reals(&native, &g.shape()));
-            let source = (shortcut != Shortcut::None).then(|| [(); 2].map(|()| reals(&native, &g.shape())));
+            let native = common::cpu();
+            let native = native.as_ref();
+            let [x, z, dz, dx] = [(); 4].map(|()| floats(native, &g.shape()));
+            let source = (shortcut != Shortcut::None).then(|| [(); 2].map(|()| floats(native, &g.shape())));
             let [weight, bias, running_mean, running_var, dweight, dbias] =
-                [(); 6].map(|()| reals(&native, &[channels]));
-            let sums = reals(&native, &[g.views, g.parts, 2, channels]);
-            let statistics = reals(&native, &[g.views, 2, channels]);
-            let scratch = native.batch_norm_backward_scratch(&g);
-            let scratch = place(&native, &[scratch], DType::U8, &vec![0; scratch]);
+                [(); 6].map(|()| floats(native, &[channels]));
+            let sums = floats(native, &[g.views, g.parts, 2, channels]);
+            let statistics = floats(native, &[g.views, 2, channels]);
+            let scratch = scratch(native, native.batch_norm_backward_scratch(&g));
             let forward = Forward {
                 x,
                 sums,
@@ -108,16 +80,17 @@ fn batch_norm(c: &mut Criterion) {
 }
 
 fn heads(c: &mut Criterion) {
-    let native = open();
+    let native = common::cpu();
+    let native = native.as_ref();
     let mut group = c.benchmark_group("heads");
-    let (x, dx) = (reals(&native, &[2 * BATCH, 8, 8, 64]), reals(&native, &[2 * BATCH, 8, 8, 64]));
-    let (r, dr) = (reals(&native, &[2 * BATCH, 64]), reals(&native, &[2 * BATCH, 64]));
-    let [w, dw] = [(); 2].map(|()| reals(&native, &[128, 64]));
-    let [bias, dbias] = [(); 2].map(|()| reals(&native, &[128]));
-    let [h, u, du] = [(); 3].map(|()| reals(&native, &[2 * BATCH, 128]));
-    let [logits, dlogits] = [(); 2].map(|()| reals(&native, &[2 * BATCH, 10]));
-    let (label, step) = (reals(&native, &[BATCH, 10]), step(&native));
-    let (rows, cosines) = (reals(&native, &[1, 2 * BATCH]), reals(&native, &[2 * BATCH]));
+    let (x, dx) = (floats(native, &[2 * BATCH, 8, 8, 64]), floats(native, &[2 * BATCH, 8, 8, 64]));
+    let (r, dr) = (floats(native, &[2 * BATCH, 64]), floats(native, &[2 * BATCH, 64]));
+    let [w, dw] = [(); 2].map(|()| floats(native, &[128, 64]));
+    let [bias, dbias] = [(); 2].map(|()| floats(native, &[128]));
+    let [h, u, du] = [(); 3].map(|()| floats(native, &[2 * BATCH, 128]));
+    let [logits, dlogits] = [(); 2].map(|()| floats(native, &[2 * BATCH, 10]));
+    let (label, step) = (floats(native, &[BATCH, 10]), step(native));
+    let (rows, cosines) = (floats(native, &[1, 2 * BATCH]), floats(native, &[2 * BATCH]));
     group.bench_function("global_avg_pool forward and backward", |b| {
         b.iter(|| {
             native.global_avg_pool_forward(x, r).expect("shapes fit");
@@ -141,24 +114,24 @@ fn heads(c: &mut Criterion) {
 }
 
 fn ends(c: &mut Criterion) {
-    let native = open();
+    let native = common::cpu();
+    let native = native.as_ref();
     let mut group = c.benchmark_group("step");
     let images: Vec<u8> = (0..256 * 32 * 32 * 3).map(|i| (i * 31 % 256) as u8).collect();
-    let indices: Vec<i32> = (0..BATCH as i32).map(|i| i * 97 % 256).collect();
-    let [originals, partners] = [(); 2].map(|()| place(&native, &[BATCH], DType::I32, bytemuck::cast_slice(&indices)));
+    let [originals, partners] = [(); 2].map(|()| indices(native, BATCH, 256));
     let tensors = AugmentMix {
-        pixels: place(&native, &[256, 32, 32, 3], DType::U8, &images),
+        pixels: place(native, &[256, 32, 32, 3], DType::U8, &images),
         originals,
         partners,
-        step: step(&native),
-        out: reals(&native, &[2 * BATCH, 32, 32, native.stem_channels()]),
+        step: step(native),
+        out: floats(native, &[2 * BATCH, 32, 32, native.stem_channels()]),
     };
     let augmentation = Augmentation { mean: [0.5; 3], std: [0.25; 3], padding: 4, flip: true };
     group.bench_function("augment_mix", |b| {
         b.iter(|| native.augment_mix(Mixing::Glmc, &augmentation, &tensors).expect("shapes fit"));
     });
-    let [master, grad, momentum] = [(); 3].map(|()| reals(&native, &[PARAMETERS]));
-    let tensors = Sgd { master, compute: None, grad, momentum, step: step(&native) };
+    let [master, grad, momentum] = [(); 3].map(|()| floats(native, &[PARAMETERS]));
+    let tensors = Sgd { master, compute: None, grad, momentum, step: step(native) };
     let config = SgdConfig { momentum: 0.9, weight_decay: 5e-3 };
     group.throughput(Throughput::Bytes(5 * 4 * PARAMETERS as u64));
     group.bench_function("sgd", |b| b.iter(|| native.sgd(&config, &tensors).expect("shapes fit")));
@@ -166,7 +139,7 @@ fn ends(c: &mut Criterion) {
 
 criterion_group! {
     name = benches;
-    config = Criterion::default().sample_size(10).warm_up_time(Duration::from_millis(100)).measurement_time(Duration::from_millis(400));
+    config = common::criterion();
     targets = batch_norm, heads, ends
 }
 criterion_main!(benches);

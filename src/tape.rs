@@ -67,9 +67,10 @@ impl Grad {
 /// Arithmetic and least memory traffic of one pass of an op.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Cost {
-    /// Floating-point operations; a multiply-add counts as two.
+    /// Floating-point operations of the formula; a multiply-add counts as two. An implementation may need fewer (Winograd's
+    /// convolutions).
     pub flops: f64,
-    /// Bytes, each input read once and each output written once.
+    /// Bytes, in the types that tensors are stored in: each tensor read once or written once, one that is added to both.
     pub bytes: f64,
 }
 
@@ -117,9 +118,15 @@ pub trait Op: fmt::Debug + Send {
     fn label(&self) -> String {
         String::new()
     }
-    /// What a pass costs at least.
-    fn cost(&self, _pass: Pass) -> Cost {
-        Cost::default()
+    /// Floating-point operations of a pass, a multiply-add as two. `wanted` are the inputs of which the pass makes the
+    /// gradient.
+    fn flops(&self, _pass: Pass, _wanted: &[Var]) -> f64 {
+        0.0
+    }
+    /// Bytes of a value that a pass looks at, or of its gradient that it adds to, if it is not all of it: some images of the
+    /// data set, a row of a table.
+    fn touches(&self, _var: Var) -> Option<usize> {
+        None
     }
     /// Computes the outputs.
     fn forward(&self, run: &Run<'_>) -> Result<()>;

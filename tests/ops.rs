@@ -5,6 +5,8 @@
 
 #[path = "ops/batch_norm.rs"]
 mod batch_norm;
+#[path = "ops/ceilings.rs"]
+mod ceilings;
 mod common;
 #[path = "ops/conv2d.rs"]
 mod conv2d;
@@ -31,6 +33,7 @@ fn main() -> std::process::ExitCode {
     inputs::add(&mut suite);
     sgd::add(&mut suite);
     network::add(&mut suite);
+    ceilings::add(&mut suite);
     errors::add(&mut suite);
     let conclusion = libtest_mimic::run(&arguments, suite.trials);
     if !arguments.list {

@@ -9,12 +9,16 @@
 `--mode eager` is the step as the published code writes it (channels_last, fused SGD, vectorised augmentation);
 `--mode best` times every form that PyTorch offers (views joined or separate, compiled or not; on a GPU also bf16
 weights against autocast, max-autotune and CUDA graphs) and reports the fastest, listing the others. A form that fails
-is listed with its error. One sample is one original: two augmented views of it and two of its partner.
+is listed with its error. One sample is one original: two augmented views of it and two of its partner. `--layers` times
+each convolution of the network by itself, on a GPU without the cost of launching from Python.
+
+Fields of the JSON that `glmc-engine bench step --json` has, too, mean the same.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import platform
 import resource
@@ -22,6 +26,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +39,8 @@ from glmc_torch import DEPTHS
 #: CIFAR-10-LT with imbalance 100: what both benchmarks pretend to train on.
 COUNTS = [5000, 2997, 1796, 1077, 645, 387, 232, 139, 83, 50]
 SIZE = 32
+#: Calls of an op in one CUDA graph.
+GRAPH_CALLS = 20
 
 
 def processor() -> str:
@@ -48,6 +55,11 @@ def synchronize(device: torch.device) -> None:
     """Waits for the device."""
     if device.type == "cuda":
         torch.cuda.synchronize()
+
+
+def process_peak_bytes() -> int:
+    """The most memory that this process ever had resident."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def make_trainer(
@@ -68,8 +80,39 @@ def make_trainer(
     return trainer, ints.to(device), reals.to(device)
 
 
-def measure(form: Form, options: argparse.Namespace, device: torch.device, seconds: float) -> list[float]:
-    """Samples per second, a figure a chunk of steps (one step on a CPU), after warming up."""
+@dataclass(frozen=True)
+class Measured:
+    """One form's speed, and what it took."""
+
+    #: Samples per second, a figure a round.
+    rates: list[float]
+    #: Steps of a round.
+    steps: int
+    #: Learned parameters.
+    parameters: int
+    #: On a GPU: the most bytes that were allocated at once.
+    peak_bytes: int
+
+    def summary(self, batch: int) -> dict[str, Any]:
+        """Median, quartiles and extremes, in the words of `glmc-engine bench step --json`."""
+        quartiles = statistics.quantiles(self.rates, n=4, method="inclusive")
+        median = statistics.median(self.rates)
+        return {
+            "samples_per_second": median,
+            "quartiles": [quartiles[0], quartiles[2]],
+            "extremes": [min(self.rates), max(self.rates)],
+            "seconds_per_step": batch / median,
+            "rounds": [len(self.rates), self.steps],
+        }
+
+
+def measure(form: Form, options: argparse.Namespace, device: torch.device, seconds: float) -> Measured:
+    """Times rounds of steps (of one step on a CPU) after warming up."""
+    cuda = device.type == "cuda"
+    if cuda:
+        gc.collect()  # the form before is held by cycles
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
     trainer, ints, reals = make_trainer(form, options, device)
 
     def steps(first: int, count: int) -> None:
@@ -78,10 +121,10 @@ def measure(form: Form, options: argparse.Namespace, device: torch.device, secon
         if not torch.isfinite(losses).all():  # waits for the device, too
             raise RuntimeError(f"loss is not finite: {losses.tolist()}")
 
-    done = 2 if device.type == "cpu" else 20
+    done = 20 if cuda else 2
     steps(0, done)
     chunk = 1
-    if device.type == "cuda":
+    if cuda:
         start = time.perf_counter()
         steps(done, 20)
         done += 20
@@ -94,20 +137,8 @@ def measure(form: Form, options: argparse.Namespace, device: torch.device, secon
         steps(done, chunk)
         rates.append(chunk * options.batch / (time.perf_counter() - start))
         done += chunk
-    return rates
-
-
-def spread(rates: list[float]) -> dict[str, float | int]:
-    """Median, quartiles and extremes."""
-    quartiles = statistics.quantiles(rates, n=4)
-    return {
-        "samples_per_second": statistics.median(rates),
-        "p25": quartiles[0],
-        "p75": quartiles[2],
-        "min": min(rates),
-        "max": max(rates),
-        "measurements": len(rates),
-    }
+    parameters = sum(p.numel() for p in trainer.model.parameters())
+    return Measured(rates, chunk, parameters, torch.cuda.max_memory_allocated(device) if cuda else 0)
 
 
 def bench_step(options: argparse.Namespace, device: torch.device) -> dict[str, Any]:
@@ -115,26 +146,34 @@ def bench_step(options: argparse.Namespace, device: torch.device) -> dict[str, A
     candidates: list[dict[str, object]] = []
     best: tuple[float, Form] | None = None
     tried = forms(device.type, options.precision, options.mode)
+    begun = time.perf_counter()
     for form in tried:
+        if best is not None and options.limit and time.perf_counter() - begun > options.limit:
+            candidates.append({"form": str(form), "error": f"not tried: the others took {options.limit:g} s"})
+            note(options, f"{form}: {candidates[-1]['error']}")
+            continue
         torch.compiler.reset()  # one form's compiled code must not count as a recompilation of the next
         try:
-            rates = measure(form, options, device, options.seconds / (2 if len(tried) > 1 else 1))
+            measured = measure(form, options, device, options.seconds / (2 if len(tried) > 1 else 1))
         except Exception as error:  # a form that PyTorch cannot run is a result, not an accident
             candidates.append({"form": str(form), "error": str(error).strip().splitlines()[0][:200]})
             note(options, f"{form}: failed: {candidates[-1]['error']}")
             continue
-        candidates.append({"form": str(form), **spread(rates)})
-        note(options, f"{form}: {statistics.median(rates):.1f} samples/s")
-        if best is None or statistics.median(rates) > best[0]:
-            best = statistics.median(rates), form
+        summary = measured.summary(options.batch)
+        candidates.append({"form": str(form), **summary})
+        note(options, f"{form}: {summary['samples_per_second']:.1f} samples/s")
+        if best is None or summary["samples_per_second"] > best[0]:
+            best = summary["samples_per_second"], form
     if best is None:
         raise SystemExit("no form of the step ran; see above")
     if len(tried) > 1:
         torch.compiler.reset()
-        rates = measure(best[1], options, device, options.seconds)
+        measured = measure(best[1], options, device, options.seconds)
     cuda = device.type == "cuda"
+    # A GPU's allocator counts what this form allocated; of the CPU only the whole process is known.
+    memory = {"peak_bytes": measured.peak_bytes} if cuda else {"process_peak_bytes": process_peak_bytes()}
     return {
-        **spread(rates),
+        **measured.summary(options.batch),
         "tool": "pytorch",
         "torch": torch.__version__,
         "model": options.model,
@@ -146,11 +185,8 @@ def bench_step(options: argparse.Namespace, device: torch.device) -> dict[str, A
         "threads": torch.get_num_threads(),
         "mode": options.mode,
         "form": str(best[1]),
-        "peak_memory_mib": (
-            torch.cuda.max_memory_allocated(device) / 2**20
-            if cuda
-            else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        ),
+        "parameters": measured.parameters,
+        **memory,
         "candidates": candidates,
     }
 
@@ -172,14 +208,40 @@ def layer_shapes(arch: str, width: int) -> dict[tuple[int, int, int, int, int], 
     return shapes
 
 
+def time_graph(run: Callable[[], object], seconds: float) -> float:
+    """Median seconds of one call on a GPU, by its own clock: calls in one CUDA graph, since launching a short kernel from
+    Python takes longer than the kernel."""
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(3):  # cuDNN searches for its fastest algorithm here
+            run()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for _ in range(GRAPH_CALLS):
+            run()
+    start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    graph.replay()
+    times: list[float] = []
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end or len(times) < 5:
+        start.record()
+        graph.replay()
+        stop.record()
+        stop.synchronize()
+        times.append(start.elapsed_time(stop) / 1e3 / GRAPH_CALLS)
+    return statistics.median(times)
+
+
 def time_op(run: Callable[[], object], device: torch.device, seconds: float) -> float:
     """Median seconds of one call."""
+    if device.type == "cuda":
+        return time_graph(run, seconds)
     for _ in range(3):
         run()
-    synchronize(device)
     start = time.perf_counter()
     run()
-    synchronize(device)
     chunk = max(1, min(200, round(0.01 / max(time.perf_counter() - start, 1e-6))))
     times: list[float] = []
     end = time.perf_counter() + seconds
@@ -187,7 +249,6 @@ def time_op(run: Callable[[], object], device: torch.device, seconds: float) -> 
         start = time.perf_counter()
         for _ in range(chunk):
             run()
-        synchronize(device)
         times.append((time.perf_counter() - start) / chunk)
     return statistics.median(times)
 
@@ -214,11 +275,11 @@ def conv_operations(x: torch.Tensor, weight: torch.Tensor, stride: int) -> tuple
 def bench_layers(options: argparse.Namespace, device: torch.device) -> dict[str, Any]:
     """Forward, input gradient and weight gradient of each distinct convolution, both views in one batch.
 
-    On a GPU through cuDNN with its own search for the fastest algorithm. The stem has no input gradient.
+    On a GPU through cuDNN with its own search for the fastest algorithm. The stem has no input gradient. Fields that
+    `glmc-engine bench ops --json` has, too, mean the same: seconds are those of all layers of that shape.
     """
     dtype = torch.bfloat16 if options.precision == "bf16" else torch.float32
-    rows: list[dict[str, str | int | float]] = []
-    total = 0.0
+    rows: list[dict[str, Any]] = []
     each = options.seconds / (3 * len(layer_shapes(options.model, options.width)))
     for (inputs, outputs, kernel, stride, size), count in layer_shapes(options.model, options.width).items():
         n = 2 * options.batch
@@ -230,20 +291,24 @@ def bench_layers(options: argparse.Namespace, device: torch.device) -> dict[str,
             del operations["dgrad"]
         for name, run in operations.items():
             with torch.no_grad():
-                seconds = time_op(run, device, each)
+                once = time_op(run, device, each)
             shape = f"{n}x{size}x{size}x{inputs} -> {outputs}, {kernel}x{kernel}/{stride}"
-            us, tflops = seconds * 1e6, flop / seconds / 1e12
-            total += us * count
-            rows.append({"op": name, "shape": shape, "count": count, "us": us, "tflops": tflops})
-            note(options, f"{name:8} {shape:36} x{count:<3} {us:10.1f} us {tflops:9.3f} TFLOP/s")
+            tflops = flop / once / 1e12
+            row = {"op": "conv2d", "pass": name, "shape": shape, "count": count, "seconds": once * count}
+            rows.append({**row, "tflops": tflops})
+            note(options, f"{name:8} {shape:36} x{count:<3} {once * 1e6:10.1f} us {tflops:9.3f} TFLOP/s")
     return {
         "tool": "pytorch",
         "torch": torch.__version__,
+        "model": options.model,
+        "width": options.width,
+        "batch": options.batch,
+        "device": options.device,
         "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else processor(),
         "precision": options.precision,
         "threads": torch.get_num_threads(),
-        "total_us": total,
-        "layers": rows,
+        "seconds": sum(row["seconds"] for row in rows),
+        "ops": rows,
     }
 
 
@@ -266,6 +331,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0: as PyTorch decides")
     parser.add_argument("--seconds", type=float, default=20.0, help="of measuring, warm-up and compiling not counted")
     parser.add_argument("--mode", choices=["eager", "best"], default="best")
+    parser.add_argument(
+        "--limit", type=float, default=0, metavar="SECONDS", help="of best: try no other form after so long; 0: try all"
+    )
     parser.add_argument("--layers", action="store_true", help="time each convolution instead of the step")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout, progress on stderr")
     training = parser.add_argument_group("training (--train)")
@@ -314,11 +382,11 @@ def main() -> int:
     if options.json:
         print(json.dumps(result))
     elif options.layers:
-        print(f"all convolutions of one step: {result['total_us'] / 1e3:.2f} ms")
+        print(f"all convolutions of one step: {result['seconds'] * 1e3:.2f} ms")
     else:
         print(
             f"best: {result['form']}: {result['samples_per_second']:.1f} samples/s "
-            f"(quartiles {result['p25']:.1f} .. {result['p75']:.1f}, {result['measurements']} measurements)"
+            f"(quartiles {result['quartiles'][0]:.1f} .. {result['quartiles'][1]:.1f}, {result['rounds'][0]} rounds)"
         )
     return 0
 

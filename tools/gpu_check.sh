@@ -115,8 +115,8 @@ fi
 if wants pytorch && [ "$device" != emulator ]; then
     for size in $sizes; do
         name="pytorch-w${size%:*}-b${size#*:}-bf16"
-        part "$name" timeout 300 python3 tools/bench_pytorch.py --model $model --width "${size%:*}" --batch "${size#*:}" \
-            --device cuda --precision bf16 --mode best --seconds $seconds --json && summary "$name" 2
+        part "$name" timeout 560 python3 tools/bench_pytorch.py --model $model --width "${size%:*}" --batch "${size#*:}" \
+            --device cuda --precision bf16 --mode best --limit 240 --seconds $seconds --json && summary "$name" 2
     done
 fi
 if wants ops; then

@@ -163,6 +163,7 @@ macro_rules! backend {
 backend! {
     ops::augment_mix::AugmentMixKernels,
     ops::batch_norm::BatchNormKernels,
+    ops::ceilings::CeilingKernels,
     ops::classify::ClassifyKernels,
     ops::conv2d::Conv2dKernels,
     ops::global_avg_pool::GlobalAvgPoolKernels,

@@ -1,7 +1,7 @@
 //! `glmc-engine bench`.
 
 use super::device::DeviceArgs;
-use crate::bench::{OpBench, StepBench, Workload, bench_ops, bench_step};
+use crate::bench::{Bound, OpsBench, StepBench, Workload, bench_ops, bench_step};
 use crate::config::Method;
 use crate::error::{Error, Result};
 use crate::train::report::mebibytes;
@@ -9,7 +9,7 @@ use crate::train::report::mebibytes;
 /// Measure the training step.
 #[derive(Debug, clap::Args)]
 pub struct BenchArgs {
-    /// step: samples a second of the whole training step; ops: a table of its ops
+    /// step: samples a second of the whole training step; ops: a table of its ops beside the device's measured ceilings
     what: What,
     /// Network
     #[arg(long, default_value = "resnet32")]
@@ -69,10 +69,10 @@ pub fn run(args: BenchArgs) -> Result<()> {
             }
         }
         What::Ops => {
-            let table = bench_ops(backend.as_ref(), &workload, args.seconds)?;
+            let bench = bench_ops(backend.as_ref(), &workload, args.device.thread_count(), args.seconds)?;
             match args.json {
-                true => println!("{}", json(serde_json::to_string(&table))?),
-                false => print_ops(&table),
+                true => println!("{}", json(serde_json::to_string(&bench))?),
+                false => print_ops(&bench),
             }
         }
     }
@@ -96,23 +96,95 @@ fn print_step(b: &StepBench) {
     println!("  {} parameters, peak memory {}", b.parameters, mebibytes(b.peak_bytes));
 }
 
-fn print_ops(table: &[OpBench]) {
+/// The unit that rates of arithmetic are shown in: that of the ceiling.
+struct Unit {
+    name: &'static str,
+    per_tflops: f64,
+}
+
+impl Unit {
+    fn of(peak_tflops: f64) -> Unit {
+        if peak_tflops >= 1.0 {
+            Unit { name: "TFLOP/s", per_tflops: 1.0 }
+        } else {
+            Unit { name: "GFLOP/s", per_tflops: 1e3 }
+        }
+    }
+
+    fn show(&self, tflops: f64) -> String {
+        rate(tflops * self.per_tflops)
+    }
+}
+
+/// A rate with as many decimals as say something.
+fn rate(value: f64) -> String {
+    match value {
+        1000.0.. => format!("{value:.0}"),
+        10.0.. => format!("{value:.1}"),
+        0.1.. => format!("{value:.2}"),
+        _ => format!("{value:.4}"),
+    }
+}
+
+fn print_ops(b: &OpsBench) {
+    let unit = Unit::of(b.ceilings.tflops);
     println!(
-        "{:<26}{:<10}{:<36}{:>6}{:>11}{:>8}{:>10}{:>9}",
-        "op", "pass", "shape", "count", "ms/step", "share", "GFLOP/s", "GB/s"
+        "{} width {}, batch {}, {}, on {} in {}, {} threads",
+        b.model,
+        b.width,
+        b.batch,
+        match b.method {
+            Method::Glmc => "GLMC",
+            Method::Ce => "plain cross-entropy",
+        },
+        b.device,
+        b.precision,
+        b.threads
     );
-    for row in table {
+    println!(
+        "measured ceilings: {} {} of multiply-adds in registers, {} GB/s copying {}",
+        unit.show(b.ceilings.tflops),
+        unit.name,
+        rate(b.ceilings.gbytes),
+        mebibytes(b.ceilings.copied_bytes)
+    );
+    println!(
+        "{:<26}{:<10}{:<36}{:>6}{:>11}{:>8}{:>10}{:>9}{:>9}  bound by",
+        "op", "pass", "shape", "count", "ms/step", "share", unit.name, "GB/s", "of peak"
+    );
+    for row in &b.ops {
         println!(
-            "{:<26}{:<10}{:<36}{:>6}{:>11.3}{:>7.1}%{:>10.1}{:>9.1}",
+            "{:<26}{:<10}{:<36}{:>6}{:>11.3}{:>7.1}%{:>10}{:>9}{:>8.1}%  {}",
             row.op,
             row.pass,
             row.shape,
             row.count,
             1e3 * row.seconds,
             100.0 * row.share,
-            row.gflops,
-            row.gbytes
+            unit.show(row.tflops),
+            rate(row.gbytes),
+            100.0 * row.of_peak,
+            match row.bound {
+                Bound::Math => "math",
+                Bound::Memory => "memory",
+            }
         );
     }
-    println!("{:<78}{:>11.3}", "all ops", 1e3 * table.iter().map(|r| r.seconds).sum::<f64>());
+    println!("{:<78}{:>11.3}{:>36.1}%", "all ops", 1e3 * b.seconds(), 100.0 * b.of_peak());
+    println!(
+        "of peak: the least time by the ceilings, for the op's formula and each tensor once, over the time; more than \
+         100% where an algorithm saves operations (Winograd) or tensors are in the caches"
+    );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rates_read_well_on_a_gpu_and_on_a_laptop() {
+        assert_eq!(Unit::of(790.0).show(512.34), "512.3");
+        assert_eq!(Unit::of(0.098).show(0.0432), "43.2");
+        assert_eq!([3352.7, 1.234, 0.0123].map(rate), ["3353", "1.23", "0.0123"]);
+    }
 }

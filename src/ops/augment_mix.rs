@@ -7,7 +7,7 @@ use super::step::StepVars;
 use super::{expect, four};
 use crate::backend::Backend;
 use crate::error::{Error, Result};
-use crate::tape::{Cost, Op, Pass, Run, Tape, Var};
+use crate::tape::{Op, Pass, Run, Tape, Var};
 use crate::tensor::{DType, Tensor};
 
 const NAME: &str = "augment_mix";
@@ -84,7 +84,8 @@ struct Augment {
     pixels: Var,
     vars: StepVars,
     out: Var,
-    out_bytes: f64,
+    batch: usize,
+    image_bytes: usize,
 }
 
 /// Records the making of a step's input from `pixels`, U8 (images, height, width, 3); returns
@@ -108,8 +109,8 @@ pub fn augment_mix(
     let batch = tape.shape(vars.originals).elements();
     let shape = [mixing.views() * batch, height, width, backend.stem_channels()];
     let out = tape.value(&shape, backend.precision().compute());
-    let out_bytes = (shape.iter().product::<usize>() * backend.precision().compute().bytes()) as f64;
-    tape.record(Augment { mixing, augmentation, pixels, vars, out, out_bytes });
+    let image_bytes = height * width * colours;
+    tape.record(Augment { mixing, augmentation, pixels, vars, out, batch, image_bytes });
     Ok(out)
 }
 
@@ -130,8 +131,16 @@ impl Op for Augment {
         format!("{:?}", self.mixing)
     }
 
-    fn cost(&self, _pass: Pass) -> Cost {
-        Cost { flops: 0.0, bytes: 1.5 * self.out_bytes }
+    /// A value normalised is two operations; MixUp normalises two and mixes them by three, CutMix normalises one.
+    fn flops(&self, _pass: Pass, _wanted: &[Var]) -> f64 {
+        let each = if self.mixing == Mixing::Glmc { 9.0 } else { 2.0 };
+        (self.batch * self.image_bytes) as f64 * each
+    }
+
+    /// The originals, and for mixtures the partners.
+    fn touches(&self, var: Var) -> Option<usize> {
+        let images = if self.mixing == Mixing::Glmc { 2 } else { 1 };
+        (var == self.pixels).then_some(images * self.batch * self.image_bytes)
     }
 
     fn forward(&self, run: &Run<'_>) -> Result<()> {

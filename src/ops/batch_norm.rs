@@ -5,7 +5,7 @@
 use super::{expect, four};
 use crate::backend::Backend;
 use crate::error::{Error, Result};
-use crate::tape::{Cost, Grad, Op, Pass, Run, Scratch, Tape, Var};
+use crate::tape::{Grad, Op, Pass, Run, Scratch, Tape, Var};
 use crate::tensor::{DType, Tensor};
 
 const NAME: &str = "batch_norm";
@@ -286,18 +286,27 @@ impl Op for BatchNorm {
         format!("{}x{}x{}x{}{shortcut}{}", g.batch, g.height, g.width, g.channels, if g.relu { ", relu" } else { "" })
     }
 
-    fn cost(&self, pass: Pass) -> Cost {
+    /// Forward: scale, shift, shortcut. Backward: two sums with the normalised input (5), and the input's gradient from
+    /// them (5).
+    fn flops(&self, pass: Pass, _wanted: &[Var]) -> f64 {
         let elements = self.geometry.shape().iter().product::<usize>() as f64;
-        let shortcut = match self.geometry.shortcut {
-            Shortcut::None => 0.0,
-            Shortcut::Identity => 1.0,
-            Shortcut::OptionA { .. } => 0.5,
+        let each = match (pass, self.geometry.shortcut) {
+            (Pass::Forward, Shortcut::None) => 2.0,
+            (Pass::Forward, _) => 3.0,
+            (Pass::Backward, _) => 10.0,
         };
-        let tensors = match pass {
-            Pass::Forward => 2.0 + shortcut,
-            Pass::Backward => 4.0 + shortcut,
-        };
-        Cost { flops: elements * tensors * 2.0, bytes: elements * tensors * self.compute.bytes() as f64 }
+        elements * each
+    }
+
+    /// Option A takes every second row and column of its source; its gradient is written whole.
+    fn touches(&self, var: Var) -> Option<usize> {
+        match self.geometry.shortcut {
+            Shortcut::OptionA { channels, .. } if self.shortcut == Some(var) => {
+                let g = &self.geometry;
+                Some(g.batch * g.height * g.width * channels * self.compute.bytes())
+            }
+            _ => None,
+        }
     }
 
     fn forward(&self, run: &Run<'_>) -> Result<()> {

@@ -3,8 +3,8 @@
 use super::{expect, four};
 use crate::backend::Backend;
 use crate::error::{Error, Result};
-use crate::tape::{Cost, Grad, Op, Pass, Run, Scratch, Tape, Var};
-use crate::tensor::{DType, Tensor};
+use crate::tape::{Grad, Op, Pass, Run, Scratch, Tape, Var};
+use crate::tensor::Tensor;
 
 const NAME: &str = "conv2d";
 
@@ -121,7 +121,6 @@ pub trait Conv2dKernels {
 #[derive(Debug)]
 struct Conv2d {
     geometry: Geometry,
-    compute: DType,
     x: Var,
     weight: Var,
     y: Var,
@@ -149,13 +148,12 @@ pub fn conv2d(
     expect(NAME, "the weight", tape.shape(weight), &[filters, kernel, kernel, channels])?;
     let geometry = Geometry { batch, height, width, channels, filters, kernel, stride, padding, views };
     geometry.check()?;
-    let compute = tape.dtype(x);
-    let y = tape.value(&geometry.output(), compute);
+    let y = tape.value(&geometry.output(), tape.dtype(x));
     let sums = sums.then(|| {
         let parts = backend.conv2d_sum_parts(&geometry);
         tape.value(&[views, parts, 2, filters], backend.precision().accumulate())
     });
-    tape.record(Conv2d { geometry, compute, x, weight, y, sums });
+    tape.record(Conv2d { geometry, x, weight, y, sums });
     Ok((y, sums))
 }
 
@@ -196,14 +194,9 @@ impl Op for Conv2d {
         )
     }
 
-    fn cost(&self, pass: Pass) -> Cost {
-        let size = |extents: [usize; 4]| extents.iter().product::<usize>() as f64 * self.compute.bytes() as f64;
-        let g = &self.geometry;
-        let once = Cost { flops: g.flops(), bytes: size(g.input()) + size(g.weight()) + size(g.output()) };
-        match pass {
-            Pass::Forward => once,
-            Pass::Backward => Cost { flops: 2.0 * once.flops, bytes: 2.0 * once.bytes },
-        }
+    fn flops(&self, pass: Pass, wanted: &[Var]) -> f64 {
+        let products = if pass == Pass::Forward { 1 } else { wanted.len() };
+        products as f64 * self.geometry.flops()
     }
 
     fn forward(&self, run: &Run<'_>) -> Result<()> {

@@ -3,8 +3,8 @@
 use super::four;
 use crate::backend::Backend;
 use crate::error::Result;
-use crate::tape::{Cost, Grad, Op, Pass, Run, Tape, Var};
-use crate::tensor::{DType, Tensor};
+use crate::tape::{Grad, Op, Pass, Run, Tape, Var};
+use crate::tensor::Tensor;
 
 const NAME: &str = "global_avg_pool";
 
@@ -19,7 +19,6 @@ pub trait GlobalAvgPoolKernels {
 #[derive(Debug)]
 struct GlobalAvgPool {
     extents: [usize; 4],
-    compute: DType,
     x: Var,
     y: Var,
 }
@@ -32,7 +31,7 @@ struct GlobalAvgPool {
 pub fn global_avg_pool(tape: &mut Tape, backend: &dyn Backend, x: Var) -> Result<Var> {
     let extents = four(NAME, "the input", tape.shape(x))?;
     let y = tape.value(&[extents[0], extents[3]], backend.precision().accumulate());
-    tape.record(GlobalAvgPool { extents, compute: tape.dtype(x), x, y });
+    tape.record(GlobalAvgPool { extents, x, y });
     Ok(y)
 }
 
@@ -62,9 +61,10 @@ impl Op for GlobalAvgPool {
         format!("{b}x{h}x{w}x{c}")
     }
 
-    fn cost(&self, _pass: Pass) -> Cost {
-        let elements = self.extents.iter().product::<usize>() as f64;
-        Cost { flops: elements, bytes: elements * self.compute.bytes() as f64 }
+    /// Forward, an addition a value; backward, a division a channel.
+    fn flops(&self, pass: Pass, _wanted: &[Var]) -> f64 {
+        let [b, h, w, c] = self.extents;
+        (b * c * if pass == Pass::Forward { h * w } else { 1 }) as f64
     }
 
     fn forward(&self, run: &Run<'_>) -> Result<()> {

@@ -4,7 +4,7 @@
 use super::{expect, two};
 use crate::backend::Backend;
 use crate::error::Result;
-use crate::tape::{Cost, Grad, Op, Pass, Run, Tape, Var};
+use crate::tape::{Grad, Op, Pass, Run, Tape, Var};
 use crate::tensor::Tensor;
 
 const NAME: &str = "linear";
@@ -72,10 +72,14 @@ impl Op for Linear {
         format!("{b}x{i} -> {o}")
     }
 
-    fn cost(&self, pass: Pass) -> Cost {
+    fn flops(&self, pass: Pass, wanted: &[Var]) -> f64 {
         let [b, i, o] = self.extents.map(|e| e as f64);
-        let passes = if pass == Pass::Forward { 1.0 } else { 2.0 };
-        Cost { flops: passes * 2.0 * b * i * o, bytes: passes * 4.0 * (b * i + i * o + b * o) }
+        let products = match pass {
+            Pass::Forward => 1,
+            Pass::Backward => wanted.iter().filter(|&&v| v != self.bias).count(),
+        };
+        // The bias is added forward and summed backward.
+        products as f64 * 2.0 * b * i * o + b * o
     }
 
     fn forward(&self, run: &Run<'_>) -> Result<()> {

@@ -6,6 +6,7 @@
 
 pub mod augment_mix;
 pub mod batch_norm;
+pub mod ceilings;
 pub mod classify;
 pub mod conv2d;
 pub mod global_avg_pool;

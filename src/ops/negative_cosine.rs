@@ -4,7 +4,7 @@
 use super::{expect, two};
 use crate::backend::Backend;
 use crate::error::Result;
-use crate::tape::{Grad, Op, Run, Tape, Var};
+use crate::tape::{Grad, Op, Pass, Run, Tape, Var};
 use crate::tensor::Tensor;
 
 const NAME: &str = "negative_cosine";
@@ -25,6 +25,7 @@ struct NegativeCosine {
     target: Var,
     step: Var,
     rows: Var,
+    elements: f64,
 }
 
 /// Records the loss of u against the other view's target, (2 * batch, features) each; returns the losses of all rows,
@@ -36,7 +37,7 @@ pub fn negative_cosine(tape: &mut Tape, backend: &dyn Backend, u: Var, target: V
     let [count, features] = two(NAME, "u", tape.shape(u))?;
     expect(NAME, "the target", tape.shape(target), &[count / 2 * 2, features])?;
     let rows = tape.value(&[count], backend.precision().accumulate());
-    tape.record(NegativeCosine { u, target, step, rows });
+    tape.record(NegativeCosine { u, target, step, rows, elements: (count * features) as f64 });
     Ok(rows)
 }
 
@@ -59,6 +60,11 @@ impl Op for NegativeCosine {
 
     fn is_loss(&self) -> bool {
         true
+    }
+
+    /// Per feature: three products summed; and for the gradient two products and a difference.
+    fn flops(&self, _pass: Pass, wanted: &[Var]) -> f64 {
+        self.elements * if wanted.is_empty() { 6.0 } else { 9.0 }
     }
 
     fn forward(&self, run: &Run<'_>) -> Result<()> {

@@ -42,6 +42,7 @@ struct Record {
     class_weights: Var,
     label: Var,
     label_weighted: Var,
+    batch: usize,
 }
 
 /// Records the making of the step's labels; returns p and p_w, (batch, classes) each.
@@ -60,7 +61,7 @@ pub fn soft_labels(
     let batch = tape.shape(vars.originals).elements();
     let label = tape.value(&[batch, classes], backend.precision().accumulate());
     let label_weighted = tape.value(&[batch, classes], backend.precision().accumulate());
-    tape.record(Record { labels, vars, class_weights, label, label_weighted });
+    tape.record(Record { labels, vars, class_weights, label, label_weighted, batch });
     Ok((label, label_weighted))
 }
 
@@ -75,6 +76,11 @@ impl Op for Record {
 
     fn writes(&self) -> Vec<Var> {
         vec![self.label, self.label_weighted]
+    }
+
+    /// A class an original and a partner.
+    fn touches(&self, var: Var) -> Option<usize> {
+        (var == self.labels).then_some(2 * self.batch * size_of::<i32>())
     }
 
     fn forward(&self, run: &Run<'_>) -> Result<()> {

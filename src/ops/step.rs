@@ -61,6 +61,7 @@ struct LoadStep {
     table: Var,
     cursor: Var,
     out: StepVars,
+    row_bytes: usize,
 }
 
 /// Records the fetching of the next row of `table` (rows, 16 + 2 * batch); `cursor` (1) counts the rows taken.
@@ -77,7 +78,7 @@ pub fn load_step(tape: &mut Tape, table: Var, cursor: Var, batch: usize) -> Resu
     };
     // The optimiser reads the learning rate after the backward pass.
     tape.keep(out.step);
-    tape.record(LoadStep { table, cursor, out });
+    tape.record(LoadStep { table, cursor, out, row_bytes: 4 * (STEP_WORDS + 2 * batch) });
     Ok(out)
 }
 
@@ -92,6 +93,10 @@ impl Op for LoadStep {
 
     fn writes(&self) -> Vec<Var> {
         vec![self.out.step, self.out.originals, self.out.partners]
+    }
+
+    fn touches(&self, var: Var) -> Option<usize> {
+        (var == self.table).then_some(self.row_bytes)
     }
 
     fn forward(&self, run: &Run<'_>) -> Result<()> {

@@ -3,7 +3,7 @@
 use super::expect;
 use crate::backend::Backend;
 use crate::error::Result;
-use crate::tape::{Op, Run, Tape, Var};
+use crate::tape::{Op, Pass, Run, Tape, Var};
 use crate::tensor::{DType, Tensor};
 
 const NAME: &str = "total_loss";
@@ -40,6 +40,8 @@ struct Record {
     step: Var,
     log: Var,
     batch: usize,
+    rows: usize,
+    log_row_bytes: usize,
 }
 
 /// Records the summing-up of a step of `batch` samples into `log` (rows, 4).
@@ -55,10 +57,12 @@ pub fn total_loss(
     log: Var,
     batch: usize,
 ) -> Result<()> {
-    let rows = tape.shape(log).dims()[0];
-    expect(NAME, "the log", tape.shape(log), &[rows, LOSS_COLUMNS])?;
+    let log_rows = tape.shape(log).dims()[0];
+    expect(NAME, "the log", tape.shape(log), &[log_rows, LOSS_COLUMNS])?;
     debug_assert_ne!(tape.dtype(log), DType::I32);
-    tape.record(Record { cross_entropy, cosine, step, log, batch });
+    let rows = [Some(cross_entropy), cosine].into_iter().flatten().map(|v| tape.shape(v).elements()).sum();
+    let log_row_bytes = LOSS_COLUMNS * tape.dtype(log).bytes();
+    tape.record(Record { cross_entropy, cosine, step, log, batch, rows, log_row_bytes });
     Ok(())
 }
 
@@ -73,6 +77,16 @@ impl Op for Record {
 
     fn writes(&self) -> Vec<Var> {
         vec![self.log]
+    }
+
+    /// An addition a row.
+    fn flops(&self, _pass: Pass, _wanted: &[Var]) -> f64 {
+        self.rows as f64
+    }
+
+    /// One row.
+    fn touches(&self, var: Var) -> Option<usize> {
+        (var == self.log).then_some(self.log_row_bytes)
     }
 
     fn forward(&self, run: &Run<'_>) -> Result<()> {

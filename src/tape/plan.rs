@@ -287,6 +287,34 @@ impl Program {
         }
     }
 
+    /// What a pass of an op costs at least. The tensors are those that it declares: [`Op::reads`] and [`Op::writes`]
+    /// forward, [`Op::saves`] and [`Op::grads_read`] backward, and the gradients that it writes.
+    fn cost(&self, node: usize, pass: Pass) -> Cost {
+        let op = &self.ops[node];
+        let mut seen: Vec<Tensor> = Vec::new();
+        let mut bytes = 0;
+        let mut count = |tensor: Tensor, touched: Option<usize>| {
+            if !seen.contains(&tensor) {
+                seen.push(tensor);
+                bytes += touched.unwrap_or(tensor.bytes());
+            }
+        };
+        let values = if pass == Pass::Forward { [op.reads(), op.writes()].concat() } else { op.saves() };
+        values.into_iter().for_each(|var| count(self.value(var), op.touches(var)));
+        if pass == Pass::Backward {
+            op.grads_read().into_iter().filter_map(|var| self.grad(var)).for_each(|grad| count(grad, None));
+        }
+        let mut wanted = Vec::new();
+        if pass == Pass::Backward || op.is_loss() {
+            for (var, grad) in &self.targets[node] {
+                wanted.push(*var);
+                let whole = grad.tensor.bytes();
+                bytes += if grad.accumulate { 2 * op.touches(*var).unwrap_or(whole) } else { whole };
+            }
+        }
+        Cost { flops: op.flops(pass, &wanted), bytes: bytes as f64 }
+    }
+
     /// Runs one whole step and times each op of it, waiting for the device after each.
     pub fn timed(&self, backend: &dyn Backend) -> Result<Vec<OpTime>> {
         let mut times = Vec::new();
@@ -298,7 +326,7 @@ impl Program {
             }
             let time = backend.time(&mut || self.run_op(backend, node, pass))?;
             let op = &self.ops[node];
-            times.push(OpTime { name: op.name(), label: op.label(), pass, cost: op.cost(pass), time });
+            times.push(OpTime { name: op.name(), label: op.label(), pass, cost: self.cost(node, pass), time });
         }
         Ok(times)
     }
@@ -334,5 +362,52 @@ mod tests {
         }
         let sum: usize = pieces.iter().map(|p| p.bytes).sum();
         assert!(size < sum, "pieces that never meet share memory");
+    }
+
+    #[test]
+    fn costs_count_each_tensor_once_and_what_is_wanted() {
+        use crate::backend::Memory;
+        use crate::backend::native::Native;
+        use crate::ops::augment_mix::{Augmentation, Mixing, augment_mix};
+        use crate::ops::conv2d::conv2d;
+        use crate::ops::step::{STEP_WORDS, load_step};
+        use crate::tensor::Precision;
+
+        let native = Native::new(Precision::F32, 1).unwrap();
+        let mut tape = Tape::new();
+        let tensor = |shape: &[usize], dtype: DType| {
+            let bytes = shape.iter().product::<usize>() * dtype.bytes();
+            Tensor::at_start(native.alloc(bytes, "test").unwrap(), shape, dtype)
+        };
+        let (table, cursor) = (tensor(&[9, STEP_WORDS + 4], DType::I32), tensor(&[1], DType::I32));
+        let [table, cursor] = [table, cursor].map(|t| tape.external(t));
+        let vars = load_step(&mut tape, table, cursor, 2).unwrap();
+        let pixels = tape.external(tensor(&[50, 8, 8, 3], DType::U8));
+        let augmentation = Augmentation { mean: [0.5; 3], std: [0.25; 3], padding: 1, flip: true };
+        let images = augment_mix(&mut tape, &native, pixels, vars, Mixing::Glmc, augmentation).unwrap();
+        let mut weight = |shape: &[usize]| {
+            let [value, grad] = [(); 2].map(|()| tensor(shape, DType::F32));
+            tape.parameter(value, grad)
+        };
+        let (first, second) = (weight(&[5, 3, 3, 3]), weight(&[5, 3, 3, 5]));
+        let (y, _) = conv2d(&mut tape, &native, images, first, (1, 1), 2, false).unwrap();
+        conv2d(&mut tape, &native, y, second, (1, 1), 2, false).unwrap();
+        let program = tape.layout(&native, true);
+        let cost = |node, pass| {
+            let Cost { flops, bytes } = program.cost(node, pass);
+            (flops as usize, bytes as usize)
+        };
+        let image = 8 * 8 * 3;
+        // One row of the table and the cursor; the row's parts.
+        assert_eq!(cost(0, Pass::Forward), (0, 4 * (2 * (STEP_WORDS + 4) + 1)));
+        // Two originals, two partners, their indices, the scalars; two mixtures of both.
+        assert_eq!(cost(1, Pass::Forward), (9 * 2 * image, 4 * image + 4 * (4 + STEP_WORDS) + 4 * 4 * image));
+        let outputs = 4 * 8 * 8 * 5;
+        let (stem, later) = (2 * outputs * 27, 2 * outputs * 45);
+        assert_eq!(cost(2, Pass::Forward), (stem, 4 * (4 * image + 5 * 27 + outputs)));
+        // Images want no gradient: one product. Read x, weight, dy; written dweight.
+        assert_eq!(cost(2, Pass::Backward), (stem, 4 * (4 * image + 2 * 5 * 27 + outputs)));
+        // Read x, weight, dy; written dx, dweight.
+        assert_eq!(cost(3, Pass::Backward), (2 * later, 4 * (3 * outputs + 2 * 5 * 45)));
     }
 }

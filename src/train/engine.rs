@@ -143,7 +143,7 @@ pub fn model(config: &Config, classes: usize, backend: &dyn Backend) -> Result<M
 }
 
 /// What a step of this configuration needs.
-fn step_config(config: &Config, counts: &[usize], augmentation: Augmentation) -> StepConfig {
+pub(super) fn step_config(config: &Config, counts: &[usize], augmentation: Augmentation) -> StepConfig {
     let counts: Vec<u64> = counts.iter().map(|&n| n as u64).collect();
     StepConfig {
         batch: config.batch,

@@ -208,12 +208,13 @@ impl TrainStep {
         let Some(full) = &self.full else { return Ok(Vec::new()) };
         let mut times = full.program.timed(backend)?;
         let time = backend.time(&mut || backend.sgd(&self.config.sgd, &full.sgd))?;
-        let bytes = (full.sgd.master.bytes() * 5) as f64;
+        // Master and momentum are read and written, the gradient read, the compute copy written.
+        let bytes = 5 * full.sgd.master.bytes() + full.sgd.compute.map_or(0, |compute| compute.bytes());
         times.push(OpTime {
             name: "sgd",
             label: format!("{} parameters", full.sgd.master.elements()),
             pass: crate::tape::Pass::Backward,
-            cost: crate::tape::Cost { flops: full.sgd.master.elements() as f64 * 6.0, bytes },
+            cost: crate::tape::Cost { flops: full.sgd.master.elements() as f64 * 6.0, bytes: bytes as f64 },
             time,
         });
         Ok(times)

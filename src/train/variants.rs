@@ -2,37 +2,56 @@
 
 use std::collections::HashSet;
 
-use super::engine::Engine;
+use super::engine::{Data, Engine, model, step_config};
+use super::feed::{Feed, Images};
 use super::stand_in::StandIn;
+use super::step::TrainStep;
 use crate::backend::Memory;
 use crate::backend::driver::Variant;
 use crate::backend::driver::recorder::Recorder;
 use crate::backend::launched::Launched;
-use crate::config::{Config, PRESETS, Settings, preset};
+use crate::config::{Config, Method, PRESETS, Settings, preset};
 use crate::error::Result;
 use crate::ops::augment_mix::AugmentMixKernels;
+use crate::ops::ceilings::CeilingKernels;
+use crate::ops::sgd::SgdKernels;
 use crate::ops::step::STEP_WORDS;
 use crate::tensor::{DType, Precision, Tensor};
 
-/// Every kernel, with its knobs and launch, that training and evaluating any preset launches, in f32 and bf16.
+/// The GPU that launches are noted for: an H100's multiprocessors, and the shared memory a block that every supported GPU
+/// has.
+const MULTIPROCESSORS: u32 = 132;
+const SHARED_BYTES: u32 = 99 * 1024;
+
+/// Every kernel, with its knobs and launch, that training and evaluating any preset launches on data of its shapes, by
+/// GLMC and by plain cross-entropy, in f32 and bf16. The same on every GPU: no launcher asks what the device is, but for
+/// the number of blocks of the ceilings.
 ///
 /// # Errors
 /// When a preset cannot be planned: a bug that a test would show.
 pub fn variants() -> Result<Vec<Variant>> {
+    let names: Vec<&str> = PRESETS.iter().map(|(name, _)| *name).collect();
+    record(&names, ("sm_90a", MULTIPROCESSORS, SHARED_BYTES))
+}
+
+/// The variants of some presets on a GPU of this architecture, with that many multiprocessors and that much shared memory
+/// a block.
+fn record(presets: &[&str], (arch, multiprocessors, shared_bytes): (&str, u32, u32)) -> Result<Vec<Variant>> {
     let mut planned = Vec::new();
     let mut known = HashSet::new();
     let mut variants = Vec::new();
-    for (name, _) in PRESETS {
-        let settings = Settings { data: Some("none".into()), ..Settings::default() };
+    for (name, method) in presets.iter().flat_map(|name| [(name, Method::Glmc), (name, Method::Ce)]) {
+        let settings = Settings { data: Some("none".into()), method: Some(method), ..Settings::default() };
         let config = Config::resolve(settings.or(preset(name)?))?;
         let data = StandIn::of(name)?;
-        let key = (config.model.clone(), config.width, config.method, config.batch, data.clone());
+        // Counts of the same classes differ in nothing that is launched.
+        let key = (config.model.clone(), config.width, method, config.batch, data.counts.len(), data.size);
         if planned.contains(&key) {
             continue;
         }
         planned.push(key);
         for precision in [Precision::F32, Precision::Bf16] {
-            let driver = Recorder::default();
+            let driver = Recorder::new(arch, multiprocessors, shared_bytes);
             let recording = driver.recording();
             run(&Launched::new(Box::new(driver), precision)?, &config, &data)?;
             variants.extend(recording.variants().into_iter().filter(|variant| known.insert(variant.clone())));
@@ -41,10 +60,10 @@ pub fn variants() -> Result<Vec<Variant>> {
     Ok(variants)
 }
 
-/// A training step of each size, an evaluation, and what only `verify` and tests launch.
-fn run(backend: &Launched, config: &Config, data: &StandIn) -> Result<()> {
-    data.with_data(|data| Engine::new(backend, config, data)?.parameters.initialise(backend, 0))?;
-    let side = data.size;
+/// Training steps of each size, an evaluation, and what only `verify`, `bench` and tests launch.
+fn run(backend: &Launched, config: &Config, stand_in: &StandIn) -> Result<()> {
+    stand_in.with_data(|data| steps(backend, config, data))?;
+    let side = stand_in.size;
     let tensor = |shape: &[usize], dtype: DType, what: &str| -> Result<Tensor> {
         let bytes = shape.iter().product::<usize>() * dtype.bytes();
         Ok(Tensor::at_start(backend.alloc(bytes, what)?, shape, dtype))
@@ -53,7 +72,29 @@ fn run(backend: &Launched, config: &Config, data: &StandIn) -> Result<()> {
     let scalars = tensor(&[STEP_WORDS], DType::I32, "step")?;
     let mixed = [2 * config.batch, side, side, backend.stem_channels()];
     backend.mix_views(views, scalars, tensor(&mixed, backend.precision().compute(), "mixtures")?)?;
+    let values = tensor(&[backend.ceiling_values()], DType::F32, "values")?;
+    backend.ceiling_math(values, 1)?;
+    let [from, to] = [0, 1].map(|_| tensor(&[1 << 20], DType::U8, "copy"));
+    backend.ceiling_copy(from?, to?)?;
     backend.checksum(views).map(|_| ())
+}
+
+/// A run's engine, and the step of a last batch of any size: other copies of the data leave other remainders.
+fn steps(backend: &Launched, config: &Config, data: &Data<'_>) -> Result<()> {
+    let engine = Engine::new(backend, config, data)?;
+    if let Some(compute) = engine.parameters.compute {
+        backend.cast_weights(engine.parameters.master, compute)?;
+    }
+    let model = model(config, data.counts.len(), backend)?;
+    let image = data.train.height * data.train.width * 3;
+    for count in 1..config.batch {
+        let (pixels, labels) = (&data.train.pixels[..count * image], &data.train.labels[..count]);
+        let feed = Feed::new(backend, Images { pixels, labels, ..data.train }, config.batch, usize::MAX)?;
+        let config = step_config(config, data.counts, data.augmentation);
+        TrainStep::new(backend, &model, &engine.parameters, &feed, config)?.release(backend);
+        feed.release(backend);
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -61,6 +102,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
+    use crate::backend::driver::occupancy::limits;
     use crate::backend::driver::sources::kernel_files;
 
     #[test]
@@ -74,5 +116,21 @@ mod tests {
             variants.iter().filter(|v| v.spec.defines.contains(&define)).count()
         };
         assert!(storage("0") > 20 && storage("1") > 20);
+        let mixes = |mixing: &str| variants.iter().any(|v| v.spec.defines.contains(&("MIXING".into(), mixing.into())));
+        assert!(["0", "1", "2"].into_iter().all(mixes), "GLMC, plain cross-entropy, evaluation");
+    }
+
+    #[test]
+    fn every_gpu_launches_the_same() {
+        // The smallest and the largest GPU that the architectures are made as.
+        let gpus = [("sm_80", 108), ("sm_86", 6), ("sm_89", 144), ("sm_90a", 132), ("sm_100a", 160), ("sm_120", 188)];
+        let recorded = gpus.map(|(arch, multiprocessors)| {
+            let shared_bytes = limits(arch).unwrap().shared_per_block;
+            record(&["demo", "cifar10-lt-if100"], (arch, multiprocessors, shared_bytes)).unwrap()
+        });
+        assert!(recorded[0].len() > 100);
+        for (gpu, variants) in gpus.iter().zip(&recorded) {
+            assert!(variants == &recorded[0], "{gpu:?} launches other kernels than {:?}", gpus[0]);
+        }
     }
 }

@@ -172,6 +172,20 @@ impl Suite {
         self.trials.push(Trial::test(name, trial));
     }
 
+    /// A check of what is no op on the tape, on every device.
+    pub fn device(
+        &mut self,
+        op: &'static str,
+        name: &str,
+        trial: impl Fn(&dyn glmc_engine::backend::Backend) -> Result<(), Failed> + Send + Clone + 'static,
+    ) {
+        for device in devices::all() {
+            let name = format!("{op}::{name} on {}", device.label());
+            let (trial, absent) = (trial.clone(), device.absent.is_some());
+            self.trials.push(Trial::test(name, move || trial(&*devices::open(&device))).with_ignored_flag(absent));
+        }
+    }
+
     /// Any other check.
     pub fn check(&mut self, name: impl Into<String>, trial: impl FnOnce() -> Result<(), String> + Send + 'static) {
         self.trials.push(Trial::test(name, move || trial().map_err(fail)));

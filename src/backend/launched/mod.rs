@@ -6,6 +6,7 @@
 
 mod augment_mix;
 mod batch_norm;
+mod ceilings;
 mod checksum;
 mod classify;
 pub mod conv2d;

@@ -12,7 +12,7 @@
 //! - `patches`: double precision.
 
 mod correlate;
-mod lanes;
+pub(super) mod lanes;
 mod patches;
 mod strip;
 #[cfg(test)]

@@ -8,6 +8,7 @@
 mod augment_mix;
 mod batch_norm;
 mod batch_norm_rows;
+mod ceilings;
 mod classify;
 mod conv2d;
 mod global_avg_pool;

@@ -7,11 +7,11 @@ use std::cell::Cell;
 use std::sync::OnceLock;
 
 /// Floats in a vector.
-pub(super) const LANES: usize = 16;
+pub(in crate::backend::native) const LANES: usize = 16;
 
 /// What the processor can do, from the best down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Level {
+pub(in crate::backend::native) enum Level {
     /// One 512-bit register a vector, 32 of them.
     #[cfg(target_arch = "x86_64")]
     Avx512,
@@ -24,13 +24,13 @@ pub(super) enum Level {
 
 impl Level {
     /// The best level of this processor.
-    pub(super) fn detect() -> Level {
+    pub(in crate::backend::native) fn detect() -> Level {
         static LEVEL: OnceLock<Level> = OnceLock::new();
         *LEVEL.get_or_init(|| Level::available()[0])
     }
 
     /// All levels of this processor, best first.
-    pub(super) fn available() -> Vec<Level> {
+    pub(in crate::backend::native) fn available() -> Vec<Level> {
         let mut levels = Vec::new();
         #[cfg(target_arch = "x86_64")]
         {
@@ -51,9 +51,11 @@ impl Level {
 /// # Safety
 /// Every method may be called only where the implementation's processor features are present, and pointers must be
 /// valid for the lanes that the method reads or writes; no alignment is needed.
-pub(super) trait Lanes: Copy {
+pub(in crate::backend::native) trait Lanes: Copy {
     /// A vector.
     type V: Copy;
+    /// How many vectors the processor's registers hold.
+    const REGISTERS: usize;
     /// All zeros.
     unsafe fn zero() -> Self::V;
     /// Reads [`LANES`] floats.
@@ -73,7 +75,7 @@ pub(super) trait Lanes: Copy {
 }
 
 #[cfg(target_arch = "x86_64")]
-pub(super) use x86::{Avx2, Avx512};
+pub(in crate::backend::native) use x86::{Avx2, Avx512};
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
@@ -82,10 +84,11 @@ mod x86 {
 
     /// See [`super::Level::Avx512`].
     #[derive(Clone, Copy)]
-    pub(in super::super) struct Avx512;
+    pub(in crate::backend::native) struct Avx512;
 
     impl Lanes for Avx512 {
         type V = __m512;
+        const REGISTERS: usize = 32;
         #[inline(always)]
         unsafe fn zero() -> __m512 {
             // SAFETY: the trait's contract: AVX-512F is present.
@@ -130,10 +133,11 @@ mod x86 {
 
     /// See [`super::Level::Avx2`].
     #[derive(Clone, Copy)]
-    pub(in super::super) struct Avx2;
+    pub(in crate::backend::native) struct Avx2;
 
     impl Lanes for Avx2 {
         type V = (__m256, __m256);
+        const REGISTERS: usize = 8;
         #[inline(always)]
         unsafe fn zero() -> Self::V {
             // SAFETY: the trait's contract: AVX2 is present.
@@ -189,10 +193,12 @@ mod x86 {
 /// See [`Level::Portable`]. Multiplies and adds with two roundings: a fused multiply-add is a library call where the
 /// processor has none.
 #[derive(Clone, Copy)]
-pub(super) struct Portable;
+pub(in crate::backend::native) struct Portable;
 
 impl Lanes for Portable {
     type V = [f32; LANES];
+    /// Of x86-64: sixteen, of four floats each.
+    const REGISTERS: usize = 4;
     #[inline(always)]
     unsafe fn zero() -> Self::V {
         [0.0; LANES]
@@ -260,7 +266,7 @@ macro_rules! instantiate {
         }
     };
 }
-pub(super) use instantiate;
+pub(in crate::backend::native) use instantiate;
 
 /// Asks for memory that will be read next, a little at a time, while arithmetic keeps the processor busy: what follows
 /// a slice, which is what the same thread mostly goes on with. Nothing is read, so it need not belong to anybody.

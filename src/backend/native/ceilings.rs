@@ -1,0 +1,202 @@
+//! `ceilings` on the CPU: chains of multiply-adds in as many registers as the convolutions use, and a copy that does not
+//! pass through the caches on its way out.
+
+use super::Native;
+use super::conv2d::lanes::{self, LANES, Lanes, Level, instantiate};
+use super::parallel::{Rows, for_chunks};
+use super::simd::vectorize;
+use crate::error::{Error, Result};
+use crate::ops::ceilings::CeilingKernels;
+use crate::tensor::{DType, Precision, Tensor};
+
+const NAME: &str = "ceilings";
+
+/// Values that a thread holds in registers at a time, or a divisor of this: 12 vectors of 16 floats.
+const TILE: usize = 12 * LANES;
+/// Tiles of a thread: work is handed out tile by tile, so that a thread which is held up leaves its share to others.
+const TILES: usize = 16;
+/// Bytes that a thread copies at a time.
+const COPY: usize = 1 << 20;
+
+/// Some values in single precision on their way through the chains.
+pub(super) struct Chains {
+    values: *mut f32,
+    count: usize,
+    rounds: u32,
+    one: f32,
+}
+
+/// `N` vectors at a time: independent chains, since a multiply-add's result takes several cycles.
+///
+/// # Safety
+/// The features of `L` are present, and `count` floats at `values` are ours.
+#[inline(always)]
+unsafe fn keep_going<L: Lanes, const N: usize>(c: &Chains) {
+    let mut at = 0;
+    while at + N * LANES <= c.count {
+        // SAFETY: the caller's contract: the features are there and floats `at..at + N * LANES` are ours.
+        unsafe {
+            let ones = [c.one; LANES];
+            let one = L::load(ones.as_ptr());
+            let mut chains = [L::zero(); N];
+            for (i, chain) in chains.iter_mut().enumerate() {
+                *chain = L::load(c.values.add(at + i * LANES));
+            }
+            for _ in 0..c.rounds {
+                for chain in &mut chains {
+                    *chain = L::mul_add(*chain, one, one);
+                }
+            }
+            for (i, chain) in chains.iter().enumerate() {
+                L::store(c.values.add(at + i * LANES), *chain);
+            }
+        }
+        at += N * LANES;
+    }
+}
+
+/// As many chains as fit into the registers of the level with something to multiply by.
+///
+/// # Safety
+/// As [`keep_going`].
+#[inline(always)]
+unsafe fn chains_of_level<L: Lanes>(c: &Chains) {
+    // SAFETY: the caller's contract, which is the same.
+    unsafe {
+        match L::REGISTERS {
+            16.. => keep_going::<L, 12>(c),
+            8.. => keep_going::<L, 6>(c),
+            _ => keep_going::<L, 3>(c),
+        }
+    }
+}
+
+instantiate!(chains, chains_of_level, Chains);
+
+/// The same in double precision, `N` values at a time.
+#[inline(always)]
+fn doubles<const N: usize>(values: &mut [f64], rounds: u32, one: f64, fused: bool) {
+    for tile in values.chunks_exact_mut(N) {
+        let mut chains = [0.0; N];
+        chains.copy_from_slice(tile);
+        for _ in 0..rounds {
+            for chain in &mut chains {
+                *chain = if fused { chain.mul_add(one, one) } else { *chain * one + one };
+            }
+        }
+        tile.copy_from_slice(&chains);
+    }
+}
+
+/// Copies past the caches: a store that passes through them first reads what it overwrites, which is a third more
+/// traffic than a copy is counted as.
+fn stream(from: &[u8], to: &mut [u8]) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{__m128i, _mm_loadu_si128, _mm_sfence, _mm_stream_si128};
+        let bytes = from.len().min(to.len());
+        if to.as_ptr().cast::<__m128i>().is_aligned() && bytes.is_multiple_of(size_of::<__m128i>()) {
+            for at in (0..bytes).step_by(size_of::<__m128i>()) {
+                // SAFETY: 16 bytes at `at` lie inside both slices, whose common length is a multiple of 16, and `to` is
+                // aligned to 16. SSE2 is part of x86-64.
+                unsafe {
+                    let value = _mm_loadu_si128(from.as_ptr().add(at).cast());
+                    _mm_stream_si128(to.as_mut_ptr().add(at).cast(), value);
+                }
+            }
+            // Streamed stores are not ordered with what tells other threads that this one is done.
+            // SAFETY: SSE is part of x86-64.
+            unsafe { _mm_sfence() };
+            return;
+        }
+    }
+    to.copy_from_slice(from);
+}
+
+impl CeilingKernels for Native {
+    fn ceiling_values(&self) -> usize {
+        self.pool.current_num_threads() * TILES * TILE
+    }
+
+    fn ceiling_math(&self, values: Tensor, rounds: u32) -> Result<f64> {
+        let count = values.elements();
+        if !count.is_multiple_of(TILE) {
+            return Err(Error::op(NAME, format!("{count} values are no multiple of {TILE}")));
+        }
+        let level = Level::detect();
+        let access = self.memory.access()?;
+        if self.precision == Precision::F64 {
+            let values = access.write::<f64>(values)?;
+            let one = std::hint::black_box(1.0);
+            let work = |_: usize, tile: Rows<'_, f64>| {
+                // Twelve vectors again, of the width that the level has.
+                vectorize(
+                    #[inline(always)]
+                    || match level {
+                        #[cfg(target_arch = "x86_64")]
+                        Level::Avx512 => doubles::<96>(tile.0, rounds, one, true),
+                        #[cfg(target_arch = "x86_64")]
+                        Level::Avx2 => doubles::<48>(tile.0, rounds, one, true),
+                        Level::Portable => doubles::<12>(tile.0, rounds, one, false),
+                    },
+                );
+            };
+            self.pool.install(|| for_chunks(Rows(values, 1), count, TILE, &work));
+        } else {
+            let values = access.write::<f32>(values)?;
+            let run = chains(level);
+            let one = std::hint::black_box(1.0);
+            let work = |_: usize, tile: Rows<'_, f32>| {
+                let args = Chains { values: tile.0.as_mut_ptr(), count: tile.0.len(), rounds, one };
+                // SAFETY: the level was detected, and the slice is this call's own.
+                unsafe { run(&args) }
+            };
+            self.pool.install(|| for_chunks(Rows(values, 1), count, TILE, &work));
+        }
+        Ok(2.0 * count as f64 * f64::from(rounds))
+    }
+
+    fn ceiling_copy(&self, from: Tensor, to: Tensor) -> Result<()> {
+        if from.bytes() != to.bytes() || from.dtype != DType::U8 {
+            return Err(Error::op(NAME, format!("a copy from {} to {} bytes", from.bytes(), to.bytes())));
+        }
+        let access = self.memory.access()?;
+        let (from, to) = (access.read::<u8>(from)?, access.write::<u8>(to)?);
+        let bytes = from.len();
+        let work = |first: usize, to: Rows<'_, u8>| stream(&from[first..][..to.0.len()], to.0);
+        self.pool.install(|| for_chunks(Rows(to, 1), bytes, COPY, &work));
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::Memory;
+
+    #[test]
+    fn every_value_goes_through_every_round_at_every_level() {
+        for level in Level::available() {
+            let mut values: Vec<f32> = (0..TILE).map(|i| i as f32).collect();
+            let args = Chains { values: values.as_mut_ptr(), count: TILE, rounds: 1001, one: 1.0 };
+            // SAFETY: the level is available, and the values are ours.
+            unsafe { chains(level)(&args) };
+            assert!(values.iter().enumerate().all(|(i, &v)| v == (i + 1001) as f32), "{level:?}");
+        }
+    }
+
+    #[test]
+    fn copies_are_whole_wherever_they_start() {
+        let native = Native::new(Precision::F32, 2).unwrap();
+        for (offset, bytes) in [(0, COPY + 48), (1, 4096), (16, 100), (0, 0)] {
+            let buffers = [(); 2].map(|()| native.alloc(offset + COPY + 64, "test").unwrap());
+            let [from, to] = buffers.map(|b| Tensor { offset, ..Tensor::at_start(b, &[bytes], DType::U8) });
+            let data: Vec<u8> = (0..bytes).map(|i| (i * 31 % 251) as u8).collect();
+            native.upload(from, &data).unwrap();
+            native.ceiling_copy(from, to).unwrap();
+            let mut copied = vec![0; bytes];
+            native.download(to, &mut copied).unwrap();
+            assert_eq!(copied, data, "{bytes} bytes at {offset}");
+        }
+    }
+}

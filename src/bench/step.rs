@@ -1,0 +1,83 @@
+//! Samples a second of the whole training step.
+
+use std::time::Instant;
+
+use serde::Serialize;
+
+use super::{STEPS, Samples, Setup, Workload};
+use crate::backend::Backend;
+use crate::error::Result;
+use crate::tensor::Precision;
+
+/// The speed of the whole step.
+#[derive(Clone, Debug, Serialize)]
+pub struct StepBench {
+    /// Device.
+    pub device: String,
+    /// Arithmetic.
+    pub precision: Precision,
+    /// Network.
+    pub model: String,
+    /// Channels of the first stage.
+    pub width: usize,
+    /// Samples a step.
+    pub batch: usize,
+    /// CPU threads.
+    pub threads: usize,
+    /// Median over the rounds. A sample is an original; GLMC sees two views of it.
+    pub samples_per_second: f64,
+    /// First and third quartile.
+    pub quartiles: [f64; 2],
+    /// Seconds a step, median.
+    pub seconds_per_step: f64,
+    /// Timed rounds, and steps in each.
+    pub rounds: [usize; 2],
+    /// Learned parameters.
+    pub parameters: usize,
+    /// Most bytes allocated on the device.
+    pub peak_bytes: usize,
+}
+
+fn quantile(sorted: &[f64], q: f64) -> f64 {
+    let at = q * (sorted.len() - 1) as f64;
+    let (low, high) = (sorted[at.floor() as usize], sorted[at.ceil() as usize]);
+    low + (high - low) * at.fract()
+}
+
+/// Times the whole training step for about `seconds`.
+///
+/// # Errors
+/// When the workload makes no sense or the device fails.
+pub fn bench_step(backend: &dyn Backend, w: &Workload, threads: usize, seconds: f64) -> Result<StepBench> {
+    let samples = Samples::new(w)?;
+    let setup = Setup::new(backend, w, &samples)?;
+    // The first step touches all memory for the first time; the second tells how many fit into a round.
+    setup.round(1)?;
+    let start = Instant::now();
+    setup.round(1)?;
+    let once = start.elapsed().as_secs_f64();
+    let steps = ((seconds / 20.0 / once) as usize).clamp(1, STEPS);
+    let mut rates = Vec::new();
+    let begun = Instant::now();
+    while rates.len() < 3 || begun.elapsed().as_secs_f64() < seconds {
+        let start = Instant::now();
+        setup.round(steps)?;
+        rates.push((steps * w.batch) as f64 / start.elapsed().as_secs_f64());
+    }
+    rates.sort_by(f64::total_cmp);
+    let median = quantile(&rates, 0.5);
+    Ok(StepBench {
+        device: backend.name(),
+        precision: backend.precision(),
+        model: w.model.clone(),
+        width: w.width,
+        batch: w.batch,
+        threads,
+        samples_per_second: median,
+        quartiles: [quantile(&rates, 0.25), quantile(&rates, 0.75)],
+        seconds_per_step: w.batch as f64 / median,
+        rounds: [rates.len(), steps],
+        parameters: setup.parameters(),
+        peak_bytes: backend.allocated().1,
+    })
+}
