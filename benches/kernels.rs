@@ -18,10 +18,10 @@ use glmc_engine::ops::augment_mix::{AugmentMix, Augmentation, Mixing};
 use glmc_engine::ops::batch_norm::{self, Shortcut};
 use glmc_engine::ops::classify::Classify;
 use glmc_engine::ops::conv2d;
+use glmc_engine::ops::load_step::STEP_WORDS;
 use glmc_engine::ops::sgd::{Sgd, SgdConfig};
 use glmc_engine::ops::soft_label_cross_entropy::Head;
 use glmc_engine::ops::soft_labels::SoftLabels;
-use glmc_engine::ops::step::STEP_WORDS;
 use glmc_engine::ops::total_loss::{LOSS_COLUMNS, TotalLoss};
 use glmc_engine::tape::Grad;
 use glmc_engine::tensor::{DType, Precision, Tensor};
@@ -82,7 +82,7 @@ impl Bench<'_> {
         self.run("ceiling of arithmetic", |b| b.ceiling_math(sums, sizes.rounds).map(|_| ()));
         let [from, to] = [(); 2].map(|()| scratch(backend, sizes.copy));
         self.moves(&[from, to]);
-        self.run("ceiling of memory", |b| b.ceiling_copy(from, to));
+        self.run("ceiling of memory", |b| b.ceilings_copy(from, to));
         for tensor in [sums, from, to] {
             backend.free(tensor.buffer);
         }

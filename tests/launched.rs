@@ -10,11 +10,11 @@ use glmc_engine::ops::augment_mix::{AugmentMix, AugmentMixKernels, Augmentation,
 use glmc_engine::ops::batch_norm::{self, BatchNormKernels, Shortcut};
 use glmc_engine::ops::global_avg_pool::GlobalAvgPoolKernels;
 use glmc_engine::ops::linear::LinearKernels;
+use glmc_engine::ops::load_step::{LoadStepKernels, STEP_WORDS, StepParams};
 use glmc_engine::ops::negative_cosine::NegativeCosineKernels;
 use glmc_engine::ops::sgd::{Sgd, SgdConfig, SgdKernels};
 use glmc_engine::ops::soft_label_cross_entropy::{Head, SoftLabelCrossEntropyKernels};
 use glmc_engine::ops::soft_labels::{SoftLabels, SoftLabelsKernels};
-use glmc_engine::ops::step::{STEP_WORDS, StepKernels, StepParams};
 use glmc_engine::ops::total_loss::{TotalLoss, TotalLossKernels};
 use glmc_engine::rng::philox;
 use glmc_engine::tape::Grad;

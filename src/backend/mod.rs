@@ -172,7 +172,7 @@ backend! {
     ops::sgd::SgdKernels,
     ops::soft_label_cross_entropy::SoftLabelCrossEntropyKernels,
     ops::soft_labels::SoftLabelsKernels,
-    ops::step::StepKernels,
+    ops::load_step::LoadStepKernels,
     ops::total_loss::TotalLossKernels,
 }
 

@@ -122,8 +122,8 @@ fn copies(backend: &dyn Backend, bytes: usize, seconds: f64) -> Result<Option<f6
         }
         let [from, to] = [0, 1].map(|i| Tensor::at_start(buffers[i], &[bytes], DType::U8));
         // Memory that nobody has written may be one page of zeros in reality.
-        backend.ceiling_copy(to, from)?;
-        let call = || Ok((2.0 * bytes as f64, backend.time(&mut || backend.ceiling_copy(from, to))?));
+        backend.ceilings_copy(to, from)?;
+        let call = || Ok((2.0 * bytes as f64, backend.time(&mut || backend.ceilings_copy(from, to))?));
         call()?;
         if call()?.1 < LONG_ENOUGH && bytes < COPY_BYTES[1] {
             return Ok(None);

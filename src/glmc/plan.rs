@@ -4,7 +4,7 @@
 use super::mixing::{PartnerSampler, draw_box, draw_lambda};
 use super::schedule;
 use crate::error::Result;
-use crate::ops::step::{STEP_WORDS, StepParams};
+use crate::ops::load_step::{STEP_WORDS, StepParams};
 use crate::rng::philox::{self, Purpose, Stream};
 
 /// What a plan depends on besides seed and epoch.

@@ -3,7 +3,7 @@
 //! `augment_mix` starts from the resident u8 images; `mix_views` from views that are already augmented and normalised,
 //! as reference steps hold them.
 
-use super::step::StepVars;
+use super::load_step::StepVars;
 use super::{expect, four};
 use crate::backend::Backend;
 use crate::error::{Error, Result};

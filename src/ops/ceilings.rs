@@ -22,5 +22,5 @@ pub trait CeilingKernels {
     ///
     /// # Errors
     /// When the sizes do not fit, or the device fails.
-    fn ceiling_copy(&self, from: Tensor, to: Tensor) -> Result<()>;
+    fn ceilings_copy(&self, from: Tensor, to: Tensor) -> Result<()>;
 }

@@ -1,7 +1,7 @@
 //! Evaluation's last op: where the true class ranks among the logits, and how confident the best one is. Top-k
 //! accuracy, shots, per-class accuracy and calibration are all tallies of these.
 
-use super::step::StepVars;
+use super::load_step::StepVars;
 use super::two;
 use crate::backend::Backend;
 use crate::error::Result;

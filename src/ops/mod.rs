@@ -11,11 +11,11 @@ pub mod classify;
 pub mod conv2d;
 pub mod global_avg_pool;
 pub mod linear;
+pub mod load_step;
 pub mod negative_cosine;
 pub mod sgd;
 pub mod soft_label_cross_entropy;
 pub mod soft_labels;
-pub mod step;
 pub mod total_loss;
 
 use crate::error::{Error, Result};

@@ -2,7 +2,7 @@
 //! `p_w = lambda*w_i*onehot(y_i) + (1-lambda)*w_j*onehot(y_j)` (GLMC paper, section 3).
 
 use super::expect;
-use super::step::StepVars;
+use super::load_step::StepVars;
 use crate::backend::Backend;
 use crate::error::Result;
 use crate::tape::{Op, Run, Tape, Var};

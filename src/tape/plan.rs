@@ -370,7 +370,7 @@ mod tests {
         use crate::backend::native::Native;
         use crate::ops::augment_mix::{Augmentation, Mixing, augment_mix};
         use crate::ops::conv2d::conv2d;
-        use crate::ops::step::{STEP_WORDS, load_step};
+        use crate::ops::load_step::{STEP_WORDS, load_step};
         use crate::tensor::Precision;
 
         let native = Native::new(Precision::F32, 1).unwrap();

@@ -10,7 +10,7 @@ use crate::glmc::EpochPlan;
 use crate::nn::{HeadKind, Mode, Model, ParameterStore, Recorder};
 use crate::ops::augment_mix::{Augmentation, Mixing, augment_mix};
 use crate::ops::classify::classify;
-use crate::ops::step::{STEP_WORDS, load_step};
+use crate::ops::load_step::{STEP_WORDS, load_step};
 use crate::tape::Program;
 use crate::tensor::{DType, Tensor};
 

@@ -10,7 +10,7 @@ use rayon::prelude::*;
 use crate::backend::{Backend, Mark, Pinned};
 use crate::error::{Error, Result};
 use crate::glmc::EpochPlan;
-use crate::ops::step::STEP_WORDS;
+use crate::ops::load_step::STEP_WORDS;
 use crate::tensor::{DType, Tensor};
 
 /// A set of images of one size, on the host: what a store's split maps, or what a bench made up.

@@ -14,8 +14,8 @@ use crate::config::{Config, Method, PRESETS, Settings, preset};
 use crate::error::Result;
 use crate::ops::augment_mix::AugmentMixKernels;
 use crate::ops::ceilings::CeilingKernels;
+use crate::ops::load_step::STEP_WORDS;
 use crate::ops::sgd::SgdKernels;
-use crate::ops::step::STEP_WORDS;
 use crate::tensor::{DType, Precision, Tensor};
 
 /// The GPU that launches are noted for: an H100's multiprocessors, and the shared memory a block that every supported GPU
@@ -75,7 +75,7 @@ fn run(backend: &Launched, config: &Config, stand_in: &StandIn) -> Result<()> {
     let values = tensor(&[backend.ceiling_values()], DType::F32, "values")?;
     backend.ceiling_math(values, 1)?;
     let [from, to] = [0, 1].map(|_| tensor(&[1 << 20], DType::U8, "copy"));
-    backend.ceiling_copy(from?, to?)?;
+    backend.ceilings_copy(from?, to?)?;
     backend.checksum(views).map(|_| ())
 }
 

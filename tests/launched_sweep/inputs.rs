@@ -4,8 +4,8 @@ use super::*;
 use glmc_engine::backend::Memory;
 use glmc_engine::ops::augment_mix::{AugmentMix, AugmentMixKernels, Augmentation, Mixing};
 use glmc_engine::ops::classify::{Classify, ClassifyKernels};
+use glmc_engine::ops::load_step::LoadStepKernels;
 use glmc_engine::ops::soft_labels::{SoftLabels, SoftLabelsKernels};
-use glmc_engine::ops::step::StepKernels;
 
 /// Everything that integers decide must be exact.
 #[test]
@@ -18,7 +18,7 @@ fn steps_labels_and_ranks() {
         let weights = random.values(classes);
         // Few different values, so that ties are common.
         let logits: Vec<f64> = (0..batch * classes).map(|_| random.between(0, 5) as f64).collect();
-        fn run<B: Memory + StepKernels + SoftLabelsKernels + ClassifyKernels>(
+        fn run<B: Memory + LoadStepKernels + SoftLabelsKernels + ClassifyKernels>(
             b: &B,
             (batch, classes, images): (usize, usize, usize),
             (labels, table): (&[usize], &[usize]),

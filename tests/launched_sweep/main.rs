@@ -5,7 +5,7 @@ use glmc_engine::backend::Memory;
 use glmc_engine::backend::driver::emulator::{Emulator, Options};
 use glmc_engine::backend::launched::Launched;
 use glmc_engine::backend::native::Native;
-use glmc_engine::ops::step::{STEP_WORDS, StepParams};
+use glmc_engine::ops::load_step::{STEP_WORDS, StepParams};
 use glmc_engine::tensor::{DType, Precision, Tensor};
 use half::bf16;
 

@@ -36,11 +36,11 @@ pub fn add(suite: &mut Suite) {
             let [from, to] = [from, to].map(|buffer| Tensor::at_start(buffer, &[bytes], DType::U8));
             let data: Vec<u8> = (0..bytes).map(|i| (i * 31 % 251) as u8 + 1).collect();
             backend.upload(from, &data)?;
-            backend.ceiling_copy(from, to)?;
+            backend.ceilings_copy(from, to)?;
             let mut got = vec![0; bytes + 16];
             backend.download(all, &mut got)?;
             assert!(got[..bytes] == data && got[bytes..] == [0; 16], "{bytes} bytes");
-            assert!(backend.ceiling_copy(from, all).is_err(), "sizes differ");
+            assert!(backend.ceilings_copy(from, all).is_err(), "sizes differ");
             [from, to].iter().for_each(|tensor| backend.free(tensor.buffer));
         }
         Ok(())

@@ -2,8 +2,8 @@
 
 use glmc_engine::ops::augment_mix::{Augmentation, Mixing, augment_mix, mix_views};
 use glmc_engine::ops::classify::classify;
+use glmc_engine::ops::load_step::{StepParams, StepVars, load_step};
 use glmc_engine::ops::soft_labels::soft_labels;
-use glmc_engine::ops::step::{StepParams, StepVars, load_step};
 use glmc_engine::rng::philox::{self, Purpose};
 use glmc_engine::tensor::DType;
 

@@ -1,8 +1,8 @@
 //! `soft_label_cross_entropy`, `negative_cosine` and `total_loss`.
 
+use glmc_engine::ops::load_step::StepParams;
 use glmc_engine::ops::negative_cosine::negative_cosine;
 use glmc_engine::ops::soft_label_cross_entropy::soft_label_cross_entropy;
-use glmc_engine::ops::step::StepParams;
 use glmc_engine::ops::total_loss::total_loss;
 
 use crate::common::array::{Array, Random};

@@ -6,9 +6,9 @@ use glmc_engine::ops::batch_norm::{Parameters, Statistics, batch_norm};
 use glmc_engine::ops::conv2d::conv2d;
 use glmc_engine::ops::global_avg_pool::global_avg_pool;
 use glmc_engine::ops::linear::linear;
+use glmc_engine::ops::load_step::StepParams;
 use glmc_engine::ops::negative_cosine::negative_cosine;
 use glmc_engine::ops::soft_label_cross_entropy::soft_label_cross_entropy;
-use glmc_engine::ops::step::StepParams;
 use glmc_engine::ops::total_loss::total_loss;
 use glmc_engine::tape::Var;
 

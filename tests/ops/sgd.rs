@@ -1,7 +1,7 @@
 //! `sgd`, several steps in a row.
 
+use glmc_engine::ops::load_step::StepParams;
 use glmc_engine::ops::sgd::{Sgd, SgdConfig};
-use glmc_engine::ops::step::StepParams;
 use glmc_engine::tensor::DType;
 
 use crate::common::array::{Array, Random};

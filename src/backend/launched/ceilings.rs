@@ -1,4 +1,4 @@
-//! `ceilings`: `ceiling_mma` in bf16, `ceiling_fma` in f32; `ceiling_copy`.
+//! `ceilings`: `ceilings_mma` in bf16, `ceilings_fma` in f32; `ceilings_copy`.
 
 use super::super::driver::{Arg, KernelSpec, Launch};
 use super::{Launched, Operands, aligned};
@@ -33,15 +33,15 @@ impl CeilingKernels for Launched {
         let args = [Arg::Ptr(operands.float("the values", values, count)?), Arg::F32(1.0), Arg::U32(rounds)];
         // A value of a product of depth 16 takes that many multiply-adds.
         let (spec, depth) = match self.precision {
-            Precision::Bf16 => (KernelSpec::new("ceiling_mma.cu", "ceiling_mma").define("TILES", TILES), 16.0),
-            _ => (KernelSpec::new("ceiling_fma.cu", "ceiling_fma").define("CHAINS", CHAINS), 1.0),
+            Precision::Bf16 => (KernelSpec::new("ceilings_mma.cu", "ceilings_mma").define("TILES", TILES), 16.0),
+            _ => (KernelSpec::new("ceilings_fma.cu", "ceilings_fma").define("CHAINS", CHAINS), 1.0),
         };
         let blocks = operands.small("blocks", count / each)?;
         self.launch(&spec.define("BLOCK", BLOCK), Launch::linear(blocks, BLOCK), &args)?;
         Ok(2.0 * depth * count as f64 * f64::from(rounds))
     }
 
-    fn ceiling_copy(&self, from: Tensor, to: Tensor) -> Result<()> {
+    fn ceilings_copy(&self, from: Tensor, to: Tensor) -> Result<()> {
         let operands = Operands::new(self, NAME);
         let bytes = from.bytes();
         let pointers = [
@@ -52,7 +52,7 @@ impl CeilingKernels for Launched {
             return Err(Error::op(NAME, format!("a copy of {bytes} bytes is not one of whole aligned vectors")));
         }
         let vectors = bytes / VECTOR_BYTES;
-        let spec = KernelSpec::new("ceiling_copy.cu", "ceiling_copy").define("BLOCK", BLOCK).define("ITEMS", ITEMS);
+        let spec = KernelSpec::new("ceilings_copy.cu", "ceilings_copy").define("BLOCK", BLOCK).define("ITEMS", ITEMS);
         let launch = Launch::cover(vectors.div_ceil(ITEMS), BLOCK);
         self.launch(&spec, launch, &[Arg::Ptr(pointers[0]), Arg::Ptr(pointers[1]), Arg::U64(vectors as u64)])
     }

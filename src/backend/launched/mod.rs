@@ -13,12 +13,12 @@ pub mod conv2d;
 mod global_avg_pool;
 mod grid;
 mod linear;
+mod load_step;
 mod negative_cosine;
 mod operands;
 mod sgd;
 mod soft_label_cross_entropy;
 mod soft_labels;
-mod step;
 mod total_loss;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -51,7 +51,7 @@ impl<'a> Operands<'a> {
 
     /// The step's scalars.
     pub(crate) fn step(&self, tensor: Tensor) -> Result<DevicePtr> {
-        self.int("the step", tensor, crate::ops::step::STEP_WORDS)
+        self.int("the step", tensor, crate::ops::load_step::STEP_WORDS)
     }
 
     /// An extent as kernels take it.

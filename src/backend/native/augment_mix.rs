@@ -1,12 +1,12 @@
 //! `augment_mix` and `mix_views` on the CPU: sample by sample, row by row, from bytes through a table to the mixtures.
 
 use super::Native;
+use super::load_step;
 use super::parallel::{Rows, for_chunks};
 use super::real::{Real, with_real};
-use super::step;
 use crate::error::{Error, Result};
 use crate::ops::augment_mix::{AugmentMix, AugmentMixKernels, Augmentation, Mixing};
-use crate::ops::step::StepParams;
+use crate::ops::load_step::StepParams;
 use crate::rng::philox::{self, Purpose};
 use crate::tensor::Tensor;
 
@@ -93,7 +93,7 @@ fn extents(out: Tensor) -> Result<[usize; 3]> {
 fn augment_mix<T: Real>(native: &Native, mixing: Mixing, augmentation: &Augmentation, t: &AugmentMix) -> Result<()> {
     let [images, height, width] = extents(t.out)?;
     let a = native.memory.access()?;
-    let (pixels, out, step) = (a.read::<u8>(t.pixels)?, a.write::<T>(t.out)?, step::params(&a, t.step)?);
+    let (pixels, out, step) = (a.read::<u8>(t.pixels)?, a.write::<T>(t.out)?, load_step::params(&a, t.step)?);
     let (originals, partners) = (a.read::<i32>(t.originals)?, a.read::<i32>(t.partners)?);
     let batch = originals.len();
     let bytes = height * width * COLOURS;
@@ -106,7 +106,7 @@ fn augment_mix<T: Real>(native: &Native, mixing: Mixing, augmentation: &Augmenta
     }
     let used_partners = if mixing == Mixing::Glmc { partners } else { &[] };
     for &image in originals.iter().chain(used_partners) {
-        step::index(NAME, "image", image, source[0])?;
+        load_step::index(NAME, "image", image, source[0])?;
     }
     let table = table::<T>(augmentation);
     let image = |index: i32| View::plain(&pixels[index as usize * bytes..][..bytes], [height, width]);
@@ -155,7 +155,7 @@ fn mix_views<T: Real>(native: &Native, views: Tensor, step: Tensor, out: Tensor)
         return Err(Error::op("mix_views", format!("views {} do not become {}", views.shape, out.shape)));
     }
     let a = native.memory.access()?;
-    let (views, out, step) = (a.read::<T>(views)?, a.write::<T>(out)?, step::params(&a, step)?);
+    let (views, out, step) = (a.read::<T>(views)?, a.write::<T>(out)?, load_step::params(&a, step)?);
     let (lambda, [top, bottom, left, right]) = (T::from_f64(f64::from(step.lambda)), cut(&step, [height, width]));
     let (rest, sample) = (T::ONE - lambda, height * width * COLOURS);
     let work = |n: usize, (mixup, cutmix): (Rows<'_, T>, Rows<'_, T>)| {

@@ -156,7 +156,7 @@ impl CeilingKernels for Native {
         Ok(2.0 * count as f64 * f64::from(rounds))
     }
 
-    fn ceiling_copy(&self, from: Tensor, to: Tensor) -> Result<()> {
+    fn ceilings_copy(&self, from: Tensor, to: Tensor) -> Result<()> {
         if from.bytes() != to.bytes() || from.dtype != DType::U8 {
             return Err(Error::op(NAME, format!("a copy from {} to {} bytes", from.bytes(), to.bytes())));
         }
@@ -193,7 +193,7 @@ mod tests {
             let [from, to] = buffers.map(|b| Tensor { offset, ..Tensor::at_start(b, &[bytes], DType::U8) });
             let data: Vec<u8> = (0..bytes).map(|i| (i * 31 % 251) as u8).collect();
             native.upload(from, &data).unwrap();
-            native.ceiling_copy(from, to).unwrap();
+            native.ceilings_copy(from, to).unwrap();
             let mut copied = vec![0; bytes];
             native.download(to, &mut copied).unwrap();
             assert_eq!(copied, data, "{bytes} bytes at {offset}");

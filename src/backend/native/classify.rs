@@ -1,9 +1,9 @@
 //! `classify` on the CPU.
 
 use super::Native;
+use super::load_step;
 use super::real::{Real, with_real};
 use super::soft_label_cross_entropy::log_sum_exp;
-use super::step;
 use crate::error::{Error, Result};
 use crate::ops::classify::{Classify, ClassifyKernels};
 
@@ -21,7 +21,7 @@ fn rank<T: Real>(logits: &[T], class: usize) -> usize {
 fn classify<T: Real>(native: &Native, t: &Classify) -> Result<()> {
     let a = native.memory.access()?;
     let (logits, labels) = (a.read::<T>(t.logits)?, a.read::<i32>(t.labels)?);
-    let (originals, params) = (a.read::<i32>(t.originals)?, step::params(&a, t.step)?);
+    let (originals, params) = (a.read::<i32>(t.originals)?, load_step::params(&a, t.step)?);
     let (ranks, confidences) = (a.write::<i32>(t.ranks)?, a.write::<f32>(t.confidences)?);
     let (first, batch) = (params.row as usize, originals.len());
     let classes = logits.len() / batch.max(1);
@@ -31,8 +31,8 @@ fn classify<T: Real>(native: &Native, t: &Classify) -> Result<()> {
     }
     let results = ranks[first..].iter_mut().zip(&mut confidences[first..]);
     for ((logits, &image), (to_rank, confidence)) in logits.chunks_exact(classes).zip(originals).zip(results) {
-        let image = step::index(NAME, "image", image, labels.len())?;
-        let class = step::index(NAME, "class", labels[image], classes)?;
+        let image = load_step::index(NAME, "image", image, labels.len())?;
+        let class = load_step::index(NAME, "class", labels[image], classes)?;
         *to_rank = rank(logits, class) as i32;
         *confidence = log_sum_exp(logits).1.recip() as f32;
     }

@@ -13,6 +13,7 @@ mod classify;
 mod conv2d;
 mod global_avg_pool;
 mod linear;
+mod load_step;
 mod matmul;
 mod memory;
 mod negative_cosine;
@@ -22,7 +23,6 @@ mod sgd;
 mod simd;
 mod soft_label_cross_entropy;
 mod soft_labels;
-mod step;
 mod total_loss;
 mod workspace;
 

@@ -1,8 +1,8 @@
 //! `negative_cosine` on the CPU, in double.
 
 use super::Native;
+use super::load_step;
 use super::real::{Real, with_real};
-use super::step;
 use crate::error::{Error, Result};
 use crate::ops::negative_cosine::{EPSILON, NegativeCosineKernels};
 use crate::tape::Grad;
@@ -34,7 +34,7 @@ fn negative_cosine<T: Real>(
         return Err(Error::op(NAME, format!("u has {} elements, its gradient has not", u.len())));
     }
     let batch = count / 2;
-    let factor = f64::from(step::params(&a, step)?.coefficients[2]) / batch as f64;
+    let factor = f64::from(load_step::params(&a, step)?.coefficients[2]) / batch as f64;
     for (n, loss) in rows.iter_mut().enumerate() {
         let other = (n + batch) % count;
         let u = &u[n * features..][..features];

@@ -1,9 +1,9 @@
 //! `soft_label_cross_entropy` on the CPU: one row of logits at a time, in double.
 
 use super::Native;
+use super::load_step;
 use super::parallel::{Rows, for_chunks};
 use super::real::{Real, with_real};
-use super::step;
 use crate::error::{Error, Result};
 use crate::ops::soft_label_cross_entropy::{Head, SoftLabelCrossEntropyKernels};
 use crate::tensor::Tensor;
@@ -40,7 +40,7 @@ fn row<T: Real>(logits: &[T], label: &[T], dlogits: Option<(&mut [T], bool)>, fa
 
 fn cross_entropy<T: Real>(native: &Native, heads: &[Head], step: Tensor, rows: Tensor) -> Result<()> {
     let a = native.memory.access()?;
-    let coefficients = step::params(&a, step)?.coefficients;
+    let coefficients = load_step::params(&a, step)?.coefficients;
     if heads.is_empty() || heads.len() > coefficients.len() {
         return Err(Error::op(NAME, format!("{} heads", heads.len())));
     }

@@ -1,8 +1,8 @@
 //! `soft_labels` on the CPU.
 
 use super::Native;
+use super::load_step;
 use super::real::{Real, with_real};
-use super::step;
 use crate::error::{Error, Result};
 use crate::ops::soft_labels::{SoftLabels, SoftLabelsKernels};
 
@@ -13,14 +13,14 @@ fn soft_labels<T: Real>(native: &Native, t: &SoftLabels) -> Result<()> {
     let (labels, weights) = (a.read::<i32>(t.labels)?, a.read::<T>(t.class_weights)?);
     let (originals, partners) = (a.read::<i32>(t.originals)?, a.read::<i32>(t.partners)?);
     let (label, weighted) = (a.write::<T>(t.label)?, a.write::<T>(t.label_weighted)?);
-    let lambda = T::from_f64(f64::from(step::params(&a, t.step)?.label_lambda));
+    let lambda = T::from_f64(f64::from(load_step::params(&a, t.step)?.label_lambda));
     let classes = weights.len();
     let elements = originals.len() * classes;
     if (partners.len(), label.len(), weighted.len()) != (originals.len(), elements, elements) {
         return Err(Error::op(NAME, format!("{} labels for {} samples", t.label.shape, t.originals.shape)));
     }
     let class = |image: i32| -> Result<usize> {
-        step::index(NAME, "class", labels[step::index(NAME, "image", image, labels.len())?], classes)
+        load_step::index(NAME, "class", labels[load_step::index(NAME, "image", image, labels.len())?], classes)
     };
     label.fill(T::ZERO);
     weighted.fill(T::ZERO);

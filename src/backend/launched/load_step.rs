@@ -3,12 +3,12 @@
 use super::super::driver::{Arg, KernelSpec, Launch};
 use super::{Launched, Operands};
 use crate::Result;
-use crate::ops::step::{STEP_WORDS, StepKernels};
+use crate::ops::load_step::{LoadStepKernels, STEP_WORDS};
 use crate::tensor::Tensor;
 
 const BLOCK: u32 = 256;
 
-impl StepKernels for Launched {
+impl LoadStepKernels for Launched {
     fn load_step(
         &self,
         table: Tensor,

@@ -3,7 +3,7 @@
 use super::Native;
 use super::memory::Access;
 use crate::error::{Error, Result};
-use crate::ops::step::{STEP_WORDS, StepKernels, StepParams};
+use crate::ops::load_step::{LoadStepKernels, STEP_WORDS, StepParams};
 use crate::tensor::Tensor;
 
 /// The step's scalars.
@@ -21,7 +21,7 @@ pub fn index(op: &'static str, what: &str, index: i32, count: usize) -> Result<u
         .ok_or_else(|| Error::op(op, format!("{what} {index} is not in 0..{count}")))
 }
 
-impl StepKernels for Native {
+impl LoadStepKernels for Native {
     fn load_step(
         &self,
         table: Tensor,

@@ -12,7 +12,7 @@
 #endif
 
 extern "C" __global__ void __launch_bounds__(BLOCK)
-    ceiling_copy(const Vec16* __restrict__ from, Vec16* __restrict__ to, u64 vectors) {
+    ceilings_copy(const Vec16* __restrict__ from, Vec16* __restrict__ to, u64 vectors) {
     u64 first = static_cast<u64>(blockIdx.x) * BLOCK * ITEMS + threadIdx.x;
     Vec16 item[ITEMS];
 #pragma unroll

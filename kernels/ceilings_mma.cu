@@ -12,7 +12,7 @@
 #error "TILES: products of a warp"
 #endif
 
-extern "C" __global__ void __launch_bounds__(BLOCK) ceiling_mma(float* __restrict__ values, float one, u32 rounds) {
+extern "C" __global__ void __launch_bounds__(BLOCK) ceilings_mma(float* __restrict__ values, float one, u32 rounds) {
     float* own = values + static_cast<u64>(blockIdx.x) * BLOCK * 4 * TILES + threadIdx.x;
     u32 ones = pack_bf16(one, one), sixteenths = pack_bf16(one / 16, one / 16);
     u32 a[4] = {ones, ones, ones, ones}, b[2] = {sixteenths, sixteenths};

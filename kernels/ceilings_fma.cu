@@ -11,7 +11,7 @@
 #error "CHAINS: values of a thread"
 #endif
 
-extern "C" __global__ void __launch_bounds__(BLOCK) ceiling_fma(float* __restrict__ values, float one, u32 rounds) {
+extern "C" __global__ void __launch_bounds__(BLOCK) ceilings_fma(float* __restrict__ values, float one, u32 rounds) {
     float* own = values + static_cast<u64>(blockIdx.x) * BLOCK * CHAINS + threadIdx.x;
     float chain[CHAINS];
 #pragma unroll

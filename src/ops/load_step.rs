@@ -38,7 +38,7 @@ pub struct StepParams {
 }
 
 /// What a backend provides for `load_step`.
-pub trait StepKernels {
+pub trait LoadStepKernels {
     /// Takes row `cursor` of `table` (rows, 16 + 2 * batch) apart into `step` (16), `originals` (batch) and `partners`
     /// (batch), and adds 1 to `cursor` (1). All are `I32`.
     fn load_step(&self, table: Tensor, cursor: Tensor, step: Tensor, originals: Tensor, partners: Tensor)
