@@ -100,8 +100,7 @@ unsafe extern "C" fn cuModuleGetFunction(
         let entry = unsafe { CStr::from_ptr(entry) }.to_string_lossy();
         let image = &gpu.modules[&handle].0;
         if !image.entries().iter().any(|known| *known == entry) {
-            let what = format!("{} has no kernel {entry}", image.file);
-            return Err(gpu.misuse(name, CUDA_ERROR_NOT_FOUND, what));
+            return Err(CUDA_ERROR_NOT_FOUND);
         }
         spec = Some((handle, image.spec(&entry)));
         Ok(())

@@ -11,7 +11,7 @@ use std::thread::ThreadId;
 
 use cudarc::driver::sys::CUresult::{self, *};
 use cudarc::driver::sys::CUstreamCaptureMode::{self, *};
-use cudarc::driver::sys::{CUgraph, CUstream};
+use cudarc::driver::sys::{CUgraph, CUstream, CUstreamCaptureStatus};
 use glmc_engine::backend::driver::{Arg, Driver, Kernel, Launch};
 
 use crate::gpu::{Answer, Gpu, emulator, give, in_context};
@@ -291,6 +291,20 @@ unsafe extern "C" fn cuStreamSynchronize(stream: CUstream) -> CUresult {
         let handle = gpu.stream("cuStreamSynchronize", stream)?;
         gpu.not_captured("cuStreamSynchronize", handle)?;
         gpu.drain(handle)
+    })
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn cuStreamIsCapturing(stream: CUstream, status: *mut CUstreamCaptureStatus) -> CUresult {
+    use CUstreamCaptureStatus::*;
+    in_context("cuStreamIsCapturing", |gpu| {
+        let handle = gpu.stream("cuStreamIsCapturing", stream)?;
+        let found = match &gpu.at(handle).capture {
+            None => CU_STREAM_CAPTURE_STATUS_NONE,
+            Some(Capture { valid: true, .. }) => CU_STREAM_CAPTURE_STATUS_ACTIVE,
+            Some(_) => CU_STREAM_CAPTURE_STATUS_INVALIDATED,
+        };
+        give(gpu, "cuStreamIsCapturing", status, found)
     })
 }
 
