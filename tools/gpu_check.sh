@@ -7,7 +7,9 @@
 #                                        training run too
 #
 # The GPU machine needs a driver, libnvrtc (in Python's packages, say) and python3; PyTorch there is timed beside the
-# engine, each in its own process. To rehearse without a GPU: DEVICE=emulator SMALL=1 tools/gpu_check.sh OUT
+# engine, each in its own process, where it is installed and sees the GPU. To rehearse without one:
+#   SMALL=1 DEVICE=emulator tools/gpu_check.sh OUT
+#   SMALL=1 tools/mock_cuda.sh tools/gpu_check.sh OUT    the same through the CUDA driver's code
 # Environment: DEVICE (default cuda), SMALL (a few seconds of everything), EPOCHS (default 200), PARTS (default all: facts
 # suite verify sanitizer step ops pytorch layers train peer).
 set -uo pipefail

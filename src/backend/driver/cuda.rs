@@ -255,7 +255,9 @@ impl Driver for Cuda {
         let context = self.context.clone();
         let release = move |start: *mut u8, _| {
             if context.bind().is_ok() {
-                // SAFETY: allocated above, released once, by the last holder; the driver waits for copies in flight.
+                // A copy may be in flight, after an error say, and no manual promises that freeing waits for it.
+                context.drain();
+                // SAFETY: allocated above, released once, by the last holder; nothing in the stream uses it any more.
                 let _ = unsafe { result::free_host(start.cast::<c_void>()) };
             }
         };
@@ -395,6 +397,10 @@ impl Driver for Cuda {
         self.context.bind()?;
         // SAFETY: recording began above; it must end whatever `body` said.
         let graph = unsafe { result::stream::end_capture(stream) };
+        if let (Err(_), Ok(graph)) = (&outcome, &graph) {
+            // SAFETY: the recording is whole but not wanted; a null graph, should there be one, is the driver's error.
+            let _ = unsafe { result::graph::destroy(*graph) };
+        }
         outcome?;
         let graph = graph.map_err(failed)?;
         if graph.is_null() {

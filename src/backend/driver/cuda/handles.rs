@@ -47,10 +47,12 @@ pub(super) fn parameter_sizes(function: sys::CUfunction) -> Option<Vec<usize>> {
     let mut sizes = Vec::new();
     loop {
         let (mut offset, mut size) = (0, 0);
-        // SAFETY: both targets are valid; the driver answers an index past the last with an error.
+        // SAFETY: both targets are valid; the driver answers an index past the last with "invalid value".
         match unsafe { get(function, sizes.len(), &mut offset, &mut size) } {
             sys::CUresult::CUDA_SUCCESS => sizes.push(size),
-            _ => return Some(sizes),
+            sys::CUresult::CUDA_ERROR_INVALID_VALUE => return Some(sizes),
+            // Something else is wrong, and will be told by the launch: not that there are no more parameters.
+            _ => return None,
         }
     }
 }

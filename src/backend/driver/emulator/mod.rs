@@ -156,6 +156,15 @@ impl Emulator {
         self.inner.launches.load(Ordering::Relaxed)
     }
 
+    /// Sizes in bytes of the parameters of a kernel, which is loaded if it was not yet.
+    ///
+    /// # Errors
+    /// When the kernel is another driver's, or does not compile.
+    pub fn parameter_sizes(&self, kernel: Kernel) -> Result<Vec<usize>> {
+        let slot = self.inner.slot(kernel)?;
+        Ok(slot.loaded(|spec| self.inner.load(spec))?.sizes.clone())
+    }
+
     /// Runs `body` in `orders` different thread orders and compares what it returns, byte for byte.
     ///
     /// # Errors
