@@ -296,6 +296,36 @@ fn batch_norm_over_many_blocks() {
     sweep!("many blocks", (3e-5, 2e-2), |b| case.run(b));
 }
 
+/// Two values of 300 that differ by 0.25 (the error of a sum of squares is larger than the variance), and more of them.
+#[test]
+fn batch_norm_of_few_values_far_from_zero() {
+    let mut random = Random(3);
+    for (batch, height) in [(2, 1), (1, 2), (3, 1), (4, 16)] {
+        let g = batch_norm::Geometry {
+            views: 2,
+            batch: 2 * batch,
+            height,
+            width: 1,
+            channels: 20,
+            parts: height,
+            shortcut: Shortcut::None,
+            relu: false,
+        };
+        let mut case = NormCase::new(&mut random, g);
+        let steps = random.values(case.x.len());
+        case.x = steps.iter().enumerate().map(|(i, v)| 300.0 + 0.25 * (i / g.channels % 2) as f64 + v / 64.0).collect();
+        case.x.iter_mut().for_each(|v| *v = (*v * 1024.0).round() / 1024.0);
+        let forward = |mut results: Results| {
+            results.retain(|(name, _)| ["z", "statistics", "running_mean", "running_var"].contains(name));
+            results
+        };
+        let native = Native::new(Precision::F64, 1).unwrap();
+        // bf16 cannot tell these values apart. The mean is stored in f32, to a ten-thousandth of the deviation.
+        let got = forward(case.run(&emulator(Precision::F32)));
+        compare(&format!("{g:?}"), Precision::F32, &got, &forward(case.run(&native)), (3e-4, 2e-2));
+    }
+}
+
 #[test]
 fn global_avg_pool() {
     let mut random = Random(3);
