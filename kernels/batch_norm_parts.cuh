@@ -20,20 +20,10 @@ struct PairSum {
     double first, second;
 };
 
-// The two sums of one view; every thread of the block must call it, and lane 0 of each channel gets the result.
+// Adds up the sums of a channel's lanes; every thread of the block must call it, and gets its channel's result.
 // `shared` holds 2 * BLOCK doubles.
-DEVICE PairSum sum_parts(double* shared, const float* sums, u32 view, u32 parts, u32 channels) {
-    u32 channel = blockIdx.x * CHANNELS + threadIdx.x % CHANNELS;
+DEVICE PairSum add_lanes(double* shared, PairSum sum) {
     u32 lane = threadIdx.x / CHANNELS;
-    PairSum sum = {0.0, 0.0};
-    if (channel < channels) {
-        const float* at = sums + static_cast<u64>(view) * parts * 2 * channels + channel;
-#pragma unroll 4
-        for (u32 part = lane; part < parts; part += LANES) {
-            sum.first += at[static_cast<u64>(part) * 2 * channels];
-            sum.second += at[(static_cast<u64>(part) * 2 + 1) * channels];
-        }
-    }
     shared[threadIdx.x] = sum.first;
     shared[BLOCK + threadIdx.x] = sum.second;
     __syncthreads();
@@ -48,4 +38,20 @@ DEVICE PairSum sum_parts(double* shared, const float* sums, u32 view, u32 parts,
     sum.second = shared[BLOCK + threadIdx.x % CHANNELS];
     __syncthreads();
     return sum;
+}
+
+// The two sums of one view; see add_lanes for who calls it and what they get.
+DEVICE PairSum sum_parts(double* shared, const float* sums, u32 view, u32 parts, u32 channels) {
+    u32 channel = blockIdx.x * CHANNELS + threadIdx.x % CHANNELS;
+    u32 lane = threadIdx.x / CHANNELS;
+    PairSum sum = {0.0, 0.0};
+    if (channel < channels) {
+        const float* at = sums + static_cast<u64>(view) * parts * 2 * channels + channel;
+#pragma unroll 4
+        for (u32 part = lane; part < parts; part += LANES) {
+            sum.first += at[static_cast<u64>(part) * 2 * channels];
+            sum.second += at[(static_cast<u64>(part) * 2 + 1) * channels];
+        }
+    }
+    return add_lanes(shared, sum);
 }

@@ -1,7 +1,7 @@
 //! `glmc-engine verify` on the committed references, whole and damaged.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 const FILES: [&str; 3] = ["step_w4_c10_b5", "step_w2_c7_b3", "step_w3_c100_b2"];
@@ -14,34 +14,56 @@ fn verify(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_glmc-engine")).arg("verify").args(arguments).output().expect("the program starts")
 }
 
-/// Verifies the references on a device and returns the largest share of a limit that any group used.
-fn largest_share(device: &str, precision: &str, files: &[&str]) -> f64 {
+/// Verifies the references on a device; per group of all files, its name and the share of its limit that was used.
+fn shares(device: &str, precision: &str, files: &[&str]) -> Vec<(String, f64)> {
     let paths: Vec<PathBuf> = files.iter().map(|f| fixture(f)).collect();
     let mut arguments: Vec<&str> = paths.iter().map(|p| p.to_str().expect("UTF-8")).collect();
     arguments.extend(["--device", device, "--precision", precision, "--json"]);
     let output = verify(&arguments);
     let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(output.status.success(), "{stdout}{}", String::from_utf8_lossy(&output.stderr));
-    let reports: serde_json::Value = serde_json::from_str(&stdout).expect("JSON");
-    assert_eq!(reports.as_array().expect("a list").len(), files.len());
+    let reports: serde_json::Value = serde_json::from_str(&stdout).expect("JSON, whether or not files pass");
+    assert_eq!(reports.as_array().expect("a list").len(), files.len(), "{}", String::from_utf8_lossy(&output.stderr));
     let groups = reports.as_array().into_iter().flatten().flat_map(|r| r["groups"].as_array().expect("groups"));
-    let share = |g: &serde_json::Value| g["error"].as_f64().expect("a number") / g["limit"].as_f64().expect("a number");
-    let largest = groups.map(share).fold(0.0, f64::max);
-    println!("{device} {precision}: {:.1}% of a limit used", 100.0 * largest);
-    largest
+    let shares: Vec<(String, f64)> = groups
+        .map(|g| {
+            let number = |key: &str| g[key].as_f64().expect("a number");
+            (g["name"].as_str().expect("a name").to_owned(), number("error") / number("limit"))
+        })
+        .collect();
+    let passes = shares.iter().all(|(_, share)| *share <= 1.0);
+    assert_eq!(output.status.success(), passes, "the exit status says what the groups say: {stdout}");
+    for (name, share) in &shares {
+        println!("{device} {precision} {name}: {:.1}% of the limit used", 100.0 * share);
+    }
+    shares
+}
+
+fn largest(shares: &[(String, f64)]) -> f64 {
+    shares.iter().map(|(_, share)| *share).fold(0.0, f64::max)
 }
 
 #[test]
 fn references_are_reproduced_on_the_cpu() {
-    assert!(largest_share("cpu", "f32", &FILES) <= 1.0);
+    assert!(largest(&shares("cpu", "f32", &FILES)) <= 1.0);
     // In double the engine differs from PyTorch by the rounding of the stored inputs alone.
-    assert!(largest_share("cpu", "f64", &FILES) < 0.2);
+    assert!(largest(&shares("cpu", "f64", &FILES)) < 0.2);
 }
 
 #[test]
 fn references_are_reproduced_by_the_kernels() {
-    assert!(largest_share("emulator", "f32", &FILES[..2]) <= 1.0);
-    assert!(largest_share("emulator", "bf16", &FILES[..2]) <= 1.0);
+    assert!(largest(&shares("emulator", "f32", &FILES)) <= 1.0);
+    assert!(largest(&shares("emulator", "bf16", &FILES[..2])) <= 1.0);
+}
+
+/// Five steps with two samples are chaotic (tests/fixtures/README.md): rounding nothing but the start to bf16 breaks every
+/// limit of what comes after the first step, and so PyTorch in bf16 does not keep them either. The first step is held to its
+/// limits, the rest to twice theirs.
+#[test]
+fn a_chaotic_reference_is_reproduced_as_far_as_bf16_can() {
+    for (name, share) in shares("emulator", "bf16", &FILES[2..]) {
+        let first = name.starts_with("first-step") || name.starts_with("mixtures");
+        assert!(share <= if first { 1.0 } else { 2.0 }, "{name} uses {share:.2} of its limit");
+    }
 }
 
 #[test]
@@ -75,9 +97,61 @@ fn damaged_references_get_one_line_each() {
             "{part}: {stderr}"
         );
     }
-    let mut changed = whole.clone();
-    let end = changed.len();
-    changed[end - 4000..end - 3000].fill(0x7f);
-    fs::write(&path, changed).expect("writable");
-    assert_eq!(verify(&[path.to_str().expect("UTF-8")]).status.code(), Some(1), "noise is no pass");
+    // A file that cannot be read does not keep the others from being looked at, and JSON stays JSON.
+    let good = fixture(FILES[1]);
+    let arguments = [path.to_str().expect("UTF-8"), good.to_str().expect("UTF-8"), "--json"];
+    let output = verify(&arguments);
+    let reports: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(output.status.code(), Some(1));
+    assert!(reports.as_array().is_some_and(|r| r.len() == 1 && r[0]["pass"] == true), "{reports}");
+}
+
+/// Writes the smallest reference with some values of one tensor replaced, from its first on.
+fn with_values(path: &Path, tensor: &str, values: &[u8]) {
+    let mut bytes = fs::read(fixture(FILES[1])).expect("a fixture");
+    let length = u64::from_le_bytes(bytes[..8].try_into().expect("eight bytes")) as usize;
+    let header: serde_json::Value = serde_json::from_slice(&bytes[8..8 + length]).expect("a header");
+    let at = 8 + length + header[tensor]["data_offsets"][0].as_u64().expect("an offset") as usize;
+    bytes[at..at + values.len()].copy_from_slice(values);
+    fs::write(path, bytes).expect("writable");
+}
+
+#[test]
+fn absurd_values_get_one_line_each() {
+    let folder = tempfile::TempDir::new().expect("a folder");
+    let path = folder.path().join("absurd.safetensors");
+    let argument = path.to_str().expect("UTF-8");
+    let nan = f32::NAN.to_le_bytes();
+    let cases: [(&str, &[u8], &str); 7] = [
+        ("param.conv1.weight", &nan, "tensor param.conv1.weight holds NaN"),
+        ("step0.original", &f32::INFINITY.to_le_bytes(), "tensor step0.original holds inf"),
+        ("eval.logits", &nan, "tensor eval.logits holds NaN"),
+        ("step0.lambda", &1.5f32.to_le_bytes(), "tensor step0.lambda holds 1.5, not in 0..=1"),
+        ("step0.box", &17i32.to_le_bytes(), "tensor step0.box holds 17, not in 0..=16"),
+        ("step0.original_label", &7i32.to_le_bytes(), "holds 7, not in 0..=6"),
+        ("step0.reversed_label", &(-1i32).to_le_bytes(), "holds -1, not in 0..=6"),
+    ];
+    for (tensor, values, part) in cases {
+        with_values(&path, tensor, values);
+        let output = verify(&[argument]);
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{stderr}");
+        assert!(
+            stderr.lines().count() == 1 && stderr.contains(part) && stderr.contains("absurd.safetensors"),
+            "{part}: {stderr}"
+        );
+    }
+    // A wrong number is no error but a failed comparison, said in the report.
+    with_values(&path, "grad.conv1.weight", &1e3f32.to_le_bytes());
+    let output = verify(&[argument, "--json"]);
+    let reports: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(output.status.code(), Some(1));
+    let failed: Vec<&str> = reports[0]["groups"]
+        .as_array()
+        .expect("groups")
+        .iter()
+        .filter(|g| g["pass"] == false)
+        .filter_map(|g| g["name"].as_str())
+        .collect();
+    assert_eq!(failed, ["first-step gradient"]);
 }

@@ -11,6 +11,8 @@ of every group, in float64 by default:
 
     python tools/glmc_torch.py tests/fixtures/step_*.safetensors
     python tools/glmc_torch.py --dtype f32 FILE
+    python tools/glmc_torch.py --dtype bf16 FILE    # torch.autocast: what PyTorch makes of the file in bf16
+    python tools/glmc_torch.py --round param. FILE  # how far rounding the start to bf16, and nothing else, carries
 """
 
 from __future__ import annotations
@@ -287,9 +289,12 @@ class StepSetup:
 def run_steps(setup: StepSetup, tensors: dict[str, Tensor], dtype: torch.dtype = torch.float64) -> dict[str, Tensor]:
     """Trains `setup.steps` steps from the inputs of a reference file; returns its expected outputs, in `dtype`.
 
+    With `torch.bfloat16`, parameters, losses and results are float32 and the network runs under `torch.autocast`.
     `tensors` must hold `param.*`, `stepS.{original,reversed,original_label,reversed_label,lambda,box}` and
     `eval.input`; whatever else it holds is not looked at.
     """
+    autocast = torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16)
+    dtype = torch.float32 if dtype == torch.bfloat16 else dtype
     hidden = tensors["param.projection_head.0.weight"].shape[0]
     model = GlmcResNet(setup.arch, setup.width, setup.classes, hidden).to(dtype)
     start = {key[len("param.") :]: value.to(dtype) for key, value in tensors.items() if key.startswith("param.")}
@@ -311,7 +316,9 @@ def run_steps(setup: StepSetup, tensors: dict[str, Tensor], dtype: torch.dtype =
         label, weighted = soft_labels(tensors[key + "original_label"], tensors[key + "reversed_label"], lam, weights)
         out[key + "mixup"], out[key + "cutmix"] = global_view, local_view
         out[key + "label"], out[key + "label_weighted"] = label, weighted
-        mixup_out, cutmix_out = model(global_view), model(local_view)
+        with autocast:
+            views = model(global_view), model(local_view)
+        mixup_out, cutmix_out = (Outputs(*(value.to(dtype) for value in view)) for view in views)
         loss = glmc_loss(mixup_out, cutmix_out, label, weighted, setup.alpha, setup.gamma)
         optimizer.zero_grad()
         loss.total.backward()
@@ -330,7 +337,7 @@ def run_steps(setup: StepSetup, tensors: dict[str, Tensor], dtype: torch.dtype =
         if not name.endswith("num_batches_tracked"):
             out["after." + name] = value.clone()
     model.eval()
-    with torch.no_grad():
+    with torch.no_grad(), autocast:
         out["eval.logits"] = model.predict(tensors["eval.input"].to(dtype))
     return {key: value.detach() for key, value in out.items()}
 
@@ -342,12 +349,19 @@ def relative(got: Iterable[Tensor], expected: Iterable[Tensor]) -> float:
     return difference / max(math.sqrt(sum(float(b.square().sum()) for _, b in pairs)), 1e-300)
 
 
-def check_file(path: Path, dtype: torch.dtype) -> dict[str, float]:
-    """Recomputes one reference file; errors by group: relative L2, losses absolute."""
+def check_file(path: Path, dtype: torch.dtype, rounded: str | None = None) -> dict[str, float]:
+    """Recomputes one reference file; errors by group: relative L2, losses absolute.
+
+    Floating-point inputs whose names start with `rounded` are rounded to bfloat16 first.
+    """
     with safe_open(path, "pt") as file:
         setup = StepSetup.parse(file.metadata())
         tensors = {key: file.get_tensor(key) for key in file.keys()}
-    got = run_steps(setup, tensors, dtype)
+    inputs = {
+        key: value.bfloat16().float() if rounded and key.startswith(rounded) and value.is_floating_point() else value
+        for key, value in tensors.items()
+    }
+    got = run_steps(setup, inputs, dtype)
 
     def group(select: list[str]) -> float:
         return relative((got[key] for key in select), (tensors[key] for key in select))
@@ -377,19 +391,20 @@ def main() -> int:
     """Recomputes the files named on the command line; exit status 1 where float64 does not agree."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("files", nargs="+", type=Path)
-    parser.add_argument("--dtype", choices=["f64", "f32"], default="f64")
+    parser.add_argument("--dtype", choices=["f64", "f32", "bf16"], default="f64")
+    parser.add_argument("--round", metavar="PREFIX", help="round inputs to bf16 first: `param.` or `step`")
     options = parser.parse_args()
-    dtype = torch.float64 if options.dtype == "f64" else torch.float32
+    dtype = {"f64": torch.float64, "f32": torch.float32, "bf16": torch.bfloat16}[options.dtype]
     failed = False
     for path in options.files:
-        errors = check_file(path, dtype)
+        errors = check_file(path, dtype, options.round)
         bad = [
             name
             for name, error in errors.items()
             if not error <= (F64_LIMITS["losses"] if "losses" in name else F64_LIMITS["other"])
         ]
         print(f"{path.name}: " + ", ".join(f"{name} {error:.1e}" for name, error in errors.items()))
-        if bad and dtype == torch.float64:
+        if bad and dtype == torch.float64 and not options.round:
             failed = True
             print(f"  differs in {', '.join(bad)}", file=sys.stderr)
     return int(failed)

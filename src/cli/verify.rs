@@ -46,26 +46,28 @@ pub fn run(args: VerifyArgs) -> Result<()> {
         let json = serde_json::to_string(&reports).map_err(|e| Error::Config(e.to_string()))?;
         println!("{json}");
     }
-    match unreadable {
-        Some(error) => Err(error),
-        None if failed > 0 => {
-            let what = format!("{failed} of {} files are not reproduced within the limits", args.files.len());
-            Err(Error::Training(what))
-        }
-        None => Ok(()),
+    if failed == 0 {
+        return unreadable.map_or(Ok(()), Err);
     }
+    if let Some(error) = unreadable {
+        eprintln!("error: {error}");
+    }
+    Err(Error::Training(format!("{failed} of {} files are not reproduced within the limits", args.files.len())))
 }
 
 fn print(report: &Report) {
     println!("{} on {} in {}", report.file, report.device, report.precision);
     println!("  {:<28}{:>12}{:>12}{:>10}   worst", "", "error", "limit", "used");
     for group in &report.groups {
+        let percent = 100.0 * group.error / group.limit;
+        // An error of a different kind altogether must not push its neighbours out of their columns.
+        let used = if percent < 1e5 { format!("{percent:.1}%") } else { format!("{percent:.0e}%") };
         println!(
-            "  {:<28}{:>12.2e}{:>12.0e}{:>9.1}%   {}{}",
+            "  {:<28}{:>12.2e}{:>12.0e}{:>10}   {}{}",
             group.name,
             group.error,
             group.limit,
-            100.0 * group.error / group.limit,
+            used,
             group.worst,
             if group.pass { "" } else { "   FAIL" }
         );

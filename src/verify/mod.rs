@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use crate::backend::Backend;
 use crate::error::Result;
-use crate::glmc::{Objective, class_weights, record_objective};
+use crate::glmc::{Objective, record_objective};
 use crate::nn::model::{GlmcOutputs, Outputs};
 use crate::nn::parameters::{read_floats, write_floats};
 use crate::nn::{HeadKind, Heads, Mode, Model, ModelConfig, ParameterStore, Part, Recorder};
@@ -149,7 +149,7 @@ impl Step {
         let scalars = tensor(&[STEP_WORDS], DType::I32)?;
         let log = tensor(&[f.steps, LOSS_COLUMNS], accumulate)?;
         let weights = tensor(&[f.classes], accumulate)?;
-        write_floats(backend, weights, &class_weights(&f.counts, f.k))?;
+        write_floats(backend, weights, &f.class_weights()?)?;
         // Labels of the originals come first, those of the partners after them.
         let (originals, partners) = (tensor(&[n], DType::I32)?, tensor(&[n], DType::I32)?);
         let numbers: Vec<i32> = (0..2 * n as i32).collect();
@@ -183,12 +183,12 @@ impl Step {
             views.extend(f.floats(&key(name), &[2, n, 3, size, size])?);
         }
         write_floats(backend, self.views, &to_nhwc(&views, [4 * n, 3, size, size], 3))?;
-        let classes = 0..f.classes as i32;
+        let classes = 0..=f.classes as i32 - 1;
         let mut labels = f.integers(&key("original_label"), &[n], classes.clone())?;
         labels.extend(f.integers(&key("reversed_label"), &[n], classes)?);
         backend.upload(self.labels, bytemuck::cast_slice(&labels))?;
-        let lambda = f.floats(&key("lambda"), &[1])?[0] as f32;
-        let cut = f.integers(&key("box"), &[4], 0..size as i32 + 1)?;
+        let lambda = f.lambda(index)? as f32;
+        let cut = f.integers(&key("box"), &[4], 0..=size as i32)?;
         let params = StepParams {
             lambda,
             label_lambda: lambda,

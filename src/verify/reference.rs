@@ -1,11 +1,13 @@
 //! Reading a reference step: a safetensors file with a start, some GLMC steps and their outcome, computed elsewhere in
 //! double precision. Images are NCHW and normalised, weights OIHW, names those of the published PyTorch model.
 
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 use safetensors::tensor::{Dtype, SafeTensors};
 
 use crate::error::{Error, Result};
+use crate::glmc::class_weights;
 
 /// Largest extents that a file may ask for: generous, but an absurd number does not take the machine down.
 const MAX_STEPS: usize = 1000;
@@ -61,7 +63,7 @@ impl Reference {
         };
         let real = |key: &str| -> Result<f64> {
             let value: Option<f64> = text(key)?.parse().ok().filter(|v: &f64| v.is_finite());
-            value.ok_or_else(|| wrong(format!("metadata {key:?} is {:?}, not a number", metadata[key])))
+            value.ok_or_else(|| wrong(format!("metadata {key:?} is {:?}, not a finite number", metadata[key])))
         };
         let whole = |key: &str, most: usize| -> Result<usize> {
             let value: Option<usize> = text(key)?.parse().ok().filter(|v| (1..=most).contains(v));
@@ -108,16 +110,23 @@ impl Reference {
         &self.path
     }
 
-    /// A floating-point tensor of just this shape.
+    /// A floating-point tensor of just this shape, every value finite: nothing can be compared with a NaN.
     ///
     /// # Errors
-    /// When it is missing or has another shape or type.
+    /// When it is missing, has another shape or type, or a value is NaN or infinite.
     pub fn floats(&self, name: &str, shape: &[usize]) -> Result<Vec<f64>> {
         let (dtype, bytes) = self.tensor(name, shape)?;
-        match dtype {
-            Dtype::F64 => Ok(bytemuck::pod_collect_to_vec(bytes)),
-            Dtype::F32 => Ok(bytemuck::pod_collect_to_vec::<u8, f32>(bytes).into_iter().map(f64::from).collect()),
-            other => Err(Error::file(&self.path, format!("tensor {name} has type {other:?}, not F32 or F64"))),
+        let values: Vec<f64> = match dtype {
+            Dtype::F64 => bytemuck::pod_collect_to_vec(bytes),
+            Dtype::F32 => bytemuck::pod_collect_to_vec::<u8, f32>(bytes).into_iter().map(f64::from).collect(),
+            other => return Err(self.wrong(format!("tensor {name} has type {other:?}, not F32 or F64"))),
+        };
+        match values.iter().position(|v| !v.is_finite()) {
+            Some(at) => {
+                let what = format!("tensor {name} holds {} (value {at} of {}): no reference", values[at], values.len());
+                Err(self.wrong(what))
+            }
+            None => Ok(values),
         }
     }
 
@@ -125,25 +134,53 @@ impl Reference {
     ///
     /// # Errors
     /// When it is missing, has another shape or type, or a value lies outside.
-    pub fn integers(&self, name: &str, shape: &[usize], range: std::ops::Range<i32>) -> Result<Vec<i32>> {
+    pub fn integers(&self, name: &str, shape: &[usize], range: RangeInclusive<i32>) -> Result<Vec<i32>> {
         let (dtype, bytes) = self.tensor(name, shape)?;
         if dtype != Dtype::I32 {
-            return Err(Error::file(&self.path, format!("tensor {name} has type {dtype:?}, not I32")));
+            return Err(self.wrong(format!("tensor {name} has type {dtype:?}, not I32")));
         }
         let values: Vec<i32> = bytemuck::pod_collect_to_vec(bytes);
         match values.iter().find(|v| !range.contains(v)) {
-            Some(value) => Err(Error::file(&self.path, format!("tensor {name} holds {value}, outside {range:?}"))),
+            Some(value) => Err(self.wrong(format!("tensor {name} holds {value}, not in {range:?}"))),
             None => Ok(values),
         }
     }
 
+    /// Lambda of a step.
+    ///
+    /// # Errors
+    /// When it is missing or no share.
+    pub fn lambda(&self, step: usize) -> Result<f64> {
+        let name = format!("step{step}.lambda");
+        match self.floats(&name, &[1])?[0] {
+            lambda if (0.0..=1.0).contains(&lambda) => Ok(lambda),
+            lambda => Err(self.wrong(format!("tensor {name} holds {lambda}, not in 0..=1"))),
+        }
+    }
+
+    /// Weights of the classes in the rebalanced loss.
+    ///
+    /// # Errors
+    /// When the exponent is so large that they are no numbers.
+    pub fn class_weights(&self) -> Result<Vec<f64>> {
+        let weights = class_weights(&self.counts, self.k);
+        match weights.iter().all(|w| w.is_finite()) {
+            true => Ok(weights),
+            false => Err(self.wrong(format!("metadata \"k\" is {}: no class weights with these counts", self.k))),
+        }
+    }
+
+    fn wrong(&self, what: String) -> Error {
+        Error::file(&self.path, what)
+    }
+
     fn tensor(&self, name: &str, shape: &[usize]) -> Result<(Dtype, &[u8])> {
         // `open` has parsed the header already.
-        let tensors = SafeTensors::deserialize(&self.bytes).map_err(|e| Error::file(&self.path, e.to_string()))?;
-        let view = tensors.tensor(name).map_err(|_| Error::file(&self.path, format!("has no tensor {name}")))?;
+        let tensors = SafeTensors::deserialize(&self.bytes).map_err(|e| self.wrong(e.to_string()))?;
+        let view = tensors.tensor(name).map_err(|_| self.wrong(format!("has no tensor {name}")))?;
         if view.shape() != shape {
             let what = format!("tensor {name} has shape {:?}, but {shape:?} is needed", view.shape());
-            return Err(Error::file(&self.path, what));
+            return Err(self.wrong(what));
         }
         Ok((view.dtype(), view.data()))
     }

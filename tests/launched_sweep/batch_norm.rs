@@ -170,3 +170,34 @@ fn batch_norm_over_many_blocks() {
     let case = NormCase::new(&mut random, g);
     sweep!("batch_norm", "many blocks", |b| case.run(b));
 }
+
+/// Two values of 300 that differ by 0.25 (the error of a sum of squares is larger than the variance), and more of them.
+#[test]
+fn batch_norm_of_few_values_far_from_zero() {
+    let mut random = Random(3);
+    for (batch, height) in [(2, 1), (1, 2), (3, 1), (4, 16)] {
+        let g = batch_norm::Geometry {
+            views: 2,
+            batch: 2 * batch,
+            height,
+            width: 1,
+            channels: 20,
+            parts: height,
+            shortcut: Shortcut::None,
+            relu: false,
+        };
+        let mut case = NormCase::new(&mut random, g);
+        let steps = random.values(case.x.len());
+        case.x = steps.iter().enumerate().map(|(i, v)| 300.0 + 0.25 * (i / g.channels % 2) as f64 + v / 64.0).collect();
+        case.x.iter_mut().for_each(|v| *v = (*v * 1024.0).round() / 1024.0);
+        let forward = |mut results: Results| {
+            results.retain(|(name, _)| ["z", "statistics", "running_mean", "running_var"].contains(name));
+            results
+        };
+        // bf16 cannot tell these values apart.
+        let want = forward(case.run(&Native::new(Precision::F64, 1).unwrap()));
+        for got in [case.run(&emulator(Precision::F32)), case.run(&Native::new(Precision::F32, 1).unwrap())] {
+            compare("batch_norm far from zero", &format!("{g:?}"), Precision::F32, &forward(got), &want);
+        }
+    }
+}

@@ -14,6 +14,9 @@ const NAME: &str = "batch_norm";
 
 /// Channels of a block in the kernels that add up parts: 32 bytes of each part are then read together.
 const PART_CHANNELS: usize = 8;
+/// Values of a channel in a view up to which the statistics are made from x itself: far fewer than any training worth its
+/// name has, and enough that the difference of sums is safe above.
+const FEW: usize = 64;
 /// Pixels that a thread loads before it computes.
 const ITEMS: usize = 2;
 /// Pixels of a thread where nothing is reduced: enough to repay the loading of its channels' numbers.
@@ -132,10 +135,13 @@ impl BatchNormKernels for Launched {
         let shortcut = self.batch_norm_shortcut(&operands, g, t.shortcut)?;
         let pixels = self.batch_norm_pixels(&operands, g)?;
 
-        let spec = KernelSpec::new("batch_norm_statistics.cu", "batch_norm_statistics")
+        let spec = self
+            .spec("batch_norm_statistics.cu", "batch_norm_statistics")
             .define("BLOCK", BLOCK)
-            .define("CHANNELS", PART_CHANNELS);
+            .define("CHANNELS", PART_CHANNELS)
+            .define("FEW", FEW);
         let args = [
+            Arg::Ptr(x),
             Arg::Ptr(sums),
             Arg::Ptr(statistics),
             Arg::Ptr(mean),

@@ -13,6 +13,10 @@ use crate::ops::batch_norm::{Backward, BatchNormKernels, EPSILON, Forward, Geome
 use crate::tape::Grad;
 use crate::tensor::Tensor;
 
+/// Values of a channel in a view up to which the statistics are made from x itself: the difference of two sums loses the
+/// variance where mean² is far above it, which takes few values (see `kernels/batch_norm_statistics.cu`).
+const FEW: usize = 64;
+
 const NAME: &str = "batch_norm";
 
 /// Elements that a row has at least, if more than one pixel makes it.
@@ -159,14 +163,21 @@ fn forward<T: Real>(native: &Native, g: &Geometry, t: &Forward) -> Result<()> {
     let mut coefficients = native.workspace.take::<T>(g.views * 3 * layout.row);
     for view in 0..g.views {
         let parts = &sums[view * g.parts * 2 * channels..][..g.parts * 2 * channels];
+        let pixels = &x[view * g.pixels() * channels..][..g.pixels() * channels];
         let (means, invstds) = statistics[view * 2 * channels..][..2 * channels].split_at_mut(channels);
         expand(&mut coefficients[view * 3 * layout.row..][..3 * layout.row], &layout, |c| {
-            let total = |k: usize| -> f64 { parts.iter().skip(k).step_by(2 * channels).map(|s| s.to_f64()).sum() };
-            let mean = total(c) / count;
-            // Rounding may leave a tiny negative value where a channel is constant; a NaN must stay one.
-            let var = match total(channels + c) / count - mean * mean {
-                var if var < 0.0 => 0.0,
-                var => var,
+            let (mean, var) = if g.pixels() <= FEW {
+                let values = || pixels.iter().skip(c).step_by(channels).map(|x| x.to_f64());
+                let mean = values().sum::<f64>() / count;
+                (mean, values().map(|x| (x - mean) * (x - mean)).sum::<f64>() / count)
+            } else {
+                let total = |k: usize| -> f64 { parts.iter().skip(k).step_by(2 * channels).map(|s| s.to_f64()).sum() };
+                let mean = total(c) / count;
+                // Rounding may leave a tiny negative value where a channel is constant; a NaN must stay one.
+                match total(channels + c) / count - mean * mean {
+                    var if var < 0.0 => (mean, 0.0),
+                    var => (mean, var),
+                }
             };
             let invstd = (var + EPSILON).sqrt().recip();
             let update = |running: &mut T, value: f64| {
