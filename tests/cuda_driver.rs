@@ -7,6 +7,7 @@ mod install;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Output, Stdio};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use glmc_engine::backend::driver::cache::Cache;
@@ -34,20 +35,23 @@ fn trials() -> ExitCode {
         Trial::test("bench step gives its JSON", bench),
         Trial::test("every fault gets one line", faults),
         Trial::test("a fault in a run leaves no checkpoint", fault_in_a_run),
-        Trial::test("copies with page-locked memory wait for their mark", || Ok(page_locked(&cuda()?)?)),
-        Trial::test("a recording refuses what would break it", || Ok(recording(&cuda()?)?)),
-        Trial::test("a recording that fails leaves nothing behind", || Ok(failed_recording(&cuda()?)?)),
-        Trial::test("a graph keeps the host memory that it copies", || Ok(graph_holds(&cuda()?)?)),
-        Trial::test("page-locked memory goes when its copies are done", || Ok(dropped_in_flight(&cuda()?)?)),
-        Trial::test("kernels get the shared memory that they ask for", || Ok(shared_memory(&cuda()?)?)),
-        Trial::test("wrong launches are refused by name", || Ok(wrong_launches(&cuda()?)?)),
-        Trial::test("memory is counted, and freed once", || Ok(memory(&cuda()?)?)),
+        Trial::test("copies with page-locked memory wait for their mark", || alone(page_locked)),
+        Trial::test("a recording refuses what would break it", || alone(recording)),
+        Trial::test("a recording that fails leaves nothing behind", || alone(failed_recording)),
+        Trial::test("a graph keeps the host memory that it copies", || alone(graph_holds)),
+        Trial::test("page-locked memory goes when its copies are done", || alone(dropped_in_flight)),
+        Trial::test("kernels get the shared memory that they ask for", || alone(shared_memory)),
+        Trial::test("wrong launches are refused by name", || alone(wrong_launches)),
+        Trial::test("memory is counted, and freed once", || alone(memory)),
     ];
     libtest_mimic::run(&arguments, trials).exit_code()
 }
 
-fn cuda() -> Result<Cuda> {
-    Cuda::new(0, Cache::user())
+/// Runs a trial on the GPU alone: what another frees would make the work of this one run.
+fn alone(trial: fn(&Cuda) -> Result<()>) -> Result<(), Failed> {
+    static ONE: Mutex<()> = Mutex::new(());
+    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+    Ok(trial(&Cuda::new(0, Cache::user())?)?)
 }
 
 /// A temporary folder with a small long-tailed store in it.

@@ -69,6 +69,8 @@ else
     seconds=8 sizes="16:64 64:64 64:256" precisions="bf16 f32" model=resnet32 epochs=${EPOCHS:-200}
 fi
 
+# Whether PyTorch is here and sees the GPU.
+has_pytorch() { python3 -c 'import torch; assert torch.cuda.is_available()' 2>/dev/null; }
 wants() { case " $parts " in *" $1 "*) return 0 ;; *) return 1 ;; esac; }
 # Runs a command, its output into OUT/NAME.txt, and says how it ended.
 part() {
@@ -114,7 +116,7 @@ if wants step; then
         done
     done
 fi
-if wants pytorch && [ "$device" != emulator ]; then
+if wants pytorch && [ "$device" != emulator ] && has_pytorch; then
     for size in $sizes; do
         name="pytorch-w${size%:*}-b${size#*:}-bf16"
         part "$name" timeout 560 python3 tools/bench_pytorch.py --model $model --width "${size%:*}" --batch "${size#*:}" \
@@ -126,13 +128,17 @@ if wants ops; then
     part ops "$glmc" bench ops --model $model --width "${size%:*}" --batch "${size#*:}" --device "$device" \
         --seconds $seconds && summary ops 40
 fi
-if wants layers && [ "$device" != emulator ]; then
+if wants layers && [ "$device" != emulator ] && has_pytorch; then
     part layers python3 tools/bench_pytorch.py --model $model --width 64 --batch 64 --device cuda --precision bf16 \
         --layers --seconds $seconds && summary layers 40
 fi
 if wants train; then
     if [ -n "$store" ]; then
         part train "$glmc" train --preset cifar10-lt-if100 --data "$store" --device "$device" --epochs "$epochs" \
+            --out "$out/run" && summary train 30
+    elif [ -n "${SMALL:-}" ]; then
+        part prepare "$glmc" prepare synthetic --classes 4 --per-class 40 --imbalance 8 --size 16 --out "$out/small.lt"
+        part train "$glmc" train --data "$out/small.lt" --model $model --width 2 --batch 16 --device "$device" --epochs 1 \
             --out "$out/run" && summary train 30
     else
         part train "$glmc" train --preset demo --model $model --width 2 --device "$device" --epochs 1 --out "$out/run" &&
@@ -142,7 +148,7 @@ if wants train; then
     # Checkpoints stay on that machine: the figures are in the metrics.
     [ "$device" = emulator ] || rm -rf "$out/run"
 fi
-if wants peer && [ -n "$store" ] && [ "$device" != emulator ]; then
+if wants peer && [ -n "$store" ] && [ "$device" != emulator ] && has_pytorch; then
     part peer timeout 560 python3 tools/bench_pytorch.py --train --data "$store" --model $model --width 64 --batch 64 \
         --device cuda --precision bf16 --epochs "$epochs" --eval-every 20 --out "$out/peer" && summary peer 10
 fi
