@@ -1,5 +1,6 @@
 //! The training loop: epochs of steps, an evaluation and a checkpoint after each, and every way a run can end.
 
+use std::collections::VecDeque;
 use std::io::Write;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,6 +24,10 @@ use crate::ops::total_loss::LOSS_COLUMNS;
 
 /// How often the host looks at the losses.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
+
+/// Steps that the host may be ahead of the device: enough that the device never waits for work, few enough that progress is
+/// shown and Ctrl-C obeyed at once.
+const AHEAD: usize = 8;
 
 /// Set from outside (Ctrl-C) to end the run after the step in progress.
 pub static STOP: AtomicBool = AtomicBool::new(false);
@@ -213,10 +218,17 @@ impl<'a> Session<'a> {
         let samples = |step: usize| plan.indices(step).0.len();
         // A look at the losses never makes the device wait: it is asked for behind a step and read when it is there.
         let mut looked = start;
+        let mut ahead = VecDeque::with_capacity(AHEAD);
         reporter.epoch_begins(epoch, plan.steps(), first);
         for step in first..plan.steps() {
             self.engine.feed.stage(self.backend, &plan, step)?;
+            if ahead.len() == AHEAD
+                && let Some(earliest) = ahead.pop_front()
+            {
+                self.backend.wait(&earliest)?;
+            }
             self.engine.step.run(self.backend, step)?;
+            ahead.push_back(self.backend.mark()?);
             if looked.elapsed() >= LOOK_EVERY {
                 looked = Instant::now();
                 self.losses.ask(self.backend, step + 1)?;
@@ -235,6 +247,7 @@ impl<'a> Session<'a> {
         let seconds = start.elapsed().as_secs_f64();
         let trained: usize = (first..plan.steps()).map(samples).sum();
         let mean = Losses::mean(&log, (0..plan.steps()).map(samples));
+        reporter.step(plan.steps(), mean.0[3], trained as f64 / seconds);
         let evaluation = self.engine.evaluate(self.backend)?;
         let Config { lr, epochs, warmup_epochs, .. } = *self.config;
         let rates = (schedule::learning_rate(lr, epoch, epochs, warmup_epochs), schedule::alpha(epoch, epochs));
