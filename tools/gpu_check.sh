@@ -11,7 +11,7 @@
 #   SMALL=1 DEVICE=emulator tools/gpu_check.sh OUT
 #   SMALL=1 tools/mock_cuda.sh tools/gpu_check.sh OUT    the same through the CUDA driver's code
 # Environment: DEVICE (default cuda), SMALL (a few seconds of everything), EPOCHS (default 200), PARTS (default all: facts
-# suite verify sanitizer step ops pytorch layers train peer).
+# suite verify sanitizer step pytorch ops layers kernels streamed train peer).
 set -uo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -23,17 +23,18 @@ if [ "${1:-}" = pack ]; then
     cargo build --release
     mkdir -p "$dir/bin" "$dir/tests/fixtures" "$dir/tools"
     cp target/release/glmc-engine "$dir/bin/"
-    # The newest test programs, as cargo names them.
-    cargo test --release --no-run --message-format=json 2>/dev/null |
-        python3 -c '
+    # The newest test and bench programs, as cargo names them.
+    for kind in test bench; do
+        cargo $kind --no-run --message-format=json $([ $kind = test ] && echo --release) 2>/dev/null |
+            python3 -c '
 import json, sys
 for line in sys.stdin:
     m = json.loads(line)
-    if m.get("executable") and m.get("profile", {}).get("test") and "test" in m["target"]["kind"]:
-        print(m["target"]["name"], m["executable"])' |
-        while read -r name path; do
-            case "$name" in ops | launched*) cp "$path" "$dir/bin/test-$name" ;; esac
-        done
+    if m.get("executable") and m["target"]["kind"] == [sys.argv[1]]:
+        print(sys.argv[1] + "-" + m["target"]["name"], m["executable"])' $kind
+    done | while read -r name path; do
+        case "$name" in test-ops | test-launched* | bench-kernels) cp "$path" "$dir/bin/$name" ;; esac
+    done
     strip "$dir"/bin/*
     cp tests/fixtures/*.safetensors "$dir/tests/fixtures/"
     cp tools/*.py tools/gpu_check.sh "$dir/tools/"
@@ -45,7 +46,7 @@ out=${1:?usage: $0 OUT [DIR [STORE]] | $0 pack DIR}
 dir=${2:-$here}
 store=${3:-}
 device=${DEVICE:-cuda}
-parts=${PARTS:-facts suite verify sanitizer step ops pytorch layers train peer}
+parts=${PARTS:-facts suite verify sanitizer step pytorch ops layers kernels streamed train peer}
 mkdir -p "$out"
 out=$(cd "$out" && pwd)
 glmc=$dir/bin/glmc-engine
@@ -135,18 +136,30 @@ if wants layers && [ "$device" != emulator ] && has_pytorch; then
     part layers python3 tools/bench_pytorch.py --model $model --width 64 --batch 64 --device cuda --precision bf16 \
         --layers --seconds $seconds && summary layers 40
 fi
+if wants kernels && [ -x "$dir/bin/bench-kernels" ]; then
+    part kernels timeout 240 "$dir/bin/bench-kernels" --bench ${SMALL:+--test} && summary kernels 4
+fi
+# What is trained: the published run where there is a store, a few seconds of the same in a rehearsal, else the demo.
+training="--preset demo --model $model --width 2"
+if [ -n "${SMALL:-}" ]; then
+    rm -rf "$out/small.lt"
+    part prepare "$glmc" prepare synthetic --classes 4 --per-class 40 --imbalance 8 --size 16 --out "$out/small.lt"
+    training="--data $out/small.lt --model $model --width 2 --batch 16"
+elif [ -n "$store" ]; then
+    training="--preset cifar10-lt-if100 --data $store"
+fi
+if wants streamed; then
+    # The same epochs with the images on the device and sent step by step: samples/s, and equal losses.
+    for limit in "" "--resident-limit 0"; do
+        name=${limit:+streamed}
+        name=${name:-resident}
+        part "$name" "$glmc" train $training --device "$device" --epochs $((epochs < 2 ? epochs : 2)) --out "$out/$name.run" $limit
+        cp "$out/$name.run/metrics.jsonl" "$out/$name-metrics.jsonl" 2>/dev/null
+        rm -rf "$out/$name.run"
+    done
+fi
 if wants train; then
-    if [ -n "$store" ]; then
-        part train "$glmc" train --preset cifar10-lt-if100 --data "$store" --device "$device" --epochs "$epochs" \
-            --out "$out/run" && summary train 30
-    elif [ -n "${SMALL:-}" ]; then
-        part prepare "$glmc" prepare synthetic --classes 4 --per-class 40 --imbalance 8 --size 16 --out "$out/small.lt"
-        part train "$glmc" train --data "$out/small.lt" --model $model --width 2 --batch 16 --device "$device" --epochs 1 \
-            --out "$out/run" && summary train 30
-    else
-        part train "$glmc" train --preset demo --model $model --width 2 --device "$device" --epochs 1 --out "$out/run" &&
-            summary train 30
-    fi
+    part train "$glmc" train $training --device "$device" --epochs "$epochs" --out "$out/run" && summary train 30
     cp "$out/run/metrics.jsonl" "$out/train-metrics.jsonl" 2>/dev/null
     # Checkpoints stay on that machine: the figures are in the metrics.
     [ "$device" = emulator ] || rm -rf "$out/run"
