@@ -251,6 +251,52 @@ fn ctrl_c_saves_and_says_how_to_go_on() {
 }
 
 #[test]
+fn a_run_goes_on_on_another_device_and_in_another_precision() {
+    let place = Place::new();
+    let small = ["--width", "2", "--epochs", "8"];
+    let (whole, run) = (place.path("whole"), place.path("moved"));
+    ok(place.train(&whole, &small));
+    let epochs = |run: &Path| fs::read_to_string(run.join("metrics.jsonl")).map_or(0, |text| text.lines().count());
+    // Runs until an epoch more is done and saved, then kills it.
+    let leg = |arguments: &[&str]| {
+        let (before, mut command) = (epochs(&run), Command::new(BIN));
+        let mut child = command.args(arguments).stderr(Stdio::null()).spawn().expect("the program starts");
+        while epochs(&run) < before + 2 && child.try_wait().expect("a child").is_none() {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        child.kill().expect("a kill");
+        child.wait().expect("an end");
+    };
+    let first = place.training(&run);
+    let first: Vec<&str> = first.iter().map(String::as_str).chain(small).chain(["--device", "emulator"]).collect();
+    leg(&first);
+    leg(&["train", "--resume", text(&run), "--device", "emulator", "--precision", "bf16"]);
+    ok(glmc(&["train", "--resume", text(&run), "--device", "cpu"]));
+
+    let (moved, stayed) = (timeless_metrics(&run), timeless_metrics(&whole));
+    assert_eq!(moved.len(), stayed.len());
+    let difference = |epoch: usize| {
+        let loss = |metrics: &[Value]| metrics[epoch]["loss"].as_f64().expect("a loss");
+        (loss(&moved) - loss(&stayed)).abs()
+    };
+    assert!(difference(0) < 1e-4, "an epoch in f32 on the emulator and on the cpu: {}", difference(0));
+    assert!(difference(7) < 0.5, "after an epoch in bf16: {}", difference(7));
+    let checkpoint = run.join("last.safetensors");
+    let top1 = |device: &str, precision: &str| {
+        let store = place.store();
+        let fixed = ["eval", "--json", "--checkpoint", text(&checkpoint), "--data", text(&store), "--device", device];
+        let evaluation: Value =
+            serde_json::from_str(&ok(glmc(&[&fixed[..], &["--precision", precision]].concat()))).expect("JSON");
+        evaluation["top1"].as_f64().expect("a figure")
+    };
+    let oracle = top1("cpu", "f64");
+    for (device, precision, points) in [("cpu", "f32", 0.51), ("emulator", "f32", 0.51), ("emulator", "bf16", 5.0)] {
+        let got = top1(device, precision);
+        assert!((got - oracle).abs() < points, "{device} {precision}: {got}, not {oracle}");
+    }
+}
+
+#[test]
 fn a_second_process_on_the_same_folder_is_refused() {
     let place = Place::new();
     let run = place.path("run");
