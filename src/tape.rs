@@ -8,7 +8,7 @@
 
 mod plan;
 
-pub use plan::{OpTime, Pass, Program};
+pub use plan::{Arena, OpTime, Pass, Program};
 
 use std::fmt;
 

@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::nn::{HeadKind, ParameterStore};
 use crate::train::checkpoint::Checkpoint;
 use crate::train::engine::{EVALUATION_BATCH, head, model};
-use crate::train::evaluate::{Evaluation, Evaluator};
+use crate::train::evaluate::{Evaluation, EvaluationConfig, Evaluator};
 use crate::train::feed::Feed;
 use crate::train::report::{per_class_table, percent};
 use crate::train::session::{augmentation, images};
@@ -53,9 +53,14 @@ pub fn run(args: EvalArgs) -> Result<()> {
     let room = config.resident_limit.map_or(backend.available()? / 2, |mib| mib.saturating_mul(1 << 20));
     let feed = Feed::new(backend, test, batch, room)?;
     let head = args.head.unwrap_or_else(|| head(config, counts));
-    let shots = counts.iter().map(|&n| Shot::of(n, config.twenty_is_few)).collect();
-    let how = (augmentation(&store), head);
-    let evaluation = Evaluator::new(backend, &model, &parameters, &feed, how, batch, shots)?.run(backend, &feed)?;
+    let how = EvaluationConfig {
+        augmentation: augmentation(&store),
+        head,
+        batch,
+        groups: counts.iter().map(|&n| Shot::of(n, config.twenty_is_few)).collect(),
+        arena: None,
+    };
+    let evaluation = Evaluator::new(backend, &model, &parameters, &feed, how)?.run(backend, &feed)?;
     if args.json {
         let mut json = serde_json::to_value(&evaluation).map_err(|e| Error::file(&args.checkpoint, e.to_string()))?;
         json["head"] = head.to_string().into();

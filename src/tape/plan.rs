@@ -50,6 +50,15 @@ pub struct Program {
     arena_bytes: usize,
 }
 
+/// Memory for the values of a program.
+#[derive(Clone, Copy, Debug)]
+pub struct Arena {
+    /// The allocation.
+    pub buffer: BufferId,
+    /// Its size.
+    pub bytes: usize,
+}
+
 /// A piece of the arena: `bytes` that must stay untouched from time `first` to time `last`, both included.
 struct Piece {
     bytes: usize,
@@ -99,17 +108,28 @@ impl Tape {
     /// # Errors
     /// When the backend cannot give that much memory.
     pub fn plan(self, backend: &dyn Backend, train: bool) -> Result<Program> {
+        self.plan_in(backend, train, None)
+    }
+
+    /// As [`Tape::plan`], but in an arena of somebody who never runs at the same time, if it is large enough.
+    ///
+    /// # Errors
+    /// When it is not, and the backend has not that much memory.
+    pub fn plan_in(self, backend: &dyn Backend, train: bool, arena: Option<Arena>) -> Result<Program> {
         let mut program = self.layout(backend, train);
-        if program.arena_bytes > 0 {
-            let arena = backend.alloc(program.arena_bytes, "activations")?;
-            program.place(arena);
-            program.arena = Some(arena);
+        match arena.filter(|arena| arena.bytes >= program.arena_bytes) {
+            Some(arena) => program.place(arena.buffer),
+            None if program.arena_bytes > 0 => {
+                let arena = backend.alloc(program.arena_bytes, "activations")?;
+                program.place(arena);
+                program.arena = Some(arena);
+            }
+            None => {}
         }
         Ok(program)
     }
 
-    /// The plan without its memory: for [`Program::place`], or for [`Program::arena_bytes`] alone, the prediction that
-    /// `info` prints.
+    /// The plan without its memory: for [`Program::place`].
     pub fn layout(self, backend: &dyn Backend, train: bool) -> Program {
         let Tape { values, ops } = &self;
         let n = ops.len();

@@ -1,6 +1,6 @@
 //! Everything that a run keeps on its device, allocated and planned before the first step.
 
-use super::evaluate::{Evaluation, Evaluator};
+use super::evaluate::{Evaluation, EvaluationConfig, Evaluator};
 use super::feed::{Feed, Images};
 use super::step::{StepConfig, TrainStep};
 use crate::backend::Backend;
@@ -50,13 +50,13 @@ pub struct Footprint {
     /// Parameters with their gradients and momenta, and bf16 copies of them.
     #[serde(rename = "parameters_bytes")]
     pub parameters: usize,
-    /// Activations, their gradients and scratch of a training step.
+    /// Activations, their gradients and scratch of a training step; an evaluation uses the same memory.
     #[serde(rename = "activations_bytes")]
     pub activations: usize,
     /// Training and test images with their labels, resident or staged.
     #[serde(rename = "images_bytes")]
     pub images: usize,
-    /// Activations of an evaluation, tables of the steps, logs.
+    /// Tables of the steps, logs, and an evaluation's activations if they need more than a step's.
     #[serde(rename = "other_bytes")]
     pub other: usize,
     /// All of it.
@@ -99,9 +99,14 @@ impl<'a> Engine<'a> {
         let step = TrainStep::new(backend, &model, &parameters, &train, step_config)?;
         let batch = EVALUATION_BATCH.min(data.test.len());
         let test_feed = feed(data.test, batch)?;
-        let shots = data.counts.iter().map(|&n| Shot::of(n, config.twenty_is_few)).collect();
-        let how = (data.augmentation, head(config, data.counts));
-        let evaluator = Evaluator::new(backend, &model, &parameters, &test_feed, how, batch, shots)?;
+        let evaluation = EvaluationConfig {
+            augmentation: data.augmentation,
+            head: head(config, data.counts),
+            batch,
+            groups: data.counts.iter().map(|&n| Shot::of(n, config.twenty_is_few)).collect(),
+            arena: Some(step.arena()),
+        };
+        let evaluator = Evaluator::new(backend, &model, &parameters, &test_feed, evaluation)?;
         Ok(Engine { parameters, feed: train, step, test_feed, evaluator })
     }
 
@@ -115,7 +120,7 @@ impl<'a> Engine<'a> {
 
     /// What this engine holds of `backend`, which must be the one that it was made on, with nothing else on it.
     pub fn footprint(&self, backend: &dyn Backend) -> Footprint {
-        let (parameters, activations) = (self.parameters.bytes(), self.step.arena_bytes());
+        let (parameters, activations) = (self.parameters.bytes(), self.step.arena().bytes);
         let images = self.feed.bytes() + self.test_feed.bytes();
         let total = backend.allocated().1;
         Footprint { parameters, activations, images, other: total - parameters - activations - images, total }

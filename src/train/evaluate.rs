@@ -11,7 +11,7 @@ use crate::nn::{HeadKind, Mode, Model, ParameterStore, Recorder};
 use crate::ops::augment_mix::{Augmentation, Mixing, augment_mix};
 use crate::ops::classify::classify;
 use crate::ops::load_step::{STEP_WORDS, load_step};
-use crate::tape::Program;
+use crate::tape::{Arena, Program};
 use crate::tensor::{DType, Tensor};
 
 /// Bins of the expected calibration error.
@@ -76,6 +76,20 @@ impl Evaluation {
     }
 }
 
+/// What to evaluate, and how.
+pub struct EvaluationConfig {
+    /// Normalisation; nothing is cropped or flipped.
+    pub augmentation: Augmentation,
+    /// The classifier.
+    pub head: HeadKind,
+    /// Images at a time.
+    pub batch: usize,
+    /// Each class's shots.
+    pub groups: Vec<Shot>,
+    /// Memory that nobody else uses during an evaluation.
+    pub arena: Option<Arena>,
+}
+
 struct SizedPass {
     program: Program,
     table: Tensor,
@@ -94,7 +108,7 @@ pub struct Evaluator {
 }
 
 impl Evaluator {
-    /// Plans the evaluation of `head` in batches of `batch`.
+    /// Plans the evaluation of one classifier over the feed's images.
     ///
     /// # Errors
     /// When the model has no such head, shapes do not fit, or the device has too little memory.
@@ -103,10 +117,9 @@ impl Evaluator {
         model: &Model,
         store: &ParameterStore,
         feed: &Feed<'_>,
-        (augmentation, head): (Augmentation, HeadKind),
-        batch: usize,
-        groups: Vec<Shot>,
+        config: EvaluationConfig,
     ) -> Result<Evaluator> {
+        let EvaluationConfig { augmentation, head, batch, groups, arena } = config;
         let images = feed.images().len();
         let plan = EpochPlan::evaluation(images, batch);
         let buffer = |dtype: DType, what: &str| -> Result<Tensor> {
@@ -130,7 +143,7 @@ impl Evaluator {
             let input = augment_mix(&mut r.tape, backend, pixels, vars, Mixing::Evaluate, augmentation)?;
             let logits = model.record_classifier(&mut r, input, head)?;
             classify(&mut r.tape, backend, logits, labels, vars, (ranks, confidences))?;
-            let program = r.tape.plan(backend, false)?;
+            let program = r.tape.plan_in(backend, false, arena)?;
             let mut pass = SizedPass { program, table, cursor, replay: None, steps };
             pass.replay = backend.capture(&mut || pass.program.forward(backend))?;
             passes.push(pass);

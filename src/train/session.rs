@@ -100,7 +100,7 @@ pub fn train(
     } else {
         session.engine.parameters.initialise(backend, config.seed)?;
     }
-    let mut reporter = Reporter::new(config, &store, backend, session.engine.step.arena_bytes());
+    let mut reporter = Reporter::new(config, &store, backend, session.engine.step.arena().bytes);
     let done = session.run(&mut reporter);
     reporter.close();
     done?;

@@ -11,7 +11,7 @@ use crate::ops::load_step::{STEP_WORDS, StepVars, load_step};
 use crate::ops::sgd::{Sgd, SgdConfig};
 use crate::ops::soft_labels::soft_labels;
 use crate::ops::total_loss::LOSS_COLUMNS;
-use crate::tape::{OpTime, Program, Tape, Var};
+use crate::tape::{Arena, OpTime, Program, Tape, Var};
 use crate::tensor::{BufferId, DType, Tensor};
 
 /// What training needs besides the model.
@@ -49,8 +49,7 @@ pub struct TrainStep {
     full_steps: usize,
     config: StepConfig,
     class_weights: Tensor,
-    arena: BufferId,
-    arena_bytes: usize,
+    arena: Arena,
     /// Accumulation type (steps, 4): L_c, L_cb, L_sim, total of every step of the epoch.
     pub log: Tensor,
 }
@@ -165,12 +164,12 @@ impl TrainStep {
         let (mut full, mut tail) = (sized(full_steps, config.batch)?, sized(1, tail)?);
         // The two never run at the same time: one arena serves both.
         let needed = [&full, &tail].into_iter().flatten().map(|s| s.program.arena_bytes());
-        let arena_bytes = needed.max().unwrap_or(0);
-        let arena = backend.alloc(arena_bytes, "activations")?;
+        let bytes = needed.max().unwrap_or(0);
+        let arena = Arena { buffer: backend.alloc(bytes, "activations")?, bytes };
         for step in [&mut full, &mut tail].into_iter().flatten() {
-            step.place(backend, &config.sgd, arena)?;
+            step.place(backend, &config.sgd, arena.buffer)?;
         }
-        Ok(TrainStep { full, tail, full_steps, config, class_weights, arena, arena_bytes, log })
+        Ok(TrainStep { full, tail, full_steps, config, class_weights, arena, log })
     }
 
     /// Loads an epoch's plan, to go on at step `start`.
@@ -220,9 +219,9 @@ impl TrainStep {
         Ok(times)
     }
 
-    /// Bytes of the activations, gradients and scratch of a step.
-    pub fn arena_bytes(&self) -> usize {
-        self.arena_bytes
+    /// Where the activations, gradients and scratch of a step lie: anybody's between two steps.
+    pub fn arena(&self) -> Arena {
+        self.arena
     }
 
     /// Gives all memory back.
@@ -231,7 +230,7 @@ impl TrainStep {
             backend.free(step.table.buffer);
             backend.free(step.cursor.buffer);
         }
-        backend.free(self.arena);
+        backend.free(self.arena.buffer);
         backend.free(self.class_weights.buffer);
         backend.free(self.log.buffer);
     }
