@@ -49,7 +49,7 @@ fn conv2d(c: &mut Criterion) {
             b.iter(|| cpu.conv2d_forward(&g, x, w, y, Some(sums)).expect("shapes fit"));
         });
         group.bench_function("input gradient", |b| {
-            b.iter(|| cpu.conv2d_input_grad(&g, dy, w, Grad::write(dx), scratch).expect("shapes fit"));
+            b.iter(|| cpu.conv2d_input_grad(&g, dy, w, Grad::write(dx)).expect("shapes fit"));
         });
         group.bench_function("weight gradient", |b| {
             b.iter(|| cpu.conv2d_weight_grad(&g, x, dy, dw, scratch).expect("shapes fit"));

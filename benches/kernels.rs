@@ -117,9 +117,7 @@ impl Bench<'_> {
             let name = format!("conv2d {name} {}x{extent}x{extent}x{channels}->{filters}", g.batch);
             self.group.throughput(Throughput::Elements(g.flops() as u64));
             self.run(&format!("{name} forward"), |b| b.conv2d_forward(&g, x, weight, y, Some(sums)));
-            self.run(&format!("{name} input gradient"), |b| {
-                b.conv2d_input_grad(&g, dy, weight, Grad::write(dx), scratch)
-            });
+            self.run(&format!("{name} input gradient"), |b| b.conv2d_input_grad(&g, dy, weight, Grad::write(dx)));
             self.run(&format!("{name} weight gradient"), |b| b.conv2d_weight_grad(&g, x, dy, dweight, scratch));
         }
     }

@@ -34,7 +34,12 @@ pub fn run(args: InfoArgs) -> Result<()> {
         .into_iter()
         .map(|(name, state)| match state {
             Ok(what) => json!({"device": name, "usable": true, "description": what}),
-            Err(error) => json!({"device": name, "usable": false, "reason": error.to_string()}),
+            Err(error) => {
+                // The message begins with the device, as it must where it stands alone.
+                let what = error.to_string();
+                let reason = what.strip_prefix(&format!("{name}: ")).unwrap_or(&what);
+                json!({"device": name, "usable": false, "reason": reason})
+            }
         })
         .collect();
     let memory = predict(&args)?;

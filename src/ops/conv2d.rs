@@ -94,14 +94,7 @@ pub trait Conv2dKernels {
     fn conv2d_forward(&self, g: &Geometry, x: Tensor, weight: Tensor, y: Tensor, sums: Option<Tensor>) -> Result<()>;
 
     /// `dx (+)= conv_transposed(dy, weight)`.
-    fn conv2d_input_grad(
-        &self,
-        g: &Geometry,
-        dy: Tensor,
-        weight: Tensor,
-        dx: Grad,
-        scratch: Option<Tensor>,
-    ) -> Result<()>;
+    fn conv2d_input_grad(&self, g: &Geometry, dy: Tensor, weight: Tensor, dx: Grad) -> Result<()>;
 
     /// `dweight = sum over pixels of dy ⊗ x`, in a fixed order.
     fn conv2d_weight_grad(
@@ -113,8 +106,7 @@ pub trait Conv2dKernels {
         scratch: Option<Tensor>,
     ) -> Result<()>;
 
-    /// Bytes of scratch that [`Conv2dKernels::conv2d_input_grad`] and [`Conv2dKernels::conv2d_weight_grad`] want
-    /// (the larger of the two: they run one after the other).
+    /// Bytes of scratch that [`Conv2dKernels::conv2d_weight_grad`] wants.
     fn conv2d_backward_scratch(&self, geometry: &Geometry) -> usize;
 }
 
@@ -210,7 +202,7 @@ impl Op for Conv2d {
             run.backend.conv2d_weight_grad(g, run.value(self.x), dy, dweight.tensor, run.scratch())?;
         }
         if let Some(dx) = run.grad_target(self.x) {
-            run.backend.conv2d_input_grad(g, dy, run.value(self.weight), dx, run.scratch())?;
+            run.backend.conv2d_input_grad(g, dy, run.value(self.weight), dx)?;
         }
         Ok(())
     }

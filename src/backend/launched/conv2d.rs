@@ -293,14 +293,7 @@ impl Conv2dKernels for Launched {
         self.launch(&call.spec, call.launch, &args)
     }
 
-    fn conv2d_input_grad(
-        &self,
-        g: &Geometry,
-        dy: Tensor,
-        weight: Tensor,
-        dx: Grad,
-        _scratch: Option<Tensor>,
-    ) -> Result<()> {
+    fn conv2d_input_grad(&self, g: &Geometry, dy: Tensor, weight: Tensor, dx: Grad) -> Result<()> {
         let operands = Operands::new(self, NAME);
         let dy = operands.compute("dy", dy, size(g.output()))?;
         let weight = operands.compute("the weight", weight, size(g.weight()))?;

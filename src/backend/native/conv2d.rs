@@ -106,14 +106,7 @@ impl Conv2dKernels for Native {
         Ok(())
     }
 
-    fn conv2d_input_grad(
-        &self,
-        g: &Geometry,
-        dy: Tensor,
-        weight: Tensor,
-        dx: Grad,
-        _scratch: Option<Tensor>,
-    ) -> Result<()> {
+    fn conv2d_input_grad(&self, g: &Geometry, dy: Tensor, weight: Tensor, dx: Grad) -> Result<()> {
         let a = self.memory.access()?;
         let (dy, weight) = (shaped(dy, g.output())?, shaped(weight, g.weight())?);
         let to = shaped(dx.tensor, g.input())?;
