@@ -25,8 +25,6 @@ fn ops_are_held_against_the_measured_ceilings() {
         let mut share = 0.0;
         for op in ops {
             share += number(&op["share"]);
-            // A row of several ops is the sum of each one's share, which all are bound alike: equal shapes, equal costs,
-            // but for gradients that are added to.
             let of_ceilings = [op["tflops"].as_f64().unwrap() / ceilings[0], number(&op["gbytes"]) / ceilings[1]];
             let higher = of_ceilings[0].max(of_ceilings[1]);
             assert!((number(&op["of_peak"]) / higher - 1.0).abs() < 1e-6, "{op}");

@@ -138,8 +138,6 @@ fn table(runs: &[Vec<OpTime>], ceilings: &Ceilings) -> Vec<OpBench> {
         });
         rows[at].count += 1;
         rows[at].seconds += median(index);
-        // Seconds for now.
-        rows[at].of_peak += ceilings.least_seconds(&op.cost).0;
         costs[at].flops += op.cost.flops;
         costs[at].bytes += op.cost.bytes;
     }
@@ -148,8 +146,9 @@ fn table(runs: &[Vec<OpTime>], ceilings: &Ceilings) -> Vec<OpBench> {
         row.share = row.seconds / total;
         row.tflops = cost.flops / row.seconds / 1e12;
         row.gbytes = cost.bytes / row.seconds / 1e9;
-        row.of_peak /= row.seconds;
-        row.bound = ceilings.least_seconds(cost).1;
+        let (least, bound) = ceilings.least_seconds(cost);
+        row.of_peak = least / row.seconds;
+        row.bound = bound;
     }
     rows.sort_by(|a, b| b.seconds.total_cmp(&a.seconds));
     rows
