@@ -9,7 +9,7 @@ mod common;
 use common::{activations, floats, scratch};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use glmc_engine::ops::conv2d::Geometry;
-use glmc_engine::tape::Grad;
+use glmc_engine::tensor::Grad;
 
 fn layers(width: usize, batch: usize) -> Vec<Geometry> {
     let layer = |extent, channels, filters, stride| Geometry {

@@ -13,7 +13,8 @@ use common::{activations, floats, indices, place, scratch, step, values};
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main};
 use glmc_engine::Result;
-use glmc_engine::backend::{self, Backend};
+use glmc_engine::backend;
+use glmc_engine::ops::Backend;
 use glmc_engine::ops::augment_mix::{AugmentMix, Augmentation, Mixing};
 use glmc_engine::ops::batch_norm::{self, Shortcut};
 use glmc_engine::ops::classify::Classify;
@@ -23,7 +24,7 @@ use glmc_engine::ops::sgd::{Sgd, SgdConfig};
 use glmc_engine::ops::soft_label_cross_entropy::Head;
 use glmc_engine::ops::soft_labels::SoftLabels;
 use glmc_engine::ops::total_loss::{LOSS_COLUMNS, TotalLoss};
-use glmc_engine::tape::Grad;
+use glmc_engine::tensor::Grad;
 use glmc_engine::tensor::{DType, Precision, Tensor};
 
 const CLASSES: usize = 10;

@@ -12,8 +12,8 @@ use glmc_engine::ops::augment_mix::{AugmentMix, Augmentation, Mixing};
 use glmc_engine::ops::batch_norm::{Backward, Forward, Geometry, Shortcut};
 use glmc_engine::ops::sgd::{Sgd, SgdConfig};
 use glmc_engine::ops::soft_label_cross_entropy::Head;
-use glmc_engine::tape::Grad;
 use glmc_engine::tensor::DType;
+use glmc_engine::tensor::Grad;
 
 const BATCH: usize = 64;
 /// Parameters of ResNet-32, width 16, with its heads.

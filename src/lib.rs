@@ -3,16 +3,19 @@
 //!
 //! A reader's way in, from the outside to the inside:
 //! [`cli`] parses flags into a validated [`config`], [`train`] runs the loop, [`glmc`] is the method, [`nn`] the
-//! networks, [`ops`] the operations that the [`tape`] records and plans, [`backend`] their implementations.
+//! networks, [`ops`] the operations that the [`tape`] records and plans, [`backend`] their implementations, [`driver`] what
+//! runs the kernels.
 
 pub mod backend;
 pub mod bench;
 pub mod cli;
 pub mod config;
 pub mod data;
+pub mod driver;
 pub mod error;
 pub mod files;
 pub mod glmc;
+pub mod memory;
 pub mod nn;
 pub mod ops;
 pub mod rng;

@@ -12,9 +12,9 @@ pub use plan::{Arena, OpTime, Pass, Program};
 
 use std::fmt;
 
-use crate::backend::Backend;
 use crate::error::Result;
-use crate::tensor::{DType, Shape, Tensor};
+use crate::ops::Backend;
+use crate::tensor::{DType, Grad, Shape, Tensor};
 
 /// A value on a tape.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -46,22 +46,6 @@ struct Value {
     parameter_grad: Option<Tensor>,
     requires_grad: bool,
     keep: bool,
-}
-
-/// A gradient that a backward writes: where, and whether another op has already written there in this pass.
-#[derive(Clone, Copy, Debug)]
-pub struct Grad {
-    /// Same shape as the value.
-    pub tensor: Tensor,
-    /// `+=` if true, `=` if false.
-    pub accumulate: bool,
-}
-
-impl Grad {
-    /// A gradient that is written, not added to.
-    pub fn write(tensor: Tensor) -> Grad {
-        Grad { tensor, accumulate: false }
-    }
 }
 
 /// Arithmetic and least memory traffic of one pass of an op.

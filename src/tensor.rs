@@ -182,3 +182,19 @@ impl Tensor {
         Tensor { offset: self.offset + start * row, shape: Shape::new(&extents[..dims.len()]), ..*self }
     }
 }
+
+/// A gradient that a backward writes: where, and whether another op has already written there in this pass.
+#[derive(Clone, Copy, Debug)]
+pub struct Grad {
+    /// Same shape as the value.
+    pub tensor: Tensor,
+    /// `+=` if true, `=` if false.
+    pub accumulate: bool,
+}
+
+impl Grad {
+    /// A gradient that is written, not added to.
+    pub fn write(tensor: Tensor) -> Grad {
+        Grad { tensor, accumulate: false }
+    }
+}

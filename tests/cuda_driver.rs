@@ -10,9 +10,9 @@ use std::process::{Command, ExitCode, Output, Stdio};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use glmc_engine::backend::driver::cache::Cache;
-use glmc_engine::backend::driver::cuda::Cuda;
-use glmc_engine::backend::driver::{Arg, Driver, KernelSpec, Launch};
+use glmc_engine::driver::cache::Cache;
+use glmc_engine::driver::cuda::Cuda;
+use glmc_engine::driver::{Arg, Driver, KernelSpec, Launch};
 use glmc_engine::{Error, Result};
 use libtest_mimic::{Arguments, Failed, Trial};
 use serde_json::Value;

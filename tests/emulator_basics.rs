@@ -1,9 +1,9 @@
 //! The emulator as a driver: kernels give exact results in every order of threads, graphs replay, memory is accounted for.
 
 use glmc_engine::Result;
-use glmc_engine::backend::driver::cache::Cache;
-use glmc_engine::backend::driver::emulator::{Checks, Emulator, Options};
-use glmc_engine::backend::driver::{Arg, DevicePtr, Driver, KernelSpec, Launch};
+use glmc_engine::driver::cache::Cache;
+use glmc_engine::driver::emulator::{Checks, Emulator, Options};
+use glmc_engine::driver::{Arg, DevicePtr, Driver, KernelSpec, Launch};
 
 fn emulator(checks: Checks) -> Emulator {
     Emulator::new(Options { checks, cache: Cache::user() }).unwrap()

@@ -1,7 +1,7 @@
 //! Every check of the emulator catches its planted bug, by the right name, and passes the same kernel without the bug.
 
-use glmc_engine::backend::driver::emulator::{Checks, Emulator, Options};
-use glmc_engine::backend::driver::{Arg, DevicePtr, Driver, KernelSpec, Launch};
+use glmc_engine::driver::emulator::{Checks, Emulator, Options};
+use glmc_engine::driver::{Arg, DevicePtr, Driver, KernelSpec, Launch};
 use glmc_engine::{Error, Result};
 
 const SOURCE: &str = include_str!("planted/bugs.cu");

@@ -4,9 +4,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use glmc_engine::backend::driver::cache::{Cache, Key};
-use glmc_engine::backend::driver::emulator::{Checks, Emulator, Options};
-use glmc_engine::backend::driver::{Arg, Driver, KernelSpec, Launch};
+use glmc_engine::driver::cache::{Cache, Key};
+use glmc_engine::driver::emulator::{Checks, Emulator, Options};
+use glmc_engine::driver::{Arg, Driver, KernelSpec, Launch};
 
 fn key(name: &str) -> Key {
     Key::new([name.as_bytes()], "cubin")

@@ -2,10 +2,10 @@
 //! repetition nor the order of threads changes a bit.
 
 use glmc_engine::Result;
-use glmc_engine::backend::Memory;
-use glmc_engine::backend::driver::emulator::{Emulator, Options};
-use glmc_engine::backend::driver::{Arg, Driver, KernelSpec, Launch};
 use glmc_engine::backend::launched::Launched;
+use glmc_engine::driver::emulator::{Emulator, Options};
+use glmc_engine::driver::{Arg, Driver, KernelSpec, Launch};
+use glmc_engine::memory::Memory;
 use glmc_engine::ops::augment_mix::{AugmentMix, AugmentMixKernels, Augmentation, Mixing};
 use glmc_engine::ops::batch_norm::{self, BatchNormKernels, Shortcut};
 use glmc_engine::ops::global_avg_pool::GlobalAvgPoolKernels;
@@ -17,7 +17,7 @@ use glmc_engine::ops::soft_label_cross_entropy::{Head, SoftLabelCrossEntropyKern
 use glmc_engine::ops::soft_labels::{SoftLabels, SoftLabelsKernels};
 use glmc_engine::ops::total_loss::{TotalLoss, TotalLossKernels};
 use glmc_engine::rng::philox;
-use glmc_engine::tape::Grad;
+use glmc_engine::tensor::Grad;
 use glmc_engine::tensor::{BufferId, DType, Precision, Tensor};
 
 fn emulator() -> Emulator {

@@ -4,14 +4,14 @@
 use std::collections::BTreeSet;
 
 use glmc_engine::Result;
-use glmc_engine::backend::Memory;
-use glmc_engine::backend::driver::cache::Cache;
-use glmc_engine::backend::driver::emulator::{Checks, Emulator, Options};
-use glmc_engine::backend::driver::{Arg, DevicePtr, Driver};
 use glmc_engine::backend::launched::Launched;
 use glmc_engine::backend::launched::conv2d::{Call, Layer};
+use glmc_engine::driver::cache::Cache;
+use glmc_engine::driver::emulator::{Checks, Emulator, Options};
+use glmc_engine::driver::{Arg, DevicePtr, Driver};
+use glmc_engine::memory::Memory;
 use glmc_engine::ops::conv2d::{Conv2dKernels, Geometry};
-use glmc_engine::tape::Grad;
+use glmc_engine::tensor::Grad;
 use glmc_engine::tensor::{DType, Precision, Tensor};
 use half::bf16;
 

@@ -11,8 +11,8 @@ use cudarc::driver::result;
 use cudarc::driver::sys::CUresult::*;
 use cudarc::driver::sys::CUstreamCaptureMode::*;
 use cudarc::driver::sys::{self, CUresult};
-use glmc_engine::backend::driver::cache::Cache;
-use glmc_engine::backend::driver::{KernelSpec, nvrtc::Nvrtc};
+use glmc_engine::driver::cache::Cache;
+use glmc_engine::driver::{KernelSpec, nvrtc::Nvrtc};
 use libtest_mimic::{Arguments, Failed, Trial};
 
 const SOURCE: &str = "#include \"portable.cuh\"\nextern \"C\" __global__ void __launch_bounds__(1024) add_one(float* x) {\n    \

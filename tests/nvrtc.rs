@@ -3,9 +3,9 @@
 
 use std::process::{Command, ExitCode};
 
-use glmc_engine::backend::driver::KernelSpec;
-use glmc_engine::backend::driver::cache::Cache;
-use glmc_engine::backend::driver::nvrtc::Nvrtc;
+use glmc_engine::driver::KernelSpec;
+use glmc_engine::driver::cache::Cache;
+use glmc_engine::driver::nvrtc::Nvrtc;
 use libtest_mimic::{Arguments, Failed, Trial};
 
 const ARCHITECTURES: [&str; 6] = ["sm_80", "sm_86", "sm_89", "sm_90a", "sm_100a", "sm_120"];

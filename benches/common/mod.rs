@@ -5,8 +5,9 @@
 use std::time::Duration;
 
 use criterion::Criterion;
-use glmc_engine::backend::{self, Backend};
-use glmc_engine::nn::parameters::write_floats;
+use glmc_engine::backend;
+use glmc_engine::memory::write_floats;
+use glmc_engine::ops::Backend;
 use glmc_engine::ops::load_step::{STEP_WORDS, StepParams};
 use glmc_engine::tensor::{DType, Precision, Tensor};
 

@@ -1,6 +1,6 @@
 // CUDA's device language for the system C++ compiler: what portable.cuh and the kernels use of it, and no more.
 //
-// Each CUDA thread is a coroutine that the host (src/backend/driver/emulator/) resumes; it gives control back only
+// Each CUDA thread is a coroutine that the host (src/driver/emulator/) resumes; it gives control back only
 // where threads meet: __syncthreads and warp-wide functions. The records below are shared with the host, which
 // checks their sizes when it loads a kernel. With GLMC_CHECKED every memory access of a kernel is instrumented
 // (checks.h); without it a kernel runs as the compiler made it.

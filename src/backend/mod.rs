@@ -1,180 +1,23 @@
 //! Backends: who computes the ops.
 //!
-//! [`Backend`] is what ops, tape, model and training loop see; nothing above it knows which one runs. There are two
-//! implementations: [`native`], Rust on the CPU, and [`launched`], hand-written kernels over a driver (CUDA, or the
+//! [`Backend`] (declared beside the ops) is what tape, model and training loop see; nothing above it knows which one runs.
+//! There are two implementations: [`native`], Rust on the CPU, and [`launched`], hand-written kernels over a driver (CUDA, or the
 //! emulator that runs the same kernels on any machine).
 
-pub mod driver;
 pub mod launched;
 pub mod native;
 
-use std::time::{Duration, Instant};
-
-use self::driver::Driver;
-use self::driver::cache::Cache;
-use self::driver::cuda::{self, Cuda};
-use self::driver::emulator::{self, Checks, Emulator};
-use self::driver::recorder::Recorder;
-pub use self::driver::{Mark, Pinned};
+use crate::driver::Driver;
+use crate::driver::cache::Cache;
+use crate::driver::cuda::{self, Cuda};
+use crate::driver::emulator::{self, Checks, Emulator};
+use crate::driver::recorder::Recorder;
 use crate::error::{Error, Result};
-use crate::ops;
-use crate::tensor::{BufferId, Precision, Tensor};
+use crate::ops::Backend;
+use crate::tensor::Precision;
 
 /// CPU threads that a backend may be asked for.
 const MOST_THREADS: usize = 1024;
-
-/// Memory and the passage of time, as every backend provides them.
-pub trait Memory {
-    /// The device's name: `cpu`, `cuda:0`, `emulator`.
-    fn name(&self) -> String;
-
-    /// In what arithmetic this backend was opened.
-    fn precision(&self) -> Precision;
-
-    /// Allocates zeroed memory, aligned to 256 bytes; `what` is for messages.
-    ///
-    /// # Errors
-    /// When there is not that much.
-    fn alloc(&self, bytes: usize, what: &str) -> Result<BufferId>;
-
-    /// Gives an allocation back.
-    fn free(&self, buffer: BufferId);
-
-    /// Bytes allocated now, and the most that ever were.
-    fn allocated(&self) -> (usize, usize);
-
-    /// Bytes that could still be allocated, other programs considered.
-    ///
-    /// # Errors
-    /// When the device does not tell.
-    fn available(&self) -> Result<usize>;
-
-    /// A backend that plans, allocates and launches as this one does, but without a device: to learn beforehand what
-    /// something will take. What it computes is meaningless.
-    ///
-    /// # Errors
-    /// When the system refuses.
-    fn planner(&self) -> Result<Box<dyn Backend>>;
-
-    /// Copies host bytes into a tensor of the same size.
-    ///
-    /// # Errors
-    /// When the sizes differ or the device fails.
-    fn upload(&self, to: Tensor, bytes: &[u8]) -> Result<()>;
-
-    /// Copies a tensor into host bytes of the same size, after all work before it.
-    ///
-    /// # Errors
-    /// When the sizes differ or the device fails.
-    fn download(&self, from: Tensor, bytes: &mut [u8]) -> Result<()>;
-
-    /// Zeroed host memory that [`Memory::upload_async`] and [`Memory::download_async`] copy from and to. Devices that
-    /// compute behind the host's back give page-locked memory; what is said here is for those that do not.
-    ///
-    /// # Errors
-    /// When there is not that much.
-    fn alloc_host(&self, bytes: usize) -> Result<Pinned> {
-        Ok(Pinned::ordinary(bytes))
-    }
-
-    /// Copies a tensor's size of bytes from `offset` of host memory into it, after all work before it, without waiting:
-    /// `from` must not change before a [`Memory::mark`] set behind the copy is reached.
-    ///
-    /// # Errors
-    /// When host memory ends before, or the device fails.
-    fn upload_async(&self, to: Tensor, from: &Pinned, offset: usize) -> Result<()> {
-        self.upload(to, from.range(offset, to.bytes())?)
-    }
-
-    /// Copies a tensor to `offset` of host memory, after all work before it, without waiting: `to` holds the bytes once
-    /// a [`Memory::mark`] set behind the copy is reached.
-    ///
-    /// # Errors
-    /// When host memory ends before, or the device fails.
-    fn download_async(&self, from: Tensor, to: &mut Pinned, offset: usize) -> Result<()> {
-        self.download(from, to.range_mut(offset, from.bytes())?)
-    }
-
-    /// Marks this point of the work.
-    ///
-    /// # Errors
-    /// When the device fails.
-    fn mark(&self) -> Result<Mark> {
-        Ok(Mark::now())
-    }
-
-    /// Whether all work before a mark is done; never waits.
-    ///
-    /// # Errors
-    /// When the device, or work before the mark, failed.
-    fn reached(&self, _mark: &Mark) -> Result<bool> {
-        Ok(true)
-    }
-
-    /// Waits until all work before a mark is done.
-    ///
-    /// # Errors
-    /// When the device, or work before the mark, failed.
-    fn wait(&self, _mark: &Mark) -> Result<()> {
-        Ok(())
-    }
-
-    /// Sets a tensor's bytes to zero.
-    fn zero(&self, tensor: Tensor) -> Result<()>;
-
-    /// Waits until all work is done.
-    fn synchronize(&self) -> Result<()>;
-
-    /// Runs `work` and measures it on the device's clock.
-    fn time(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Duration> {
-        self.synchronize()?;
-        let start = Instant::now();
-        work()?;
-        self.synchronize()?;
-        Ok(start.elapsed())
-    }
-
-    /// Makes a sequence of calls repeatable at the lowest cost. A device with graphs compiles the kernels, records the
-    /// calls once without running them, and replays them; others run `work` again each time, which is what `None` asks for.
-    ///
-    /// # Errors
-    /// When a kernel does not compile or the device fails.
-    fn capture(&self, _work: &mut dyn FnMut() -> Result<()>) -> Result<Option<Box<dyn Replay>>> {
-        Ok(None)
-    }
-}
-
-/// A captured sequence of calls.
-pub trait Replay {
-    /// Runs it once more.
-    fn replay(&self) -> Result<()>;
-}
-
-/// Declares [`Backend`] as the sum of the ops' traits, so that the list stands in one place.
-macro_rules! backend {
-    ($($kernels:path),* $(,)?) => {
-        /// Everything that a backend must provide: one trait an op, each declared beside its op.
-        pub trait Backend: Memory $(+ $kernels)* {}
-
-        impl<T: Memory $(+ $kernels)*> Backend for T {}
-    };
-}
-
-backend! {
-    ops::augment_mix::AugmentMixKernels,
-    ops::batch_norm::BatchNormKernels,
-    ops::ceilings::CeilingKernels,
-    ops::classify::ClassifyKernels,
-    ops::conv2d::Conv2dKernels,
-    ops::global_avg_pool::GlobalAvgPoolKernels,
-    ops::linear::LinearKernels,
-    ops::negative_cosine::NegativeCosineKernels,
-    ops::sgd::SgdKernels,
-    ops::soft_label_cross_entropy::SoftLabelCrossEntropyKernels,
-    ops::soft_labels::SoftLabelsKernels,
-    ops::load_step::LoadStepKernels,
-    ops::total_loss::TotalLossKernels,
-}
 
 /// Opens a device by its name: `cpu`, `cuda` or `cuda:N`, `emulator`, or `emulator:checked`, which looks at every memory
 /// access. `threads` is the number of CPU threads, 0 for all.
@@ -206,7 +49,7 @@ pub fn open(device: &str, precision: Precision, threads: usize) -> Result<Box<dy
 }
 
 /// A backend that plans and counts memory as the device of that name does, whether this machine has it or not; see
-/// [`Memory::planner`].
+/// [`Backend::planner`].
 ///
 /// # Errors
 /// When there is no device of that name, or it does not compute in that precision.

@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use crate::backend::Backend;
 use crate::error::{Error, Result};
-use crate::nn::parameters::read_floats;
+use crate::memory::read_floats;
+use crate::ops::Backend;
 use crate::tape::Cost;
 use crate::tensor::{BufferId, DType, Tensor};
 

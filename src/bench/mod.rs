@@ -12,12 +12,12 @@ pub use ceilings::{Bound, Ceilings};
 pub use ops::{OpBench, OpsBench, bench_ops};
 pub use step::{StepBench, bench_step};
 
-use crate::backend::Backend;
 use crate::config::Method;
 use crate::error::{Error, Result};
 use crate::glmc::{EpochPlan, PartnerSampler, PlanConfig, class_weights};
 use crate::nn::model::HIDDEN;
 use crate::nn::{Model, ModelConfig, ParameterStore};
+use crate::ops::Backend;
 use crate::ops::augment_mix::{Augmentation, Mixing};
 use crate::ops::sgd::SgdConfig;
 use crate::rng::philox::{Purpose, Stream};

@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use super::{Bound, Ceilings, Samples, Setup, Workload};
-use crate::backend::Backend;
 use crate::config::Method;
 use crate::error::Result;
+use crate::ops::Backend;
 use crate::tape::{Cost, OpTime, Pass};
 use crate::tensor::Precision;
 

@@ -5,8 +5,8 @@ use std::time::Instant;
 use serde::Serialize;
 
 use super::{STEPS, Samples, Setup, Workload};
-use crate::backend::Backend;
 use crate::error::Result;
+use crate::ops::Backend;
 use crate::tensor::Precision;
 
 /// The speed of the whole step.

@@ -1,8 +1,9 @@
 //! Flags that several subcommands share: where to compute, and in what arithmetic.
 
-use crate::backend::{self, Backend};
+use crate::backend;
 use crate::config::Config;
 use crate::error::Result;
+use crate::ops::Backend;
 use crate::tensor::Precision;
 
 /// Where to compute.

@@ -9,10 +9,10 @@ use indicatif::{ProgressBar, ProgressStyle};
 use rayon::prelude::*;
 use serde::Serialize;
 
-use crate::backend::driver::Variant;
-use crate::backend::driver::cache::Cache;
-use crate::backend::driver::nvrtc::Nvrtc;
-use crate::backend::driver::occupancy::{Limits, limits, occupancy};
+use crate::driver::Variant;
+use crate::driver::cache::Cache;
+use crate::driver::nvrtc::Nvrtc;
+use crate::driver::occupancy::{Limits, limits, occupancy};
 use crate::{Error, Result};
 
 /// The architectures that a release must compile for.
@@ -204,7 +204,7 @@ fn print_table(mut out: impl Write, rows: &[Row]) -> std::io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backend::driver::KernelSpec;
+    use crate::driver::KernelSpec;
 
     fn row(spill_bytes: u32, hot: bool, shared_bytes: u32, registers: u32) -> (Row, Variant) {
         let spec = KernelSpec::new("x.cu", "x").define("TILE", 8);

@@ -1,8 +1,8 @@
 //! Layers: a layer declares its parameters when it is built and records its ops when it is asked to.
 
 use super::parameters::{Kind, ParameterId, ParameterStore, Specs};
-use crate::backend::Backend;
 use crate::error::Result;
+use crate::ops::Backend;
 use crate::ops::batch_norm::{Parameters, Statistics, batch_norm};
 use crate::ops::conv2d::conv2d;
 use crate::ops::linear::linear;

@@ -1,10 +1,10 @@
 //! Parameters: declared by PyTorch's names and shapes, stored flat so that one kernel updates all of them.
 
-use half::bf16;
 use rand_distr::{Distribution, StandardNormal};
 
-use crate::backend::Backend;
-use crate::error::{Error, Result};
+use crate::error::Result;
+use crate::memory::{read_floats, write_floats};
+use crate::ops::Backend;
 use crate::rng::philox::{Purpose, Stream};
 use crate::tape::{Tape, Var};
 use crate::tensor::{DType, Shape, Tensor};
@@ -319,48 +319,6 @@ impl Snapshot<'_> {
         let flat = if spec.kind.is_learned() { &mut self.learned } else { &mut self.statistics };
         let base = self.store.offsets[index];
         spec.stored_indices().zip(values).for_each(|(i, &v)| flat[base + i] = v);
-    }
-}
-
-/// Copies a floating-point tensor to the host.
-///
-/// # Errors
-/// When the device fails or the tensor holds integers.
-pub fn read_floats(backend: &dyn Backend, tensor: Tensor) -> Result<Vec<f64>> {
-    let mut bytes = vec![0; tensor.bytes()];
-    backend.download(tensor, &mut bytes)?;
-    floats(tensor.dtype, &bytes)
-}
-
-/// The numbers in an array's bytes, which need not be aligned.
-///
-/// # Errors
-/// When they are integers.
-pub fn floats(dtype: DType, bytes: &[u8]) -> Result<Vec<f64>> {
-    Ok(match dtype {
-        DType::F64 => bytemuck::pod_collect_to_vec(bytes),
-        DType::F32 => bytemuck::pod_collect_to_vec::<u8, f32>(bytes).into_iter().map(f64::from).collect(),
-        DType::Bf16 => bytemuck::pod_collect_to_vec::<u8, bf16>(bytes).into_iter().map(f64::from).collect(),
-        other => return Err(Error::op("floats", format!("{other:?} is no floating-point type"))),
-    })
-}
-
-/// Copies numbers into a floating-point tensor, rounding to its type.
-///
-/// # Errors
-/// When the device fails, the tensor holds integers or the sizes differ.
-pub fn write_floats(backend: &dyn Backend, tensor: Tensor, values: &[f64]) -> Result<()> {
-    match tensor.dtype {
-        DType::F64 => backend.upload(tensor, bytemuck::cast_slice(values)),
-        DType::F32 => {
-            let narrow: Vec<f32> = values.iter().map(|&v| v as f32).collect();
-            backend.upload(tensor, bytemuck::cast_slice(&narrow))
-        }
-        DType::Bf16 => {
-            let narrow: Vec<bf16> = values.iter().map(|&v| bf16::from_f32(v as f32)).collect();
-            backend.upload(tensor, bytemuck::cast_slice(&narrow))
-        }
-        other => Err(Error::op("write_floats", format!("{other:?} is no floating-point type"))),
     }
 }
 

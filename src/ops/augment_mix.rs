@@ -4,8 +4,7 @@
 //! as reference steps hold them.
 
 use super::load_step::StepVars;
-use super::{expect, four};
-use crate::backend::Backend;
+use super::{Backend, expect, four};
 use crate::error::{Error, Result};
 use crate::tape::{Op, Pass, Run, Tape, Var};
 use crate::tensor::{DType, Tensor};

@@ -2,11 +2,10 @@
 //! epsilon 1e-5). Each view of the batch has statistics of its own; the running statistics are updated by the first
 //! view, then by the second.
 
-use super::{expect, four};
-use crate::backend::Backend;
+use super::{Backend, expect, four};
 use crate::error::{Error, Result};
-use crate::tape::{Grad, Op, Pass, Run, Scratch, Tape, Var};
-use crate::tensor::{DType, Tensor};
+use crate::tape::{Op, Pass, Run, Scratch, Tape, Var};
+use crate::tensor::{DType, Grad, Tensor};
 
 const NAME: &str = "batch_norm";
 

@@ -2,8 +2,7 @@
 //! accuracy, shots, per-class accuracy and calibration are all tallies of these.
 
 use super::load_step::StepVars;
-use super::two;
-use crate::backend::Backend;
+use super::{Backend, two};
 use crate::error::Result;
 use crate::tape::{Op, Run, Tape, Var};
 use crate::tensor::Tensor;

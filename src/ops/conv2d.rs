@@ -1,10 +1,9 @@
 //! Two-dimensional convolution without bias, NHWC activations, OHWI weights (`torch.nn.functional.conv2d`).
 
-use super::{expect, four};
-use crate::backend::Backend;
+use super::{Backend, expect, four};
 use crate::error::{Error, Result};
-use crate::tape::{Grad, Op, Pass, Run, Scratch, Tape, Var};
-use crate::tensor::Tensor;
+use crate::tape::{Op, Pass, Run, Scratch, Tape, Var};
+use crate::tensor::{Grad, Tensor};
 
 const NAME: &str = "conv2d";
 

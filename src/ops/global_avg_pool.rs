@@ -1,10 +1,9 @@
 //! Mean over all pixels of an image (`torch.nn.functional.adaptive_avg_pool2d(x, 1)`).
 
-use super::four;
-use crate::backend::Backend;
+use super::{Backend, four};
 use crate::error::Result;
-use crate::tape::{Grad, Op, Pass, Run, Tape, Var};
-use crate::tensor::Tensor;
+use crate::tape::{Op, Pass, Run, Tape, Var};
+use crate::tensor::{Grad, Tensor};
 
 const NAME: &str = "global_avg_pool";
 

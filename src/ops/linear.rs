@@ -1,11 +1,10 @@
 //! The affine layer `y = x weightᵀ + bias` (`torch.nn.functional.linear`), in the accumulation type: heads are a
 //! thousandth of the arithmetic, and logits in single keep the losses exact.
 
-use super::{expect, two};
-use crate::backend::Backend;
+use super::{Backend, expect, two};
 use crate::error::Result;
-use crate::tape::{Grad, Op, Pass, Run, Tape, Var};
-use crate::tensor::Tensor;
+use crate::tape::{Op, Pass, Run, Tape, Var};
+use crate::tensor::{Grad, Tensor};
 
 const NAME: &str = "linear";
 

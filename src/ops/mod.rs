@@ -19,7 +19,33 @@ pub mod soft_labels;
 pub mod total_loss;
 
 use crate::error::{Error, Result};
+use crate::memory::Memory;
 use crate::tensor::Shape;
+
+/// Everything that a backend provides: memory, and one trait per op, each declared beside its op.
+pub trait Backend:
+    Memory
+    + augment_mix::AugmentMixKernels
+    + batch_norm::BatchNormKernels
+    + ceilings::CeilingKernels
+    + classify::ClassifyKernels
+    + conv2d::Conv2dKernels
+    + global_avg_pool::GlobalAvgPoolKernels
+    + linear::LinearKernels
+    + load_step::LoadStepKernels
+    + negative_cosine::NegativeCosineKernels
+    + sgd::SgdKernels
+    + soft_label_cross_entropy::SoftLabelCrossEntropyKernels
+    + soft_labels::SoftLabelsKernels
+    + total_loss::TotalLossKernels
+{
+    /// A backend that plans, allocates and launches as this one does, but without a device: to learn beforehand what
+    /// something will take. What it computes is meaningless.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    fn planner(&self) -> Result<Box<dyn Backend>>;
+}
 
 /// The extents of a shape that must have rank 4 (`what`: the argument's name).
 fn four(op: &'static str, what: &str, shape: Shape) -> Result<[usize; 4]> {

@@ -1,11 +1,10 @@
 //! Negative cosine similarity between the views: `-mean cos(u_g, sg(h_l)) - mean cos(u_l, sg(h_g))` (GLMC paper, section 3),
 //! loss and gradient in one kernel; norms below 1e-8 count as 1e-8 (`torch.nn.CosineSimilarity`).
 
-use super::{expect, two};
-use crate::backend::Backend;
+use super::{Backend, expect, two};
 use crate::error::Result;
-use crate::tape::{Grad, Op, Pass, Run, Tape, Var};
-use crate::tensor::Tensor;
+use crate::tape::{Op, Pass, Run, Tape, Var};
+use crate::tensor::{Grad, Tensor};
 
 const NAME: &str = "negative_cosine";
 

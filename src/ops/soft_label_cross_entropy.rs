@@ -1,11 +1,10 @@
 //! Cross-entropy with soft labels, both heads and both views at once: `CE = -mean_n sum_c p log softmax(logits)`
 //! (GLMC paper, section 3), loss and gradient in one kernel.
 
-use super::{expect, two};
-use crate::backend::Backend;
+use super::{Backend, expect, two};
 use crate::error::Result;
-use crate::tape::{Grad, Op, Pass, Run, Tape, Var};
-use crate::tensor::Tensor;
+use crate::tape::{Op, Pass, Run, Tape, Var};
+use crate::tensor::{Grad, Tensor};
 
 const NAME: &str = "soft_label_cross_entropy";
 

@@ -1,9 +1,8 @@
 //! Mixed labels: `p = lambda*onehot(y_i) + (1-lambda)*onehot(y_j)` and the weighted
 //! `p_w = lambda*w_i*onehot(y_i) + (1-lambda)*w_j*onehot(y_j)` (GLMC paper, section 3).
 
-use super::expect;
 use super::load_step::StepVars;
-use crate::backend::Backend;
+use super::{Backend, expect};
 use crate::error::Result;
 use crate::tape::{Op, Run, Tape, Var};
 use crate::tensor::Tensor;

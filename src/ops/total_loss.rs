@@ -1,7 +1,6 @@
 //! The losses of a step from the losses of its rows, written into a log that the host reads when it likes.
 
-use super::expect;
-use crate::backend::Backend;
+use super::{Backend, expect};
 use crate::error::Result;
 use crate::tape::{Op, Pass, Run, Tape, Var};
 use crate::tensor::{DType, Tensor};

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use super::{Cost, Grad, Op, Run, Storage, Tape, Value, Var};
-use crate::backend::Backend;
+use super::{Cost, Op, Run, Storage, Tape, Value, Var};
 use crate::error::Result;
-use crate::tensor::{BufferId, DType, Shape, Tensor};
+use crate::ops::Backend;
+use crate::tensor::{BufferId, DType, Grad, Shape, Tensor};
 
 /// Every value starts at a multiple of this, so that vector and asynchronous copies of any width are aligned.
 const ALIGNMENT: usize = 256;
@@ -386,8 +386,8 @@ mod tests {
 
     #[test]
     fn costs_count_each_tensor_once_and_what_is_wanted() {
-        use crate::backend::Memory;
         use crate::backend::native::Native;
+        use crate::memory::Memory;
         use crate::ops::augment_mix::{Augmentation, Mixing, augment_mix};
         use crate::ops::conv2d::conv2d;
         use crate::ops::load_step::{STEP_WORDS, load_step};

@@ -11,11 +11,11 @@ use std::path::Path;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
 
-use crate::backend::Backend;
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::files::write_atomically;
 use crate::nn::{ParameterStore, Part};
+use crate::ops::Backend;
 use crate::tensor::Precision;
 
 /// Version of the manifest.

@@ -3,13 +3,13 @@
 use super::evaluate::{Evaluation, EvaluationConfig, Evaluator};
 use super::feed::{Feed, Images};
 use super::step::{StepConfig, TrainStep};
-use crate::backend::Backend;
 use crate::config::{Config, Method};
 use crate::data::shots::Shot;
 use crate::error::Result;
 use crate::glmc::class_weights;
 use crate::nn::model::HIDDEN;
 use crate::nn::{HeadKind, Model, ModelConfig, ParameterStore};
+use crate::ops::Backend;
 use crate::ops::augment_mix::{Augmentation, Mixing};
 use crate::ops::sgd::SgdConfig;
 

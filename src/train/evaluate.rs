@@ -3,11 +3,12 @@
 use serde::{Deserialize, Serialize};
 
 use super::feed::Feed;
-use crate::backend::{Backend, Replay};
 use crate::data::shots::Shot;
 use crate::error::Result;
 use crate::glmc::EpochPlan;
+use crate::memory::Replay;
 use crate::nn::{HeadKind, Mode, Model, ParameterStore, Recorder};
+use crate::ops::Backend;
 use crate::ops::augment_mix::{Augmentation, Mixing, augment_mix};
 use crate::ops::classify::classify;
 use crate::ops::load_step::{STEP_WORDS, load_step};

@@ -7,9 +7,10 @@ use std::cell::RefCell;
 
 use rayon::prelude::*;
 
-use crate::backend::{Backend, Mark, Pinned};
 use crate::error::{Error, Result};
 use crate::glmc::EpochPlan;
+use crate::memory::{Mark, Pinned};
+use crate::ops::Backend;
 use crate::ops::load_step::STEP_WORDS;
 use crate::tensor::{DType, Tensor};
 

@@ -1,8 +1,9 @@
 //! The host's looks at the losses, which the device writes step by step into a log of its own.
 
-use crate::backend::{Backend, Mark, Pinned};
 use crate::error::Result;
-use crate::nn::parameters::{floats, read_floats};
+use crate::memory::{Mark, Pinned};
+use crate::memory::{floats, read_floats};
+use crate::ops::Backend;
 use crate::tensor::Tensor;
 
 /// Copies the log to the host while the device goes on with the next steps.

@@ -9,11 +9,11 @@ use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::metrics::EpochMetrics;
 use super::run_folder::RunFolder;
-use crate::backend::Backend;
 use crate::config::Config;
 use crate::data::meta::Meta;
 use crate::data::shots::Shot;
 use crate::data::store::Store;
+use crate::ops::Backend;
 
 /// Plain lines come at most this often within an epoch.
 const LINE_EVERY: Duration = Duration::from_secs(10);

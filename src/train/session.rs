@@ -13,12 +13,12 @@ use super::losses::LossReader;
 use super::metrics::{EpochMetrics, FinalMetrics, Losses, digest};
 use super::report::Reporter;
 use super::run_folder::RunFolder;
-use crate::backend::Backend;
 use crate::config::{Config, Method};
 use crate::data::store::{Split, Store};
 use crate::error::{Error, Result};
 use crate::files::write_atomically;
 use crate::glmc::{EpochPlan, PartnerSampler, PlanConfig, schedule};
+use crate::ops::Backend;
 use crate::ops::augment_mix::Augmentation;
 use crate::ops::total_loss::LOSS_COLUMNS;
 

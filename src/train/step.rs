@@ -1,11 +1,12 @@
 //! The training step as one program: fetch the step's row, augment and mix, network, losses, gradients, update.
 
 use super::feed::Feed;
-use crate::backend::{Backend, Replay};
 use crate::error::Result;
 use crate::glmc::{EpochPlan, Objective, record_objective};
-use crate::nn::parameters::write_floats;
+use crate::memory::Replay;
+use crate::memory::write_floats;
 use crate::nn::{Mode, Model, ParameterStore, Recorder};
+use crate::ops::Backend;
 use crate::ops::augment_mix::{Augmentation, Mixing, augment_mix};
 use crate::ops::load_step::{STEP_WORDS, StepVars, load_step};
 use crate::ops::sgd::{Sgd, SgdConfig};

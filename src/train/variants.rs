@@ -6,12 +6,12 @@ use super::engine::{Data, Engine, model, step_config};
 use super::feed::{Feed, Images};
 use super::stand_in::StandIn;
 use super::step::TrainStep;
-use crate::backend::Memory;
-use crate::backend::driver::Variant;
-use crate::backend::driver::recorder::Recorder;
 use crate::backend::launched::Launched;
 use crate::config::{Config, Method, PRESETS, Settings, preset};
+use crate::driver::Variant;
+use crate::driver::recorder::Recorder;
 use crate::error::Result;
+use crate::memory::Memory;
 use crate::ops::augment_mix::AugmentMixKernels;
 use crate::ops::ceilings::CeilingKernels;
 use crate::ops::load_step::STEP_WORDS;
@@ -102,8 +102,8 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-    use crate::backend::driver::occupancy::limits;
-    use crate::backend::driver::sources::kernel_files;
+    use crate::driver::occupancy::limits;
+    use crate::driver::sources::kernel_files;
 
     #[test]
     fn every_kernel_is_used_and_listed() {

@@ -8,12 +8,12 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use crate::backend::Backend;
 use crate::error::Result;
 use crate::glmc::{Objective, record_objective};
+use crate::memory::{read_floats, write_floats};
 use crate::nn::model::{GlmcOutputs, Outputs};
-use crate::nn::parameters::{read_floats, write_floats};
 use crate::nn::{HeadKind, Heads, Mode, Model, ModelConfig, ParameterStore, Part, Recorder};
+use crate::ops::Backend;
 use crate::ops::augment_mix::mix_views;
 use crate::ops::load_step::{STEP_WORDS, StepParams, StepVars};
 use crate::ops::sgd::{Sgd, SgdConfig};

@@ -5,7 +5,8 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::OnceLock;
 
-use glmc_engine::backend::{self, Backend};
+use glmc_engine::backend;
+use glmc_engine::ops::Backend;
 use glmc_engine::tensor::Precision;
 
 /// A device in one precision.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use glmc_engine::Result;
-use glmc_engine::backend::Backend;
+use glmc_engine::ops::Backend;
 use glmc_engine::ops::load_step::StepParams;
 use glmc_engine::tape::{Tape, Var};
 use glmc_engine::tensor::{BufferId, DType, Shape, Tensor};

@@ -41,7 +41,7 @@ impl Case {
         self
     }
 
-    fn run(&self, backend: &dyn glmc_engine::backend::Backend) -> Result<Arrays> {
+    fn run(&self, backend: &dyn glmc_engine::ops::Backend) -> Result<Arrays> {
         let mut rig = Rig::new(backend);
         (self.body)(&mut rig, &self.inputs)?;
         rig.run()
@@ -177,7 +177,7 @@ impl Suite {
         &mut self,
         op: &'static str,
         name: &str,
-        trial: impl Fn(&dyn glmc_engine::backend::Backend) -> Result<(), Failed> + Send + Clone + 'static,
+        trial: impl Fn(&dyn glmc_engine::ops::Backend) -> Result<(), Failed> + Send + Clone + 'static,
     ) {
         for device in devices::all() {
             let name = format!("{op}::{name} on {}", device.label());

@@ -1,9 +1,10 @@
 //! A small training step, ready to run on any device: for tests that look at whole steps.
 
-use glmc_engine::backend::{self, Backend};
+use glmc_engine::backend;
 use glmc_engine::glmc::{EpochPlan, PartnerSampler, PlanConfig};
-use glmc_engine::nn::parameters::read_floats;
+use glmc_engine::memory::read_floats;
 use glmc_engine::nn::{Heads, Model, ModelConfig, ParameterStore};
+use glmc_engine::ops::Backend;
 use glmc_engine::ops::augment_mix::{Augmentation, Mixing};
 use glmc_engine::ops::sgd::SgdConfig;
 use glmc_engine::tensor::Precision;

@@ -1,9 +1,9 @@
 //! Batch normalisation.
 
 use super::*;
-use glmc_engine::backend::Memory;
+use glmc_engine::memory::Memory;
 use glmc_engine::ops::batch_norm::{self, BatchNormKernels, Shortcut};
-use glmc_engine::tape::Grad;
+use glmc_engine::tensor::Grad;
 
 /// `(sums, views, parts, 2, channels)` of x and of its square, as `conv2d` would give them.
 fn sums_of(x: &[f64], g: &batch_norm::Geometry) -> Vec<f64> {

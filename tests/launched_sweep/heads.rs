@@ -1,14 +1,14 @@
 //! What stands behind the last convolution: pooling, heads, losses, the update.
 
 use super::*;
-use glmc_engine::backend::Memory;
+use glmc_engine::memory::Memory;
 use glmc_engine::ops::global_avg_pool::GlobalAvgPoolKernels;
 use glmc_engine::ops::linear::LinearKernels;
 use glmc_engine::ops::negative_cosine::NegativeCosineKernels;
 use glmc_engine::ops::sgd::{Sgd, SgdConfig, SgdKernels};
 use glmc_engine::ops::soft_label_cross_entropy::{Head, SoftLabelCrossEntropyKernels};
 use glmc_engine::ops::total_loss::{TotalLoss, TotalLossKernels};
-use glmc_engine::tape::Grad;
+use glmc_engine::tensor::Grad;
 
 #[test]
 fn global_avg_pool() {

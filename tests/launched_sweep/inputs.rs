@@ -1,7 +1,7 @@
 //! What stands around the network: the step's table, labels, images, ranks.
 
 use super::*;
-use glmc_engine::backend::Memory;
+use glmc_engine::memory::Memory;
 use glmc_engine::ops::augment_mix::{AugmentMix, AugmentMixKernels, Augmentation, Mixing};
 use glmc_engine::ops::classify::{Classify, ClassifyKernels};
 use glmc_engine::ops::load_step::LoadStepKernels;

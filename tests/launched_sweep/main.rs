@@ -1,10 +1,10 @@
 //! Kernels against the CPU in double precision, on random odd shapes, in the emulator with all its checks: any number of
 //! channels, any batch, whole vectors and ragged ends, `=` and `+=`.
 
-use glmc_engine::backend::Memory;
-use glmc_engine::backend::driver::emulator::{Emulator, Options};
 use glmc_engine::backend::launched::Launched;
 use glmc_engine::backend::native::Native;
+use glmc_engine::driver::emulator::{Emulator, Options};
+use glmc_engine::memory::Memory;
 use glmc_engine::ops::load_step::{STEP_WORDS, StepParams};
 use glmc_engine::tensor::{DType, Precision, Tensor};
 use half::bf16;

@@ -5,7 +5,7 @@ use std::ffi::{c_char, c_int};
 
 use cudarc::driver::sys::CUresult::{self, *};
 use cudarc::driver::sys::{CUcontext, CUdevice, CUdevice_attribute};
-use glmc_engine::backend::driver::Driver;
+use glmc_engine::driver::Driver;
 
 use crate::gpu::{Answer, Gpu, emulator, give, initialised, lock};
 use crate::report::mock_cuda_report;

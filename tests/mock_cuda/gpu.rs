@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::sync::{LazyLock, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use cudarc::driver::sys::CUresult::{self, *};
-use glmc_engine::backend::driver::cache::Cache;
-use glmc_engine::backend::driver::emulator::{Checks, Emulator, Options};
+use glmc_engine::driver::cache::Cache;
+use glmc_engine::driver::emulator::{Checks, Emulator, Options};
 
 use crate::event::Event;
 use crate::graph::Executable;

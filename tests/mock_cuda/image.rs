@@ -1,7 +1,7 @@
 //! The mock's compiled form of a kernel: what its NVRTC makes and its driver loads. ELF's magic, so that it looks the part;
 //! then all that the emulator needs to make the kernel itself.
 
-use glmc_engine::backend::driver::KernelSpec;
+use glmc_engine::driver::KernelSpec;
 use serde::{Deserialize, Serialize};
 
 /// ELF's magic, then the mock's own.

@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use cudarc::driver::sys::CUresult::{self, *};
 use cudarc::driver::sys::{CUdeviceptr, CUstream};
-use glmc_engine::backend::driver::Driver;
+use glmc_engine::driver::Driver;
 
 use crate::gpu::{Answer, Gpu, emulator, give, in_context};
 use crate::settings::SETTINGS;

@@ -5,7 +5,7 @@ use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 
 use cudarc::driver::sys::CUresult::{self, *};
 use cudarc::driver::sys::{CUfunction, CUfunction_attribute, CUmodule, CUstream};
-use glmc_engine::backend::driver::{Driver, Kernel, Launch};
+use glmc_engine::driver::{Driver, Kernel, Launch};
 
 use crate::device::SHARED_LIMIT;
 use crate::gpu::{Answer, Gpu, emulator, give, in_context};

@@ -7,7 +7,7 @@ use std::ffi::{CStr, c_char, c_int};
 use std::fmt::Write;
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
-use glmc_engine::backend::driver::{Driver, sources};
+use glmc_engine::driver::{Driver, sources};
 
 use crate::gpu::emulator;
 use crate::image::Image;

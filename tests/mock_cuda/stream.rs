@@ -12,7 +12,7 @@ use std::thread::ThreadId;
 use cudarc::driver::sys::CUresult::{self, *};
 use cudarc::driver::sys::CUstreamCaptureMode::{self, *};
 use cudarc::driver::sys::{CUgraph, CUstream, CUstreamCaptureStatus};
-use glmc_engine::backend::driver::{Arg, Driver, Kernel, Launch};
+use glmc_engine::driver::{Arg, Driver, Kernel, Launch};
 
 use crate::gpu::{Answer, Gpu, emulator, give, in_context};
 use crate::memory::{fingerprint, poison, poisoned, read_host, write_host};

@@ -2,7 +2,7 @@
 //! a copy is whole.
 
 use glmc_engine::bench::Ceilings;
-use glmc_engine::nn::parameters::{read_floats, write_floats};
+use glmc_engine::memory::{read_floats, write_floats};
 use glmc_engine::tensor::{DType, Precision, Tensor};
 
 use crate::common::suite::Suite;

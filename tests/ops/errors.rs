@@ -1,7 +1,7 @@
 //! Shapes that do not fit: each op refuses them when it is recorded, by name, with the shapes.
 
 use glmc_engine::Error;
-use glmc_engine::backend::Backend;
+use glmc_engine::ops::Backend;
 use glmc_engine::ops::augment_mix::{Augmentation, Mixing, augment_mix, mix_views};
 use glmc_engine::ops::batch_norm::{Parameters, Statistics, batch_norm};
 use glmc_engine::ops::classify::classify;

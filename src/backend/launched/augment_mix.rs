@@ -2,8 +2,8 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::super::driver::{Arg, KernelSpec, Launch};
 use super::{Launched, Operands};
+use crate::driver::{Arg, KernelSpec, Launch};
 use crate::ops::augment_mix::{AugmentMix, AugmentMixKernels, Augmentation, Mixing};
 use crate::tensor::{DType, Tensor};
 use crate::{Error, Result};

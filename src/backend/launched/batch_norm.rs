@@ -3,9 +3,9 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::super::driver::{Arg, DevicePtr, KernelSpec, Launch};
 use super::grid::{BLOCK, ChannelGrid};
 use super::{Launched, Operands, add_flag, aligned, optional};
+use crate::driver::{Arg, DevicePtr, KernelSpec, Launch};
 use crate::ops::batch_norm::{Backward, BatchNormKernels, EPSILON, Forward, Geometry, Inference, MOMENTUM, Shortcut};
 use crate::tensor::Tensor;
 use crate::{Error, Result};

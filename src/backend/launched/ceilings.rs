@@ -1,7 +1,7 @@
 //! `ceilings`: `ceilings_mma` in bf16, `ceilings_fma` in f32; `ceilings_copy`.
 
-use super::super::driver::{Arg, KernelSpec, Launch};
 use super::{Launched, Operands, aligned};
+use crate::driver::{Arg, KernelSpec, Launch};
 use crate::ops::ceilings::CeilingKernels;
 use crate::tensor::{DType, Precision, Tensor};
 use crate::{Error, Result};

@@ -1,8 +1,8 @@
 //! `checksum`: compares device memory without moving it to the host.
 
-use super::super::Memory;
-use super::super::driver::{Arg, KernelSpec, Launch};
 use super::{Launched, Operands};
+use crate::driver::{Arg, KernelSpec, Launch};
+use crate::memory::Memory;
 use crate::tensor::{DType, Tensor};
 use crate::{Error, Result};
 

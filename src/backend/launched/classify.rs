@@ -1,8 +1,8 @@
 //! `classify`.
 
-use super::super::driver::{Arg, KernelSpec, Launch};
 use super::{Launched, Operands};
 use crate::Result;
+use crate::driver::{Arg, KernelSpec, Launch};
 use crate::ops::classify::{Classify, ClassifyKernels};
 use crate::tensor::DType;
 

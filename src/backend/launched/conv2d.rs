@@ -4,10 +4,10 @@
 //! [`Tiling`] says how much of one a block, and within it a warp (bf16) or a thread (f32), computes. It is chosen here
 //! from the layer's shape alone, never from the device, so that a run gives the same bits on every device of a kind.
 
-use super::super::driver::{Arg, DevicePtr, KernelSpec, Launch};
 use super::{Launched, Operands, aligned};
+use crate::driver::{Arg, DevicePtr, KernelSpec, Launch};
 use crate::ops::conv2d::{Conv2dKernels, Geometry};
-use crate::tape::Grad;
+use crate::tensor::Grad;
 use crate::tensor::{Precision, Tensor};
 use crate::{Error, Result};
 

@@ -1,11 +1,11 @@
 //! `global_avg_pool_forward` and `global_avg_pool_backward`.
 
-use super::super::driver::Arg;
 use super::grid::{BLOCK, ChannelGrid};
 use super::{Launched, Operands, add_flag, aligned};
 use crate::Result;
+use crate::driver::Arg;
 use crate::ops::global_avg_pool::GlobalAvgPoolKernels;
-use crate::tape::Grad;
+use crate::tensor::Grad;
 use crate::tensor::Tensor;
 
 const NAME: &str = "global_avg_pool";

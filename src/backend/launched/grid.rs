@@ -1,6 +1,6 @@
 //! Geometry that kernels share: (views, pixels, channels) cut as `kernels/channels.cuh` says.
 
-use super::super::driver::{KernelSpec, Launch};
+use crate::driver::{KernelSpec, Launch};
 
 /// Threads of a block in kernels over channels.
 pub(crate) const BLOCK: usize = 256;

@@ -1,11 +1,11 @@
 //! `linear_forward`, `linear_input_grad` and `linear_weight_grad`: one tiled product in three layouts
 //! (`kernels/linear.cuh`).
 
-use super::super::driver::{Arg, KernelSpec, Launch};
 use super::{Launched, Operands, add_flag};
 use crate::Result;
+use crate::driver::{Arg, KernelSpec, Launch};
 use crate::ops::linear::LinearKernels;
-use crate::tape::Grad;
+use crate::tensor::Grad;
 use crate::tensor::Tensor;
 
 const NAME: &str = "linear";

@@ -1,8 +1,8 @@
 //! `load_step`.
 
-use super::super::driver::{Arg, KernelSpec, Launch};
 use super::{Launched, Operands};
 use crate::Result;
+use crate::driver::{Arg, KernelSpec, Launch};
 use crate::ops::load_step::{LoadStepKernels, STEP_WORDS};
 use crate::tensor::Tensor;
 

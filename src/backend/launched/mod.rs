@@ -25,10 +25,11 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 pub(crate) use self::operands::Operands;
-use super::driver::recorder::Recorder;
-use super::driver::{Arg, DevicePtr, Driver, Graph, KernelSpec, Launch};
-use super::{Backend, Mark, Memory, Pinned, Replay};
-use crate::tape::Grad;
+use crate::driver::recorder::Recorder;
+use crate::driver::{Arg, DevicePtr, Driver, Graph, KernelSpec, Launch};
+use crate::memory::{Mark, Memory, Pinned, Replay};
+use crate::ops::Backend;
+use crate::tensor::Grad;
 use crate::tensor::{BufferId, DType, Precision, Tensor};
 use crate::{Error, Result};
 
@@ -171,12 +172,6 @@ impl Memory for Launched {
         Ok(usize::try_from(self.driver.memory()?.free).unwrap_or(usize::MAX))
     }
 
-    fn planner(&self) -> Result<Box<dyn Backend>> {
-        let p = self.driver.properties();
-        let recorder = Recorder::new(&p.arch, p.multiprocessors, p.shared_bytes);
-        Ok(Box::new(Launched::new(Box::new(recorder), self.precision)?))
-    }
-
     fn upload(&self, to: Tensor, bytes: &[u8]) -> Result<()> {
         if to.bytes() != bytes.len() {
             return Err(self.size_mismatch("upload", to, bytes.len()));
@@ -233,6 +228,14 @@ impl Memory for Launched {
     fn capture(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Option<Box<dyn Replay>>> {
         self.driver.prepare(work)?;
         Ok(Some(Box::new(Captured(self.driver.capture(work)?))))
+    }
+}
+
+impl Backend for Launched {
+    fn planner(&self) -> Result<Box<dyn Backend>> {
+        let p = self.driver.properties();
+        let recorder = Recorder::new(&p.arch, p.multiprocessors, p.shared_bytes);
+        Ok(Box::new(Launched::new(Box::new(recorder), self.precision)?))
     }
 }
 

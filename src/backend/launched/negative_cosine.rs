@@ -1,10 +1,10 @@
 //! `negative_cosine`.
 
-use super::super::driver::{Arg, KernelSpec, Launch};
 use super::{Launched, Operands, add_flag, optional};
 use crate::Result;
+use crate::driver::{Arg, KernelSpec, Launch};
 use crate::ops::negative_cosine::{EPSILON, NegativeCosineKernels};
-use crate::tape::Grad;
+use crate::tensor::Grad;
 use crate::tensor::Tensor;
 
 const NAME: &str = "negative_cosine";

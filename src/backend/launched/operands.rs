@@ -1,7 +1,7 @@
 //! Checked look-ups of an op's tensors.
 
-use super::super::driver::{Arg, DevicePtr};
 use super::Launched;
+use crate::driver::{Arg, DevicePtr};
 use crate::tensor::{DType, Tensor};
 use crate::{Error, Result};
 

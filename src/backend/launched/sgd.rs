@@ -1,8 +1,8 @@
 //! `sgd` over all parameters, and `cast_weights`.
 
-use super::super::driver::{Arg, Launch};
 use super::{Launched, Operands, aligned, optional};
 use crate::Result;
+use crate::driver::{Arg, Launch};
 use crate::ops::sgd::{Sgd, SgdConfig, SgdKernels};
 use crate::tensor::Tensor;
 

@@ -2,8 +2,8 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::super::driver::{Arg, KernelSpec, Launch};
 use super::{Launched, Operands};
+use crate::driver::{Arg, KernelSpec, Launch};
 use crate::ops::soft_label_cross_entropy::{Head, SoftLabelCrossEntropyKernels};
 use crate::tensor::Tensor;
 use crate::{Error, Result};

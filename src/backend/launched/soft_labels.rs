@@ -1,8 +1,8 @@
 //! `soft_labels`.
 
-use super::super::driver::{Arg, KernelSpec, Launch};
 use super::{Launched, Operands};
 use crate::Result;
+use crate::driver::{Arg, KernelSpec, Launch};
 use crate::ops::soft_labels::{SoftLabels, SoftLabelsKernels};
 
 const NAME: &str = "soft_labels";

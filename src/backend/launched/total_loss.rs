@@ -1,8 +1,8 @@
 //! `total_loss`.
 
-use super::super::driver::{Arg, KernelSpec, Launch};
 use super::{Launched, Operands, optional};
 use crate::Result;
+use crate::driver::{Arg, KernelSpec, Launch};
 use crate::ops::total_loss::{LOSS_COLUMNS, TotalLoss, TotalLossKernels};
 
 const NAME: &str = "total_loss";

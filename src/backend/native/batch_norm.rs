@@ -10,7 +10,7 @@ use super::parallel::{Rows, for_chunks};
 use super::real::{Real, with_real};
 use crate::error::{Error, Result};
 use crate::ops::batch_norm::{Backward, BatchNormKernels, EPSILON, Forward, Geometry, Inference, MOMENTUM, Shortcut};
-use crate::tape::Grad;
+use crate::tensor::Grad;
 use crate::tensor::Tensor;
 
 /// Values of a channel in a view up to which the statistics are made from x itself: the difference of two sums loses the

@@ -172,7 +172,7 @@ impl CeilingKernels for Native {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backend::Memory;
+    use crate::memory::Memory;
 
     #[test]
     fn every_value_goes_through_every_round_at_every_level() {

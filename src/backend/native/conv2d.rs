@@ -27,7 +27,7 @@ use super::Native;
 use super::real::{Real, with_real};
 use crate::error::{Error, Result};
 use crate::ops::conv2d::{Conv2dKernels, Geometry};
-use crate::tape::Grad;
+use crate::tensor::Grad;
 use crate::tensor::Tensor;
 use lanes::Level;
 

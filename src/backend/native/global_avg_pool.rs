@@ -6,7 +6,7 @@ use super::real::{Real, with_real};
 use super::simd::vectorize;
 use crate::error::{Error, Result};
 use crate::ops::global_avg_pool::GlobalAvgPoolKernels;
-use crate::tape::Grad;
+use crate::tensor::Grad;
 use crate::tensor::Tensor;
 
 const NAME: &str = "global_avg_pool";

@@ -6,7 +6,7 @@ use super::parallel::{Rows, for_chunks};
 use super::real::{Real, with_real};
 use crate::error::{Error, Result};
 use crate::ops::linear::LinearKernels;
-use crate::tape::Grad;
+use crate::tensor::Grad;
 use crate::tensor::Tensor;
 
 const NAME: &str = "linear";

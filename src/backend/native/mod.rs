@@ -26,8 +26,9 @@ mod soft_labels;
 mod total_loss;
 mod workspace;
 
-use crate::backend::{Backend, Memory};
 use crate::error::{Error, Result};
+use crate::memory::Memory;
+use crate::ops::Backend;
 use crate::tensor::{BufferId, Precision, Tensor};
 
 /// The CPU as a device.
@@ -87,11 +88,6 @@ impl Memory for Native {
         memory::available()
     }
 
-    fn planner(&self) -> Result<Box<dyn Backend>> {
-        // Memory that nobody touches is never really given.
-        Ok(Box::new(Native::new(self.precision, 1)?))
-    }
-
     fn upload(&self, to: Tensor, bytes: &[u8]) -> Result<()> {
         self.memory.access()?.bytes(to).and_then(|to| copy(bytes, to))
     }
@@ -107,6 +103,13 @@ impl Memory for Native {
 
     fn synchronize(&self) -> Result<()> {
         Ok(())
+    }
+}
+
+impl Backend for Native {
+    fn planner(&self) -> Result<Box<dyn Backend>> {
+        // Memory that nobody touches is never really given.
+        Ok(Box::new(Native::new(self.precision, 1)?))
     }
 }
 

@@ -5,7 +5,7 @@ use super::load_step;
 use super::real::{Real, with_real};
 use crate::error::{Error, Result};
 use crate::ops::negative_cosine::{EPSILON, NegativeCosineKernels};
-use crate::tape::Grad;
+use crate::tensor::Grad;
 use crate::tensor::Tensor;
 
 const NAME: &str = "negative_cosine";

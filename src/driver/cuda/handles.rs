@@ -7,9 +7,9 @@ use cudarc::driver::result;
 use cudarc::driver::sys;
 
 use super::context::{Context, explain};
-use crate::backend::driver::Graph;
-use crate::backend::driver::pinned::HostMemory;
-use crate::backend::driver::table::KernelTable;
+use crate::driver::Graph;
+use crate::driver::pinned::HostMemory;
+use crate::driver::table::KernelTable;
 use crate::{Error, Result};
 
 /// A loaded kernel.

@@ -9,7 +9,7 @@ use corosensei::{Coroutine, Yielder};
 
 use super::abi::{self, Block, Cell, Failure, Lane, state};
 use super::map::{Map, page_bytes};
-use crate::backend::driver::Launch;
+use crate::driver::Launch;
 use crate::{Error, Result};
 
 /// Calls the kernel for the running coroutine; the argument is one pointer per kernel argument.

@@ -6,8 +6,8 @@ use std::sync::OnceLock;
 use cudarc::driver::result;
 use cudarc::driver::sys::{self, CUdevice_attribute as Attribute};
 
-use crate::backend::driver::Properties;
-use crate::backend::driver::nvrtc::arch_of;
+use crate::driver::Properties;
+use crate::driver::nvrtc::arch_of;
 use crate::{Error, Result};
 
 /// The oldest supported generation: Ampere, for bf16 tensor cores and asynchronous copies.

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::map::Map;
-use crate::backend::driver::{DevicePtr, MemoryInfo};
+use crate::driver::{DevicePtr, MemoryInfo};
 use crate::{Error, Result};
 
 /// Allocations start at multiples of this, as CUDA's do.

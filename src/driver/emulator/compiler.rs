@@ -5,8 +5,8 @@ use std::process::Command;
 use std::sync::OnceLock;
 use std::{env, fs};
 
-use crate::backend::driver::cache::{Cache, Key};
-use crate::backend::driver::{KernelSpec, sources};
+use crate::driver::cache::{Cache, Key};
+use crate::driver::{KernelSpec, sources};
 use crate::{Error, Result};
 
 /// A C++ compiler that answered.

@@ -6,7 +6,7 @@ use super::abi::{Failure, failure};
 use super::arena::Arena;
 use super::schedule::{Cause, Stop, text};
 use crate::Error;
-use crate::backend::driver::Launch;
+use crate::driver::Launch;
 
 /// The error of a launch that `stop` ended.
 pub fn explain(label: &str, launch: &Launch, stop: &Stop, arena: &Arena) -> Error {

@@ -3,8 +3,8 @@
 use std::sync::atomic::Ordering;
 
 use super::{Emulator, EmulatorGraph, Operation, SHARED_LIMIT};
-use crate::backend::driver::spec::PackedArgs;
-use crate::backend::driver::{
+use crate::driver::spec::PackedArgs;
+use crate::driver::{
     Arg, DevicePtr, Driver, Graph, Kernel, KernelSpec, Launch, Mark, MarkInner, MemoryInfo, Pinned, Properties,
 };
 use crate::{Error, Result};
