@@ -1,170 +1,101 @@
 //! What a run is: flags over a configuration file over a preset, resolved into one validated [`Config`].
 
+mod placement;
 mod presets;
 
-pub use presets::{PRESETS, preset};
+pub use placement::{Placement, PlacementSettings};
+pub use presets::{DataSet, Preset, preset, presets};
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::nn::{HeadKind, Heads};
-use crate::tensor::Precision;
+use crate::method::{METHODS, Method};
+use crate::nn::HeadKind;
 
-/// What is minimised.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum Method {
-    /// Global and Local Mixture Consistency cumulative learning.
-    Glmc,
-    /// Plain cross-entropy on single views: the baseline that every paper prints.
-    Ce,
-}
+/// Declares a struct of settings, each of them optional, with `or`: these, and where they say nothing, those under them.
+macro_rules! settings {
+    ($(#[$meta:meta])* pub struct $name:ident { $($(#[$about:meta])* pub $field:ident: $kind:ty),* $(,)? }) => {
+        $(#[$meta])*
+        pub struct $name { $($(#[$about])* pub $field: $kind),* }
 
-impl Method {
-    /// The heads that the method trains.
-    pub fn heads(self) -> Heads {
-        match self {
-            Method::Glmc => Heads::Glmc,
-            Method::Ce => Heads::Classifier,
+        impl $name {
+            /// These settings, and where they say nothing, those of `under`.
+            pub fn or(self, under: $name) -> $name {
+                $name { $($field: self.$field.or(under.$field)),* }
+            }
         }
-    }
-}
-
-impl std::str::FromStr for Precision {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Precision, String> {
-        match text {
-            "f64" => Ok(Precision::F64),
-            "f32" => Ok(Precision::F32),
-            "bf16" => Ok(Precision::Bf16),
-            _ => Err("known precisions are f32, bf16 and (on the CPU) f64".into()),
-        }
-    }
-}
-
-/// Settings, each of them optional: what a preset, a configuration file or the command line says. The names are the
-/// same in all three.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, clap::Args)]
-#[serde(deny_unknown_fields)]
-pub struct Settings {
-    /// Store to train on, made by `prepare` [demo: made on the spot]
-    #[arg(long, value_name = "STORE")]
-    pub data: Option<PathBuf>,
-    /// resnet20, resnet32, resnet44, resnet56 or resnet110
-    #[arg(long, value_name = "NAME")]
-    pub model: Option<String>,
-    /// Channels of the first stage: 16 is the classic CIFAR ResNet, 64 the GLMC paper's
-    #[arg(long)]
-    pub width: Option<usize>,
-    /// glmc, or ce for the plain cross-entropy baseline
-    #[arg(long)]
-    pub method: Option<Method>,
-    /// Passes over the training set
-    #[arg(long)]
-    pub epochs: Option<usize>,
-    /// Originals a step
-    #[arg(long)]
-    pub batch: Option<usize>,
-    /// Learning rate; falls along half a cosine to 0
-    #[arg(long)]
-    pub lr: Option<f64>,
-    /// Epochs of linear warm-up before the cosine
-    #[arg(long, value_name = "EPOCHS")]
-    pub warmup_epochs: Option<usize>,
-    /// Weight decay, on every parameter
-    #[arg(long)]
-    pub weight_decay: Option<f64>,
-    /// Momentum of SGD
-    #[arg(long)]
-    pub momentum: Option<f64>,
-    /// Factor of the similarity loss
-    #[arg(long)]
-    pub gamma: Option<f64>,
-    /// Exponent of the class weights: w_c proportional to (1/n_c)^k
-    #[arg(long)]
-    pub k: Option<f64>,
-    /// Exponent q of the partners' sampling: 0 instance-balanced, 1 class-balanced, 2 reversed
-    #[arg(long, value_name = "Q")]
-    pub resample: Option<f64>,
-    /// lambda ~ Beta(beta, beta); the published results have 1
-    #[arg(long)]
-    pub beta: Option<f64>,
-    /// Halve the supervised losses, as the paper writes them and its code does not
-    #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
-    pub halve_supervised: Option<bool>,
-    /// Correct the labels for the part of the box that lies outside the image
-    #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
-    pub correct_labels: Option<bool>,
-    /// Count classes of 20 training images as few-shot, as the published code does
-    #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
-    pub twenty_is_few: Option<bool>,
-    /// Classifier to evaluate with [default: fc_cb for GLMC on long-tailed data, else fc]
-    #[arg(long)]
-    pub head: Option<HeadKind>,
-    /// Seed of everything random
-    #[arg(long)]
-    pub seed: Option<u64>,
-    /// cpu, cuda, cuda:N or emulator
-    #[arg(long)]
-    pub device: Option<String>,
-    /// f32 or bf16 [default: bf16 on cuda, else f32]
-    #[arg(long)]
-    pub precision: Option<Precision>,
-    /// CPU threads [default: all cores]
-    #[arg(long)]
-    pub threads: Option<usize>,
-    /// Save every so many epochs
-    #[arg(long, value_name = "EPOCHS")]
-    pub checkpoint_every: Option<usize>,
-    /// Keep images on the device as far as they take at most so many MiB, else stream them [default: whatever fits]
-    #[arg(long, value_name = "MIB")]
-    pub resident_limit: Option<usize>,
-}
-
-macro_rules! overlay {
-    ($over:expr, $under:expr, [$($field:ident),* $(,)?]) => {
-        Settings { $($field: $over.$field.or($under.$field)),* }
     };
+}
+use settings;
+
+settings! {
+    /// Settings, each of them optional: what a preset, a configuration file or the command line says. The names are the
+    /// same in all three.
+    #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, clap::Args)]
+    pub struct Settings {
+        #[command(flatten)]
+        #[serde(flatten)]
+        pub placement: PlacementSettings,
+        /// resnet20, resnet32, resnet44, resnet56 or resnet110
+        #[arg(long, value_name = "NAME")]
+        pub model: Option<String>,
+        /// Channels of the first stage: 16 is the classic CIFAR ResNet, 64 the GLMC paper's
+        #[arg(long)]
+        pub width: Option<usize>,
+        /// glmc, or ce for the plain cross-entropy baseline
+        #[arg(long, value_parser = crate::method::value_parser())]
+        pub method: Option<&'static dyn Method>,
+        /// Passes over the training set
+        #[arg(long)]
+        pub epochs: Option<usize>,
+        /// Originals a step
+        #[arg(long)]
+        pub batch: Option<usize>,
+        /// Learning rate; falls along half a cosine to 0
+        #[arg(long)]
+        pub lr: Option<f64>,
+        /// Epochs of linear warm-up before the cosine
+        #[arg(long, value_name = "EPOCHS")]
+        pub warmup_epochs: Option<usize>,
+        /// Weight decay, on every parameter
+        #[arg(long)]
+        pub weight_decay: Option<f64>,
+        /// Momentum of SGD
+        #[arg(long)]
+        pub momentum: Option<f64>,
+        /// Factor of the similarity loss
+        #[arg(long)]
+        pub gamma: Option<f64>,
+        /// Exponent of the class weights: w_c proportional to (1/n_c)^k
+        #[arg(long)]
+        pub k: Option<f64>,
+        /// Exponent q of the partners' sampling: 0 instance-balanced, 1 class-balanced, 2 reversed
+        #[arg(long, value_name = "Q")]
+        pub resample: Option<f64>,
+        /// lambda ~ Beta(beta, beta); the published results have 1
+        #[arg(long)]
+        pub beta: Option<f64>,
+        /// Halve the supervised losses, as the paper writes them and its code does not
+        #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+        pub halve_supervised: Option<bool>,
+        /// Correct the labels for the part of the box that lies outside the image
+        #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+        pub correct_labels: Option<bool>,
+        /// Count classes of 20 training images as few-shot, as the published code does
+        #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+        pub twenty_is_few: Option<bool>,
+        /// Classifier to evaluate with [default: fc_cb for GLMC on long-tailed data, else fc]
+        #[arg(long)]
+        pub head: Option<HeadKind>,
+        /// Seed of everything random
+        #[arg(long)]
+        pub seed: Option<u64>,
+    }
 }
 
 impl Settings {
-    /// These settings, and where they say nothing, those of `under`.
-    pub fn or(self, under: Settings) -> Settings {
-        overlay!(
-            self,
-            under,
-            [
-                data,
-                model,
-                width,
-                method,
-                epochs,
-                batch,
-                lr,
-                warmup_epochs,
-                weight_decay,
-                momentum,
-                gamma,
-                k,
-                resample,
-                beta,
-                halve_supervised,
-                correct_labels,
-                twenty_is_few,
-                head,
-                seed,
-                device,
-                precision,
-                threads,
-                checkpoint_every,
-                resident_limit,
-            ]
-        )
-    }
-
     /// Reads a TOML file of settings; a key `preset` names the preset under them.
     ///
     /// # Errors
@@ -181,25 +112,32 @@ impl Settings {
             Some(toml::Value::String(name)) => Some(name),
             Some(other) => return Err(Error::file(path, format!("preset must be a name, not {other}"))),
         };
-        // Parsed again as a whole for messages with the right line, unless the one key more stands in the way.
-        let settings = if preset.is_none() {
-            toml::from_str(&text).map_err(wrong)?
-        } else {
-            table.try_into().map_err(|e: toml::de::Error| Error::file(path, e.message().replace('\n', " ")))?
-        };
-        Ok((settings, preset))
+        refuse_unknown(path, &text, &table)?;
+        Ok((toml::from_str(&text).map_err(wrong)?, preset))
+    }
+}
+
+/// Serde cannot flatten and refuse unknown keys at once, so they are refused here: every key must be a flag's name.
+fn refuse_unknown(path: &Path, text: &str, table: &toml::Table) -> Result<()> {
+    let flags = <Settings as clap::Args>::augment_args(clap::Command::new("settings"));
+    let known: Vec<&str> = flags.get_arguments().map(|flag| flag.get_id().as_str()).collect();
+    match table.keys().find(|key| !known.contains(&key.as_str())) {
+        Some(key) => {
+            let line = 1 + text.lines().position(|line| line.trim_start().starts_with(key.as_str())).unwrap_or(0);
+            Err(Error::file(path, format!("line {line}: unknown setting {key:?}: known are {}", known.join(", "))))
+        }
+        None => Ok(()),
     }
 }
 
 /// A run, fully resolved. This is what `config.toml` in a run folder holds.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-#[allow(missing_docs)] // the fields are documented at `Settings`
 pub struct Config {
-    pub data: PathBuf,
+    #[serde(flatten)]
+    pub placement: Placement,
     pub model: String,
     pub width: usize,
-    pub method: Method,
+    pub method: &'static dyn Method,
     pub epochs: usize,
     pub batch: usize,
     pub lr: f64,
@@ -213,13 +151,9 @@ pub struct Config {
     pub halve_supervised: bool,
     pub correct_labels: bool,
     pub twenty_is_few: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub head: Option<HeadKind>,
     pub seed: u64,
-    pub device: String,
-    pub precision: Precision,
-    pub threads: usize,
-    pub checkpoint_every: usize,
-    pub resident_limit: Option<usize>,
 }
 
 impl Config {
@@ -228,16 +162,11 @@ impl Config {
     /// # Errors
     /// When a value is out of range or there is no data; the message names the setting.
     pub fn resolve(settings: Settings) -> Result<Config> {
-        let data = settings.data.ok_or_else(|| {
-            Error::Usage("no data: give --data STORE (make one with `glmc-engine prepare`), or run the demo with no arguments at all".into())
-        })?;
-        let device = settings.device.unwrap_or_else(|| "cpu".into());
-        let default_precision = Config::default_precision(&device);
         let config = Config {
-            data,
+            placement: settings.placement.resolve()?,
             model: settings.model.unwrap_or_else(|| "resnet32".into()),
             width: settings.width.unwrap_or(64),
-            method: settings.method.unwrap_or(Method::Glmc),
+            method: settings.method.unwrap_or(METHODS[0]),
             epochs: settings.epochs.unwrap_or(200),
             batch: settings.batch.unwrap_or(64),
             lr: settings.lr.unwrap_or(0.01),
@@ -253,19 +182,9 @@ impl Config {
             twenty_is_few: settings.twenty_is_few.unwrap_or(false),
             head: settings.head,
             seed: settings.seed.unwrap_or(0),
-            precision: settings.precision.unwrap_or(default_precision),
-            device,
-            threads: settings.threads.unwrap_or(0),
-            checkpoint_every: settings.checkpoint_every.unwrap_or(1),
-            resident_limit: settings.resident_limit,
         };
         config.check()?;
         Ok(config)
-    }
-
-    /// The precision that a device is best at: bf16 on a GPU, f32 elsewhere.
-    pub fn default_precision(device: &str) -> Precision {
-        if device.starts_with("cuda") { Precision::Bf16 } else { Precision::F32 }
     }
 
     /// Checks every value that the parts that use it do not check themselves.
@@ -273,7 +192,8 @@ impl Config {
     /// # Errors
     /// When a value is out of range; the message names the setting.
     pub fn check(&self) -> Result<()> {
-        let positive = [("epochs", self.epochs), ("batch", self.batch), ("checkpoint-every", self.checkpoint_every)];
+        let positive =
+            [("epochs", self.epochs), ("batch", self.batch), ("checkpoint-every", self.placement.checkpoint_every)];
         for (name, value) in positive {
             if value == 0 {
                 return Err(Error::Config(format!("{name} must be at least 1")));
@@ -303,6 +223,12 @@ impl Config {
         Ok(())
     }
 
+    /// Whether another configuration describes the same computation: everything but where it runs and is saved.
+    pub fn same_run(&self, other: &Config) -> bool {
+        let moved = Config { placement: self.placement.clone(), ..other.clone() };
+        *self == moved
+    }
+
     /// The configuration as TOML.
     pub fn to_toml(&self) -> String {
         toml::to_string(self).expect("every field of a configuration has a TOML form")
@@ -314,8 +240,11 @@ impl Config {
     /// When it cannot be read or is not a whole configuration.
     pub fn read(path: &Path) -> Result<Config> {
         let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
-        let config: Config = toml::from_str(&text)
-            .map_err(|e| Error::file(path, format!("not a run's configuration: {}", e.message().replace('\n', " "))))?;
+        let wrong = |e: toml::de::Error| {
+            Error::file(path, format!("not a run's configuration: {}", e.message().replace('\n', " ")))
+        };
+        refuse_unknown(path, &text, &toml::from_str(&text).map_err(wrong)?)?;
+        let config: Config = toml::from_str(&text).map_err(wrong)?;
         config.check().map_err(|e| Error::file(path, e.to_string()))?;
         Ok(config)
     }
@@ -325,20 +254,23 @@ impl Config {
 mod tests {
     use super::*;
 
+    fn on_data(settings: Settings) -> Settings {
+        settings.or(Settings { placement: PlacementSettings::on("x.lt"), ..Settings::default() })
+    }
+
     #[test]
     fn flags_win_over_files_over_presets() {
         let flags = Settings { lr: Some(1.0), ..Settings::default() };
         let file = Settings { lr: Some(2.0), epochs: Some(3), ..Settings::default() };
-        let under = preset("cifar10-lt-if100").unwrap();
+        let under = preset("cifar10-lt-if100").unwrap().settings();
         let all = flags.or(file).or(under);
         assert_eq!((all.lr, all.epochs, all.batch), (Some(1.0), Some(3), Some(64)));
     }
 
     #[test]
     fn a_configuration_survives_its_file() {
-        for (name, _) in PRESETS {
-            let settings = Settings { data: Some("x.lt".into()), ..preset(name).unwrap() };
-            let config = Config::resolve(settings).unwrap();
+        for preset in presets() {
+            let config = Config::resolve(on_data(preset.settings())).unwrap();
             assert_eq!(toml::from_str::<Config>(&config.to_toml()).unwrap(), config);
         }
     }
@@ -348,7 +280,7 @@ mod tests {
         for (text, name) in
             [("lr = -1.0", "lr"), ("batch = 0", "batch"), ("momentum = 2.0", "momentum"), ("beta = nan", "beta")]
         {
-            let settings = Settings { data: Some("x.lt".into()), ..toml::from_str(text).unwrap() };
+            let settings = on_data(toml::from_str(text).unwrap());
             assert!(Config::resolve(settings).unwrap_err().to_string().starts_with(name), "{text}");
         }
     }

@@ -2,7 +2,7 @@
 //! arXiv 2305.08661), a one-stage method for long-tailed image recognition.
 //!
 //! A reader's way in, from the outside to the inside:
-//! [`cli`] parses flags into a validated [`config`], [`train`] runs the loop, [`glmc`] is the method, [`nn`] the
+//! [`cli`] parses flags into a validated [`config`], [`train`] runs the loop, [`method`] holds the methods, [`nn`] the
 //! networks, [`ops`] the operations that the [`tape`] records and plans, [`backend`] their implementations, [`driver`] what
 //! runs the kernels.
 
@@ -14,8 +14,8 @@ pub mod data;
 pub mod driver;
 pub mod error;
 pub mod files;
-pub mod glmc;
 pub mod memory;
+pub mod method;
 pub mod nn;
 pub mod ops;
 pub mod rng;

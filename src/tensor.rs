@@ -55,6 +55,11 @@ impl Precision {
         }
     }
 
+    /// The precision that a device is best at: bf16 on a GPU, f32 elsewhere.
+    pub fn default_on(device: &str) -> Precision {
+        if device.starts_with("cuda") { Precision::Bf16 } else { Precision::F32 }
+    }
+
     /// Type of master weights, parameter gradients, statistics, soft labels and losses.
     pub const fn accumulate(self) -> DType {
         match self {
@@ -71,6 +76,19 @@ impl fmt::Display for Precision {
             Precision::F32 => "f32",
             Precision::Bf16 => "bf16",
         })
+    }
+}
+
+impl std::str::FromStr for Precision {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Precision, String> {
+        match text {
+            "f64" => Ok(Precision::F64),
+            "f32" => Ok(Precision::F32),
+            "bf16" => Ok(Precision::Bf16),
+            _ => Err("known precisions are f32, bf16 and (on the CPU) f64".into()),
+        }
     }
 }
 

@@ -12,18 +12,15 @@ pub use ceilings::{Bound, Ceilings};
 pub use ops::{OpBench, OpsBench, bench_ops};
 pub use step::{StepBench, bench_step};
 
-use crate::config::Method;
+use crate::config::{Config, PlacementSettings, Settings};
 use crate::error::{Error, Result};
-use crate::glmc::{EpochPlan, PartnerSampler, PlanConfig, class_weights};
-use crate::nn::model::HIDDEN;
-use crate::nn::{Model, ModelConfig, ParameterStore};
+use crate::method::{EpochPlan, Method};
 use crate::ops::Backend;
-use crate::ops::augment_mix::{Augmentation, Mixing};
-use crate::ops::sgd::SgdConfig;
+use crate::ops::augment_mix::Augmentation;
 use crate::rng::philox::{Purpose, Stream};
 use crate::tape::OpTime;
-use crate::train::feed::{Feed, Images};
-use crate::train::step::{StepConfig, TrainStep};
+use crate::train::engine::{Data, Engine};
+use crate::train::feed::Images;
 
 /// What to time.
 #[derive(Clone, Debug)]
@@ -32,9 +29,9 @@ pub struct Workload {
     pub model: String,
     /// Channels of its first stage.
     pub width: usize,
-    /// GLMC or plain cross-entropy.
-    pub method: Method,
-    /// Samples a step.
+    /// What is trained.
+    pub method: &'static dyn Method,
+    /// Samples per step.
     pub batch: usize,
     /// Classes.
     pub classes: usize,
@@ -49,6 +46,7 @@ pub const STEPS: usize = 16;
 pub struct Samples {
     pixels: Vec<u8>,
     labels: Vec<i32>,
+    counts: Vec<usize>,
     size: usize,
 }
 
@@ -65,22 +63,28 @@ impl Samples {
         let images = STEPS * w.batch;
         let mut words = Stream::new(1, 0, 0, Purpose::Initialise);
         let pixels = (0..images * w.size * w.size * 3).map(|_| words.word().to_le_bytes()[3]).collect();
-        let labels = (0..images).map(|_| (words.unit().powi(3) * w.classes as f64) as i32).collect();
-        Ok(Samples { pixels, labels, size: w.size })
+        let labels: Vec<i32> = (0..images).map(|_| (words.unit().powi(3) * w.classes as f64) as i32).collect();
+        // One more than there are: no class weight is infinite.
+        let mut counts = vec![1; w.classes];
+        labels.iter().for_each(|&label| counts[label as usize] += 1);
+        Ok(Samples { pixels, labels, counts, size: w.size })
     }
 
-    fn images(&self) -> Images<'_> {
-        Images { pixels: &self.pixels, labels: &self.labels, height: self.size, width: self.size }
+    fn data(&self) -> Data<'_> {
+        Data {
+            counts: &self.counts,
+            train: Images { pixels: &self.pixels, labels: &self.labels, height: self.size, width: self.size },
+            test: None,
+            augmentation: Augmentation { mean: [0.5; 3], std: [0.25; 3], padding: self.size / 8, flip: true },
+        }
     }
 }
 
 /// A training step ready to run, with all that it needs.
 pub struct Setup<'a> {
     backend: &'a dyn Backend,
-    step: TrainStep,
-    feed: Feed<'a>,
+    engine: Engine<'a>,
     plan: EpochPlan,
-    model: Model,
 }
 
 impl<'a> Setup<'a> {
@@ -89,44 +93,22 @@ impl<'a> Setup<'a> {
     /// # Errors
     /// When the workload makes no sense or the device fails.
     pub fn new(backend: &'a dyn Backend, w: &Workload, samples: &'a Samples) -> Result<Setup<'a>> {
-        let images = samples.images();
-        let description = ModelConfig {
-            name: w.model.clone(),
-            width: w.width,
-            classes: w.classes,
-            heads: w.method.heads(),
-            hidden: HIDDEN,
-        };
-        let model = Model::new(&description, backend.stem_channels())?;
-        let store = ParameterStore::new(backend, model.specs().clone())?;
-        store.initialise(backend, 1)?;
-        let feed = Feed::new(backend, images, w.batch, usize::MAX)?;
-        let mut counts = vec![1u64; w.classes];
-        images.labels.iter().for_each(|&label| counts[label as usize] += 1);
-        let config = StepConfig {
-            batch: w.batch,
-            mixing: if w.method == Method::Glmc { Mixing::Glmc } else { Mixing::Single },
-            augmentation: Augmentation { mean: [0.5; 3], std: [0.25; 3], padding: w.size / 8, flip: true },
-            sgd: SgdConfig { momentum: 0.9, weight_decay: 5e-3 },
-            class_weights: class_weights(&counts, 1.2),
-        };
-        let sampler = PartnerSampler::new(images.labels, w.classes, 0.2)?;
-        let plan = PlanConfig {
-            seed: 1,
-            epochs: 1,
-            batch: w.batch,
-            lr: 1e-3,
-            warmup_epochs: 0,
-            beta: (w.method == Method::Glmc).then_some(1.0),
-            gamma: 1.0,
-            supervised: 1.0,
-            correct_labels: false,
-            height: w.size,
-            width: w.size,
-        };
-        let plan = EpochPlan::draw(&plan, 0, images.len(), &sampler)?;
-        let step = TrainStep::new(backend, &model, &store, &feed, config)?;
-        Ok(Setup { backend, step, feed, plan, model })
+        let config = Config::resolve(Settings {
+            placement: PlacementSettings { resident_limit: Some(usize::MAX >> 20), ..PlacementSettings::on("none") },
+            model: Some(w.model.clone()),
+            width: Some(w.width),
+            method: Some(w.method),
+            batch: Some(w.batch),
+            epochs: Some(1),
+            lr: Some(1e-3),
+            resample: Some(0.2),
+            seed: Some(1),
+            ..Settings::default()
+        })?;
+        let engine = Engine::new(backend, &config, &samples.data())?;
+        engine.parameters.initialise(backend, config.seed)?;
+        let plan = engine.draw(0)?;
+        Ok(Setup { backend, engine, plan })
     }
 
     /// Runs the first `steps` of the [`STEPS`] and waits for the device.
@@ -134,8 +116,8 @@ impl<'a> Setup<'a> {
     /// # Errors
     /// When the device fails.
     pub fn round(&self, steps: usize) -> Result<()> {
-        self.step.load(self.backend, &self.feed, &self.plan, 0)?;
-        (0..steps).try_for_each(|step| self.step.run(self.backend, step))?;
+        self.engine.load(self.backend, &self.plan, 0)?;
+        (0..steps).try_for_each(|step| self.engine.run(self.backend, &self.plan, step))?;
         self.backend.synchronize()
     }
 
@@ -144,12 +126,12 @@ impl<'a> Setup<'a> {
     /// # Errors
     /// When the device fails.
     pub fn timed(&self) -> Result<Vec<OpTime>> {
-        self.step.load(self.backend, &self.feed, &self.plan, 0)?;
-        self.step.timed(self.backend)
+        self.engine.load(self.backend, &self.plan, 0)?;
+        self.engine.step.timed(self.backend)
     }
 
     /// Learned parameters.
     pub fn parameters(&self) -> usize {
-        self.model.specs().learned_elements()
+        self.engine.parameters.specs().learned_elements()
     }
 }

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use super::{Bound, Ceilings, Samples, Setup, Workload};
-use crate::config::Method;
 use crate::error::Result;
+use crate::method::Method;
 use crate::ops::Backend;
 use crate::tape::{Cost, OpTime, Pass};
 use crate::tensor::Precision;
@@ -25,8 +25,8 @@ pub struct OpsBench {
     pub model: String,
     /// Channels of the first stage.
     pub width: usize,
-    /// GLMC or plain cross-entropy.
-    pub method: Method,
+    /// What is trained.
+    pub method: &'static dyn Method,
     /// Samples a step.
     pub batch: usize,
     /// CPU threads.

@@ -2,8 +2,8 @@
 
 use super::device::DeviceArgs;
 use crate::bench::{Bound, OpsBench, StepBench, Workload, bench_ops, bench_step};
-use crate::config::Method;
 use crate::error::{Error, Result};
+use crate::method::Method;
 use crate::train::report::mebibytes;
 
 /// Measure the training step.
@@ -21,8 +21,8 @@ pub struct BenchArgs {
     #[arg(long, default_value_t = 64)]
     batch: usize,
     /// glmc or ce
-    #[arg(long, default_value = "glmc")]
-    method: Method,
+    #[arg(long, default_value = "glmc", value_parser = crate::method::value_parser())]
+    method: &'static dyn Method,
     /// Classes
     #[arg(long, default_value_t = 10)]
     classes: usize,
@@ -133,10 +133,7 @@ fn print_ops(b: &OpsBench) {
         b.model,
         b.width,
         b.batch,
-        match b.method {
-            Method::Glmc => "GLMC",
-            Method::Ce => "plain cross-entropy",
-        },
+        b.method.title(),
         b.device,
         b.precision,
         b.threads

@@ -1,7 +1,6 @@
 //! Flags that several subcommands share: where to compute, and in what arithmetic.
 
 use crate::backend;
-use crate::config::Config;
 use crate::error::Result;
 use crate::ops::Backend;
 use crate::tensor::Precision;
@@ -26,7 +25,7 @@ impl DeviceArgs {
     /// # Errors
     /// When there is no such device or it cannot compute in that precision.
     pub fn open(&self) -> Result<Box<dyn Backend>> {
-        let precision = self.precision.unwrap_or_else(|| Config::default_precision(&self.device));
+        let precision = self.precision.unwrap_or_else(|| Precision::default_on(&self.device));
         backend::open(&self.device, precision, self.threads)
     }
 

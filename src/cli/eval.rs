@@ -8,11 +8,10 @@ use crate::data::store::Store;
 use crate::error::{Error, Result};
 use crate::nn::{HeadKind, ParameterStore};
 use crate::train::checkpoint::Checkpoint;
-use crate::train::engine::{EVALUATION_BATCH, head, model};
+use crate::train::engine::{Data, EVALUATION_BATCH, head, model};
 use crate::train::evaluate::{Evaluation, EvaluationConfig, Evaluator};
 use crate::train::feed::Feed;
 use crate::train::report::{per_class_table, percent};
-use crate::train::session::{augmentation, images};
 
 /// Evaluate a checkpoint on a store's test images.
 #[derive(Debug, clap::Args)]
@@ -47,14 +46,15 @@ pub fn run(args: EvalArgs) -> Result<()> {
     let model = model(config, counts.len(), backend)?;
     let parameters = ParameterStore::new(backend, model.specs().clone())?;
     checkpoint.load(backend, &parameters, false)?;
-    let test = images(&store, store.test())?;
+    let Data { test, augmentation, .. } = Data::of(&store)?;
+    let test = test.ok_or_else(|| Error::file(&args.data, "has no test images"))?;
     let batch = EVALUATION_BATCH.min(test.len());
     // Half of what is free is more than enough for the activations of one batch.
-    let room = config.resident_limit.map_or(backend.available()? / 2, |mib| mib.saturating_mul(1 << 20));
+    let room = config.placement.resident_limit.map_or(backend.available()? / 2, |mib| mib.saturating_mul(1 << 20));
     let feed = Feed::new(backend, test, batch, room)?;
     let head = args.head.unwrap_or_else(|| head(config, counts));
     let how = EvaluationConfig {
-        augmentation: augmentation(&store),
+        augmentation,
         head,
         batch,
         groups: counts.iter().map(|&n| Shot::of(n, config.twenty_is_few)).collect(),

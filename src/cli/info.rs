@@ -2,14 +2,13 @@
 
 use serde_json::{Value, json};
 
+use super::stand_in::StandIn;
 use crate::backend;
-use crate::config::{Config, Method, Settings, preset};
+use crate::config::{Config, PlacementSettings, Settings, preset};
 use crate::data::store::Store;
 use crate::error::{Error, Result};
 use crate::train::engine::{Data, Engine, Footprint};
 use crate::train::report::mebibytes;
-use crate::train::session::{augmentation, images};
-use crate::train::stand_in::StandIn;
 
 /// The preset whose data a run is taken to have when nothing is said.
 const DEFAULT_DATA: &str = "cifar10-lt-if100";
@@ -72,33 +71,37 @@ pub fn run(args: InfoArgs) -> Result<()> {
 
 /// The device memory of a run, from planning it on a stand-in of its device.
 fn predict(args: &InfoArgs) -> Result<Value> {
-    let base = args.preset.as_deref().map(preset).transpose()?.unwrap_or_default();
+    let of = preset(args.preset.as_deref().unwrap_or(DEFAULT_DATA))?;
+    let base = args.preset.as_ref().map(|_| of.settings()).unwrap_or_default();
     let mut settings = args.settings.clone().or(base);
-    let store = settings.data.take().map(Store::open).transpose()?;
-    let config = Config::resolve(Settings { data: Some("none".into()), ..settings })?;
+    let store = settings.placement.data.take().map(Store::open).transpose()?;
+    let placement = PlacementSettings { data: Some("none".into()), ..settings.placement };
+    let config = Config::resolve(Settings { placement, ..settings })?;
     // Any GPU plans alike, so that one that is absent, or too small, is no obstacle.
-    let backend = backend::planner(&config.device, config.precision)?;
+    let backend = backend::planner(&config.placement.device, config.placement.precision)?;
     let backend = backend.as_ref();
     let plan = |data: &Data<'_>| -> Result<(Footprint, bool)> {
         let engine = Engine::new(backend, &config, data)?;
         Ok((engine.footprint(backend), engine.feed.is_resident()))
     };
-    let of = args.preset.as_deref().unwrap_or(DEFAULT_DATA);
-    let stand_in = StandIn::of(of)?;
+    let stand_in = StandIn::of(of.data)?;
     let (planned, side, what) = match &store {
         Some(store) => {
-            let (train, test) = (images(store, store.train())?, images(store, store.test())?);
-            let data = Data { counts: &store.meta().counts, train, test, augmentation: augmentation(store) };
-            (plan(&data), train.height, store.path().display().to_string())
+            let data = Data::of(store)?;
+            (plan(&data), data.train.height, store.path().display().to_string())
         }
-        None => (stand_in.with_data(plan), stand_in.size, format!("data of {of}'s size")),
+        None => (stand_in.with_data(plan), stand_in.size, format!("data of {}'s size", of.name)),
     };
     let (footprint, resident) =
         planned.map_err(|e| Error::Config(format!("no run of this configuration can be planned: {e}")))?;
-    let method = if config.method == Method::Glmc { "GLMC" } else { "cross-entropy" };
     let what = format!(
-        "{method}, {} width {}, batch {}, {side}x{side} images, {what}, {} in {}",
-        config.model, config.width, config.batch, config.device, config.precision
+        "{}, {} width {}, batch {}, {side}x{side} images, {what}, {} in {}",
+        config.method.title(),
+        config.model,
+        config.width,
+        config.batch,
+        config.placement.device,
+        config.placement.precision
     );
     let mut memory = serde_json::to_value(footprint).map_err(|e| Error::Config(e.to_string()))?;
     memory["what"] = what.into();

@@ -4,8 +4,9 @@ mod bench;
 mod device;
 mod eval;
 mod info;
-mod kernels;
+pub mod kernels;
 mod prepare;
+pub mod stand_in;
 mod train;
 mod verify;
 

@@ -3,8 +3,7 @@
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 
-use crate::backend;
-use crate::config::{Config, Settings, preset};
+use crate::config::{Config, PlacementSettings, Settings, preset, presets};
 use crate::data::synthetic::{self, SyntheticConfig};
 use crate::error::{Error, Result};
 use crate::train::run_folder::{RunFolder, free_name};
@@ -35,8 +34,8 @@ pub struct TrainArgs {
 /// Runs the subcommand.
 pub fn run(args: TrainArgs) -> Result<()> {
     if args.list_presets {
-        for (name, what) in crate::config::PRESETS {
-            println!("{name:<24}{what}");
+        for preset in presets() {
+            println!("{:<24}{}", preset.name, preset.description());
         }
         return Ok(());
     }
@@ -59,83 +58,55 @@ fn start(name: Option<String>, file: Option<PathBuf>, out: Option<PathBuf>, flag
         None => (Settings::default(), None),
     };
     let settings = flags.or(in_file);
-    let demo_meant = file.is_none() && settings.data.is_none();
+    let demo_meant = file.is_none() && settings.placement.data.is_none();
     let name = name.or(named_in_file).or_else(|| demo_meant.then(|| "demo".to_string()));
-    let base = name.as_deref().map(preset).transpose()?.unwrap_or_default();
-    let is_demo = name.as_deref() == Some("demo") && settings.data.is_none();
+    let base = name.as_deref().map(preset).transpose()?.map(|preset| preset.settings()).unwrap_or_default();
+    let is_demo = name.as_deref() == Some("demo") && settings.placement.data.is_none();
     let out = out.unwrap_or_else(|| free_name("runs".as_ref(), name.as_deref().unwrap_or("run")));
     let mut settings = settings.or(base);
     if is_demo {
-        settings.data = Some(out.join("data.lt"));
+        settings.placement.data = Some(out.join("data.lt"));
     }
     let mut config = Config::resolve(settings)?;
-    let backend = backend::open(&config.device, config.precision, config.threads)?;
+    let backend = config.placement.open()?;
     if is_demo {
         let data = out.join("data.lt");
         std::fs::create_dir_all(&out).map_err(Error::io(&out))?;
         if !data.exists() {
             eprintln!("drawing the demo's images into {}", data.display());
-            synthetic::prepare(&data, &SyntheticConfig { seed: config.seed, ..demo_images() })?;
+            synthetic::prepare(&data, &SyntheticConfig { seed: config.seed, ..SyntheticConfig::default() })?;
         }
     }
     // An absolute path, so that the run can be resumed from anywhere.
-    config.data = std::fs::canonicalize(&config.data).map_err(|e| match e.kind() {
-        std::io::ErrorKind::NotFound => Error::file(&config.data, "no such store; make one with `glmc-engine prepare`"),
-        _ => Error::io(&config.data)(e),
+    let data = &mut config.placement.data;
+    *data = std::fs::canonicalize(&data).map_err(|e| match e.kind() {
+        std::io::ErrorKind::NotFound => Error::file(&data, "no such store; make one with `glmc-engine prepare`"),
+        _ => Error::io(&data)(e),
     })?;
-    session::train(&config, || RunFolder::create(&out, &config), false, backend.as_ref())
+    session::start(&config, || RunFolder::create(&out, &config), backend.as_ref())
 }
 
 fn resume(run: PathBuf, flags: Settings) -> Result<()> {
-    let movable = Settings {
-        data: flags.data.clone(),
-        device: flags.device.clone(),
-        precision: flags.precision,
-        threads: flags.threads,
-        checkpoint_every: flags.checkpoint_every,
-        resident_limit: flags.resident_limit,
-        ..Settings::default()
-    };
-    if flags != movable {
+    let Settings { placement, .. } = flags.clone();
+    if flags != (Settings { placement: placement.clone(), ..Settings::default() }) {
         let what = "--resume goes on with the run's own settings: only --data (the same store, moved), \
                     --device, --precision, --threads, --checkpoint-every and --resident-limit may change";
         return Err(Error::Usage(what.into()));
     }
     let folder = RunFolder::open(&run)?;
     let stored = Config::read(&folder.config())?;
-    let device = flags.device.unwrap_or_else(|| stored.device.clone());
-    // A run that moves to another device and names no precision takes that device's own.
-    let precision = match flags.precision {
-        Some(precision) => precision,
-        None if device == stored.device => stored.precision,
-        None => Config::default_precision(&device),
-    };
-    let data = match flags.data {
-        Some(moved) => std::fs::canonicalize(&moved).map_err(Error::io(&moved))?,
-        None => stored.data.clone(),
-    };
-    if !data.exists() {
-        let what = format!("names the store {}, which is not there: put it back, or give --data", data.display());
+    let moved = placement.data.map(|path| std::fs::canonicalize(&path).map_err(Error::io(&path))).transpose()?;
+    let placement = PlacementSettings { data: moved, ..placement }.over(&stored.placement);
+    if !placement.data.exists() {
+        let what =
+            format!("names the store {}, which is not there: put it back, or give --data", placement.data.display());
         return Err(Error::file(folder.config(), what));
     }
-    let config = Config {
-        data,
-        device,
-        precision,
-        threads: flags.threads.unwrap_or(stored.threads),
-        checkpoint_every: flags.checkpoint_every.unwrap_or(stored.checkpoint_every),
-        resident_limit: flags.resident_limit.or(stored.resident_limit),
-        ..stored.clone()
-    };
+    let config = Config { placement, ..stored.clone() };
     config.check()?;
-    let backend = backend::open(&config.device, config.precision, config.threads)?;
+    let backend = config.placement.open()?;
     if config != stored {
-        session::rewrite_config(&folder, &config)?;
+        folder.write_config(&config)?;
     }
-    session::train(&config, || Ok(folder), true, backend.as_ref())
-}
-
-/// The demo's set: small enough for a laptop, hard enough that the tail shows.
-fn demo_images() -> SyntheticConfig {
-    SyntheticConfig::default()
+    session::resume(&config, folder, backend.as_ref())
 }

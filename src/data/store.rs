@@ -158,6 +158,16 @@ impl Store {
         Ok(Store { path: path.to_path_buf(), meta, train, test })
     }
 
+    /// Identifies the store: the checksum of its `meta.json`, which holds those of its arrays.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn fingerprint(&self) -> Result<String> {
+        let path = self.path.join("meta.json");
+        let bytes = std::fs::read(&path).map_err(Error::io(&path))?;
+        Ok(blake3::hash(&bytes).to_hex().to_string())
+    }
+
     /// The folder.
     pub fn path(&self) -> &Path {
         &self.path

@@ -3,11 +3,12 @@
 //! A network is built once as a description ([`Model::new`]) that declares its parameters by PyTorch's names, and then
 //! recorded as often as needed: for training with one or two views, and for inference.
 
+pub mod cifar_resnet;
+pub mod encoder;
 pub mod layers;
 pub mod model;
 pub mod parameters;
-pub mod resnet;
 
 pub use layers::{Mode, Recorder};
-pub use model::{HeadKind, Heads, Model, ModelConfig};
+pub use model::{HeadKind, Model, ModelConfig};
 pub use parameters::{ParameterStore, Part, Snapshot};

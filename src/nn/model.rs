@@ -1,35 +1,48 @@
-//! An encoder and its heads, as the published GLMC model has them.
+//! An encoder and the heads that a method trains on its features.
 
 use serde::{Deserialize, Serialize};
 
+use super::encoder::{self, Encoder, EncoderConfig};
 use super::layers::{Linear, Recorder};
 use super::parameters::Specs;
-use super::resnet::{self, CifarResNet};
 use crate::error::{Error, Result};
 use crate::tape::Var;
 
 /// What network.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ModelConfig {
-    /// `resnet20` to `resnet110`.
+    /// A name of [`encoder::FAMILIES`].
     pub name: String,
     /// Channels of the first stage. 16 is the classic CIFAR ResNet, 64 what the GLMC paper's tables use.
     pub width: usize,
     /// Classes.
     pub classes: usize,
-    /// Which heads.
-    pub heads: Heads,
-    /// Width h of the projection and prediction vectors; [`HIDDEN`] for the CIFAR networks.
-    pub hidden: usize,
+    /// The heads, in the order of PyTorch's state dict.
+    pub heads: &'static [HeadSpec],
+    /// Width h of the projection and prediction vectors; `None` takes the encoder's published one.
+    pub hidden: Option<usize>,
 }
 
-/// Which heads a model has.
+/// An affine head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Heads {
-    /// `fc`, `fc_cb`, `projection_head`, `contrast_head`: GLMC.
-    Glmc,
-    /// `fc` alone: plain cross-entropy.
-    Classifier,
+pub struct HeadSpec {
+    /// Its name in PyTorch's state dict.
+    pub name: &'static str,
+    /// What it reads.
+    pub inputs: Extent,
+    /// What it puts out.
+    pub outputs: Extent,
+}
+
+/// The extents that heads have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Extent {
+    /// The encoder's features.
+    Features,
+    /// One value per class.
+    Classes,
+    /// Width h of the projection and prediction vectors.
+    Hidden,
 }
 
 /// A head that classifies.
@@ -44,49 +57,28 @@ pub enum HeadKind {
     Fc,
 }
 
-impl std::fmt::Display for HeadKind {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(if *self == HeadKind::FcCb { "fc_cb" } else { "fc" })
+impl HeadKind {
+    /// The head's name in PyTorch's state dict.
+    pub fn name(self) -> &'static str {
+        match self {
+            HeadKind::FcCb => "fc_cb",
+            HeadKind::Fc => "fc",
+        }
     }
 }
 
-/// Width h of the projection and prediction vectors that the published CIFAR models have.
-pub const HIDDEN: usize = 128;
+impl std::fmt::Display for HeadKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
 
 /// A network's description: its parameters are declared, nothing is allocated.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Model {
-    encoder: CifarResNet,
-    fc: Linear,
-    glmc: Option<GlmcHeads>,
+    encoder: Box<dyn Encoder>,
+    heads: Vec<(&'static str, Linear)>,
     specs: Specs,
-}
-
-#[derive(Clone, Debug)]
-struct GlmcHeads {
-    fc_cb: Linear,
-    projection_head: Linear,
-    contrast_head: Linear,
-}
-
-/// What the training heads put out, rows of the first view first.
-#[derive(Clone, Copy, Debug)]
-pub struct Outputs {
-    /// (views * batch, classes): the conventional classifier.
-    pub logits: Var,
-    /// What only GLMC has.
-    pub glmc: Option<GlmcOutputs>,
-}
-
-/// The outputs of GLMC's other heads.
-#[derive(Clone, Copy, Debug)]
-pub struct GlmcOutputs {
-    /// (views * batch, classes): the rebalanced classifier.
-    pub logits_cb: Var,
-    /// (views * batch, hidden): projections h.
-    pub h: Var,
-    /// (views * batch, hidden): predictions u.
-    pub u: Var,
 }
 
 impl Model {
@@ -95,27 +87,29 @@ impl Model {
     /// # Errors
     /// When the name is unknown, or a number is zero or absurd.
     pub fn new(config: &ModelConfig, stem_channels: usize) -> Result<Model> {
-        let blocks = resnet::blocks_per_stage(&config.name)
-            .ok_or_else(|| Error::Config(format!("unknown model {:?}: known are {}", config.name, resnet::NAMES)))?;
+        let family = encoder::family(&config.name)?;
         if !(1..=1024).contains(&config.width) {
             return Err(Error::Config(format!("width {} is not in 1..=1024", config.width)));
         }
         if config.classes < 2 {
             return Err(Error::Config(format!("{} classes: at least two are needed", config.classes)));
         }
-        if !(1..=1 << 14).contains(&config.hidden) {
-            return Err(Error::Config(format!("hidden width {} is not in 1..=16384", config.hidden)));
+        let hidden = config.hidden.unwrap_or(family.hidden);
+        if !(1..=1 << 14).contains(&hidden) {
+            return Err(Error::Config(format!("hidden width {hidden} is not in 1..=16384")));
         }
         let mut specs = Specs::default();
-        let encoder = CifarResNet::new(&mut specs, blocks, config.width, stem_channels);
-        let features = encoder.features;
-        let fc = Linear::new(&mut specs, "fc", features, config.classes);
-        let glmc = (config.heads == Heads::Glmc).then(|| GlmcHeads {
-            fc_cb: Linear::new(&mut specs, "fc_cb", features, config.classes),
-            contrast_head: Linear::new(&mut specs, "contrast_head.0", config.hidden, config.hidden),
-            projection_head: Linear::new(&mut specs, "projection_head.0", features, config.hidden),
-        });
-        Ok(Model { encoder, fc, glmc, specs })
+        let encoder = (family.build)(&config.name, &mut specs, EncoderConfig { width: config.width, stem_channels });
+        let extent = |extent: Extent| match extent {
+            Extent::Features => encoder.features(),
+            Extent::Classes => config.classes,
+            Extent::Hidden => hidden,
+        };
+        let declare = |head: &HeadSpec| {
+            (head.name, Linear::new(&mut specs, head.name, extent(head.inputs), extent(head.outputs)))
+        };
+        let heads = config.heads.iter().map(declare).collect();
+        Ok(Model { encoder, heads, specs })
     }
 
     /// The declared parameters.
@@ -123,33 +117,25 @@ impl Model {
         &self.specs
     }
 
-    /// Records encoder and all heads for training.
-    pub fn record(&self, r: &mut Recorder<'_>, images: Var) -> Result<Outputs> {
-        let features = self.encoder.record(r, images)?;
-        let logits = self.fc.record(r, features)?;
-        let mut glmc = None;
-        if let Some(heads) = &self.glmc {
-            let logits_cb = heads.fc_cb.record(r, features)?;
-            let h = heads.projection_head.record(r, features)?;
-            let u = heads.contrast_head.record(r, h)?;
-            glmc = Some(GlmcOutputs { logits_cb, h, u });
-        }
-        Ok(Outputs { logits, glmc })
+    /// Records the encoder on images (batch, height, width, stem channels); returns features (batch, features).
+    ///
+    /// # Errors
+    /// When the images do not fit the network.
+    pub fn record_features(&self, r: &mut Recorder<'_>, images: Var) -> Result<Var> {
+        self.encoder.record(r, images)
     }
 
-    /// Records encoder and one classifier; returns the logits (batch, classes).
+    /// Records one head on what it reads, (batch, inputs); returns (batch, outputs).
     ///
     /// # Errors
     /// When the model does not have that head.
-    pub fn record_classifier(&self, r: &mut Recorder<'_>, images: Var, head: HeadKind) -> Result<Var> {
-        let layer = match (head, &self.glmc) {
-            (HeadKind::Fc, _) => &self.fc,
-            (HeadKind::FcCb, Some(heads)) => &heads.fc_cb,
-            (HeadKind::FcCb, None) => {
-                return Err(Error::Config("this model was trained without fc_cb: take --head fc".into()));
+    pub fn record_head(&self, r: &mut Recorder<'_>, name: &str, x: Var) -> Result<Var> {
+        match self.heads.iter().find(|(head, _)| *head == name) {
+            Some((_, layer)) => layer.record(r, x),
+            None => {
+                let names: Vec<&str> = self.heads.iter().map(|(head, _)| *head).collect();
+                Err(Error::Config(format!("this model was trained without {name}; its heads: {}", names.join(", "))))
             }
-        };
-        let features = self.encoder.record(r, images)?;
-        layer.record(r, features)
+        }
     }
 }

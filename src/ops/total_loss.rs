@@ -7,8 +7,10 @@ use crate::tensor::{DType, Tensor};
 
 const NAME: &str = "total_loss";
 
-/// Columns of the loss log: L_c, L_cb, L_sim, total.
+/// Columns of the loss log: those of up to three losses, then the total.
 pub const LOSS_COLUMNS: usize = 4;
+/// The total's column.
+pub const TOTAL: usize = LOSS_COLUMNS - 1;
 
 /// The tensors of `total_loss`.
 #[derive(Clone, Copy, Debug)]

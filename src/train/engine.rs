@@ -2,15 +2,15 @@
 
 use super::evaluate::{Evaluation, EvaluationConfig, Evaluator};
 use super::feed::{Feed, Images};
-use super::step::{StepConfig, TrainStep};
-use crate::config::{Config, Method};
+use super::step::{Source, StepConfig, TrainStep};
+use crate::config::Config;
 use crate::data::shots::Shot;
+use crate::data::store::Store;
 use crate::error::Result;
-use crate::glmc::class_weights;
-use crate::nn::model::HIDDEN;
+use crate::method::{EpochPlan, PartnerSampler, PlanConfig, class_weights};
 use crate::nn::{HeadKind, Model, ModelConfig, ParameterStore};
 use crate::ops::Backend;
-use crate::ops::augment_mix::{Augmentation, Mixing};
+use crate::ops::augment_mix::Augmentation;
 use crate::ops::sgd::SgdConfig;
 
 /// Images of one evaluation batch.
@@ -26,10 +26,28 @@ pub struct Data<'a> {
     pub counts: &'a [usize],
     /// Training images.
     pub train: Images<'a>,
-    /// Test images.
-    pub test: Images<'a>,
+    /// Test images; without them nothing is evaluated.
+    pub test: Option<Images<'a>>,
     /// Crops, flips, normalisation.
     pub augmentation: Augmentation,
+}
+
+impl<'a> Data<'a> {
+    /// A store's images, normalised by its statistics, cropped from a border of an eighth of the side (4 pixels for CIFAR).
+    ///
+    /// # Errors
+    /// When its images differ in size.
+    pub fn of(store: &'a Store) -> Result<Data<'a>> {
+        let (train, test) = (Images::of(store, store.train())?, Images::of(store, store.test())?);
+        let meta = store.meta();
+        let augmentation = Augmentation {
+            mean: meta.mean.map(|v| v as f32),
+            std: meta.std.map(|v| v as f32),
+            padding: train.height.min(train.width) / 8,
+            flip: true,
+        };
+        Ok(Data { counts: &meta.counts, train, test: Some(test), augmentation })
+    }
 }
 
 /// A run's parameters, images, training step and evaluation on one device.
@@ -40,8 +58,9 @@ pub struct Engine<'a> {
     pub feed: Feed<'a>,
     /// The training step.
     pub step: TrainStep,
-    test_feed: Feed<'a>,
-    evaluator: Evaluator,
+    plan: PlanConfig,
+    sampler: PartnerSampler,
+    test: Option<(Feed<'a>, Evaluator)>,
 }
 
 /// The device memory of a run in bytes, part by part.
@@ -72,7 +91,7 @@ impl<'a> Engine<'a> {
     /// When the configuration names no known model, shapes do not fit, a kernel does not compile, or the device has too
     /// little memory.
     pub fn new(backend: &dyn Backend, config: &Config, data: &Data<'a>) -> Result<Engine<'a>> {
-        let mut room = match config.resident_limit {
+        let mut room = match config.placement.resident_limit {
             Some(mib) => mib.saturating_mul(1 << 20),
             None => {
                 let planner = backend.planner()?;
@@ -96,45 +115,85 @@ impl<'a> Engine<'a> {
         let parameters = ParameterStore::new(backend, model.specs().clone())?;
         let train = feed(data.train, config.batch)?;
         let step_config = step_config(config, data.counts, data.augmentation);
-        let step = TrainStep::new(backend, &model, &parameters, &train, step_config)?;
-        let batch = EVALUATION_BATCH.min(data.test.len());
-        let test_feed = feed(data.test, batch)?;
-        let evaluation = EvaluationConfig {
-            augmentation: data.augmentation,
-            head: head(config, data.counts),
-            batch,
-            groups: data.counts.iter().map(|&n| Shot::of(n, config.twenty_is_few)).collect(),
-            arena: Some(step.arena()),
+        let step = TrainStep::new(backend, &model, &parameters, Source::Feed(&train), step_config)?;
+        let mut test = None;
+        if let Some(images) = data.test {
+            let batch = EVALUATION_BATCH.min(images.len());
+            let feed = feed(images, batch)?;
+            let how = EvaluationConfig {
+                augmentation: data.augmentation,
+                head: head(config, data.counts),
+                batch,
+                groups: data.counts.iter().map(|&n| Shot::of(n, config.twenty_is_few)).collect(),
+                arena: Some(step.arena()),
+            };
+            let evaluator = Evaluator::new(backend, &model, &parameters, &feed, how)?;
+            test = Some((feed, evaluator));
+        }
+        let plan = PlanConfig {
+            method: config.method,
+            seed: config.seed,
+            epochs: config.epochs,
+            batch: config.batch,
+            lr: config.lr,
+            warmup_epochs: config.warmup_epochs,
+            beta: config.beta,
+            gamma: config.gamma,
+            supervised: if config.halve_supervised { 0.5 } else { 1.0 },
+            correct_labels: config.correct_labels,
+            height: data.train.height,
+            width: data.train.width,
         };
-        let evaluator = Evaluator::new(backend, &model, &parameters, &test_feed, evaluation)?;
-        Ok(Engine { parameters, feed: train, step, test_feed, evaluator })
+        let sampler = PartnerSampler::new(data.train.labels, data.counts.len(), config.resample)?;
+        Ok(Engine { parameters, feed: train, step, plan, sampler, test })
     }
 
-    /// Evaluates the parameters as they are now on the test images.
+    /// Draws the steps of 0-based epoch `epoch`.
+    ///
+    /// # Errors
+    /// When a setting of the method is out of range.
+    pub fn draw(&self, epoch: usize) -> Result<EpochPlan> {
+        EpochPlan::draw(&self.plan, epoch, self.feed.images().len(), &self.sampler)
+    }
+
+    /// Loads an epoch's plan, to go on at step `start`.
     ///
     /// # Errors
     /// When the device fails.
-    pub fn evaluate(&self, backend: &dyn Backend) -> Result<Evaluation> {
-        self.evaluator.run(backend, &self.test_feed)
+    pub fn load(&self, backend: &dyn Backend, plan: &EpochPlan, start: usize) -> Result<()> {
+        self.step.load(backend, &self.feed, plan, start)
+    }
+
+    /// Starts step `step` of the loaded plan; steps are run in order.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn run(&self, backend: &dyn Backend, plan: &EpochPlan, step: usize) -> Result<()> {
+        self.feed.stage(backend, plan, step)?;
+        self.step.run(backend, step)
+    }
+
+    /// Evaluates the parameters as they are now on the test images; `None` where there are none.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn evaluate(&self, backend: &dyn Backend) -> Result<Option<Evaluation>> {
+        self.test.as_ref().map(|(feed, evaluator)| evaluator.run(backend, feed)).transpose()
     }
 
     /// What this engine holds of `backend`, which must be the one that it was made on, with nothing else on it.
     pub fn footprint(&self, backend: &dyn Backend) -> Footprint {
         let (parameters, activations) = (self.parameters.bytes(), self.step.arena().bytes);
-        let images = self.feed.bytes() + self.test_feed.bytes();
+        let images = self.feed.bytes() + self.test.as_ref().map_or(0, |(feed, _)| feed.bytes());
         let total = backend.allocated().1;
         Footprint { parameters, activations, images, other: total - parameters - activations - images, total }
     }
 }
 
-/// The classifier to evaluate with: what the configuration says, else `fc_cb` for GLMC on long-tailed data and `fc`
-/// for everything else.
+/// The classifier to evaluate with: what the configuration says, else the method's own.
 pub fn head(config: &Config, counts: &[usize]) -> HeadKind {
     let balanced = counts.iter().all(|n| *n == counts[0]);
-    config.head.unwrap_or(match config.method {
-        Method::Glmc if !balanced => HeadKind::FcCb,
-        _ => HeadKind::Fc,
-    })
+    config.head.unwrap_or_else(|| config.method.classifier(balanced))
 }
 
 /// The model that a configuration describes, for a backend.
@@ -142,19 +201,17 @@ pub fn head(config: &Config, counts: &[usize]) -> HeadKind {
 /// # Errors
 /// When the configuration names no known model.
 pub fn model(config: &Config, classes: usize, backend: &dyn Backend) -> Result<Model> {
-    let heads = config.method.heads();
-    let description = ModelConfig { name: config.model.clone(), width: config.width, classes, heads, hidden: HIDDEN };
-    Model::new(&description, backend.stem_channels())
+    let (name, heads) = (config.model.clone(), config.method.heads());
+    Model::new(&ModelConfig { name, width: config.width, classes, heads, hidden: None }, backend.stem_channels())
 }
 
 /// What a step of this configuration needs.
-pub(super) fn step_config(config: &Config, counts: &[usize], augmentation: Augmentation) -> StepConfig {
-    let counts: Vec<u64> = counts.iter().map(|&n| n as u64).collect();
+pub fn step_config(config: &Config, counts: &[usize], augmentation: Augmentation) -> StepConfig {
     StepConfig {
+        method: config.method,
         batch: config.batch,
-        mixing: if config.method == Method::Glmc { Mixing::Glmc } else { Mixing::Single },
         augmentation,
         sgd: SgdConfig { momentum: config.momentum as f32, weight_decay: config.weight_decay as f32 },
-        class_weights: class_weights(&counts, config.k),
+        class_weights: class_weights(counts, config.k),
     }
 }

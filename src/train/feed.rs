@@ -7,9 +7,10 @@ use std::cell::RefCell;
 
 use rayon::prelude::*;
 
+use crate::data::store::{Split, Store};
 use crate::error::{Error, Result};
-use crate::glmc::EpochPlan;
 use crate::memory::{Mark, Pinned};
+use crate::method::EpochPlan;
 use crate::ops::Backend;
 use crate::ops::load_step::STEP_WORDS;
 use crate::tensor::{DType, Tensor};
@@ -25,6 +26,20 @@ pub struct Images<'a> {
     pub height: usize,
     /// Columns of an image.
     pub width: usize,
+}
+
+impl<'a> Images<'a> {
+    /// The images of a store's split.
+    ///
+    /// # Errors
+    /// When they differ in size.
+    pub fn of(store: &Store, split: &'a Split) -> Result<Images<'a>> {
+        if split.index().is_some() {
+            let what = "holds images of several sizes; training needs one: prepare it again with --size";
+            return Err(Error::file(store.path(), what));
+        }
+        Ok(Images { pixels: split.pixels(), labels: split.labels(), height: split.height(), width: split.width() })
+    }
 }
 
 impl Images<'_> {

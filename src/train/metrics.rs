@@ -1,8 +1,13 @@
 //! What a run reports: a line an epoch in `metrics.jsonl`, and a final one.
 
-use serde::{Deserialize, Serialize};
+use std::fmt;
+
+use serde::de::{IgnoredAny, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::evaluate::Evaluation;
+use crate::method::Method;
+use crate::ops::total_loss::{LOSS_COLUMNS, TOTAL};
 
 /// One epoch's line. Accuracies are percentages; losses are means over the epoch's samples.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -15,12 +20,9 @@ pub struct EpochMetrics {
     pub alpha: f64,
     /// Total loss.
     pub loss: f64,
-    /// Conventional classifier's loss.
-    pub loss_c: f64,
-    /// Rebalanced classifier's loss.
-    pub loss_cb: f64,
-    /// Similarity loss.
-    pub loss_sim: f64,
+    /// The method's losses: `loss_c`, `loss_cb` and `loss_sim` for GLMC.
+    #[serde(flatten)]
+    pub losses: LossTerms,
     /// What the epoch's model reaches on the test images; its figures stand beside the others in the line.
     #[serde(flatten)]
     pub test: Evaluation,
@@ -30,23 +32,54 @@ pub struct EpochMetrics {
     pub samples_per_second: f64,
 }
 
-/// Mean losses of an epoch: L_c, L_cb, L_sim, total.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Losses(pub [f64; 4]);
+/// The terms of a loss by the method's names for them; in JSON `loss_NAME`.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct LossTerms(pub Vec<(String, f64)>);
 
-impl Losses {
-    /// Means of a log of four losses a step, each weighted by the samples of its step.
-    pub fn mean(log: &[f64], samples: impl Iterator<Item = usize>) -> Losses {
-        let mut sums = [0.0; 4];
-        let mut count = 0.0;
-        for (row, samples) in log.chunks_exact(4).zip(samples) {
-            count += samples as f64;
-            for (sum, loss) in sums.iter_mut().zip(row) {
-                *sum += loss * samples as f64;
+const PREFIX: &str = "loss_";
+
+impl Serialize for LossTerms {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|(name, loss)| (format!("{PREFIX}{name}"), loss)))
+    }
+}
+
+impl<'de> Deserialize<'de> for LossTerms {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<LossTerms, D::Error> {
+        struct Terms;
+        impl<'de> Visitor<'de> for Terms {
+            type Value = LossTerms;
+
+            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+                f.write_str("an epoch's metrics")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<LossTerms, A::Error> {
+                let mut terms = Vec::new();
+                while let Some(key) = map.next_key::<String>()? {
+                    match key.strip_prefix(PREFIX) {
+                        Some(name) => terms.push((name.to_string(), map.next_value()?)),
+                        None => drop(map.next_value::<IgnoredAny>()?),
+                    }
+                }
+                Ok(LossTerms(terms))
             }
         }
-        Losses(sums.map(|sum| sum / f64::max(count, 1.0)))
+        deserializer.deserialize_map(Terms)
     }
+}
+
+/// Means of a log with [`LOSS_COLUMNS`] losses per step, each weighted by the samples of its step.
+pub fn mean_losses(log: &[f64], samples: impl Iterator<Item = usize>) -> [f64; LOSS_COLUMNS] {
+    let mut sums = [0.0; LOSS_COLUMNS];
+    let mut count = 0.0;
+    for (row, samples) in log.chunks_exact(LOSS_COLUMNS).zip(samples) {
+        count += samples as f64;
+        for (sum, loss) in sums.iter_mut().zip(row) {
+            *sum += loss * samples as f64;
+        }
+    }
+    sums.map(|sum| sum / f64::max(count, 1.0))
 }
 
 impl EpochMetrics {
@@ -54,19 +87,17 @@ impl EpochMetrics {
     pub fn new(
         epoch: usize,
         (lr, alpha): (f64, f64),
-        losses: Losses,
+        (method, losses): (&dyn Method, [f64; LOSS_COLUMNS]),
         test: Evaluation,
         (seconds, samples): (f64, usize),
     ) -> EpochMetrics {
-        let [loss_c, loss_cb, loss_sim, loss] = losses.0;
+        let terms = method.losses().iter().zip(losses).map(|(name, loss)| (name.to_string(), loss));
         EpochMetrics {
             epoch,
             lr,
             alpha,
-            loss,
-            loss_c,
-            loss_cb,
-            loss_sim,
+            loss: losses[TOTAL],
+            losses: LossTerms(terms.collect()),
             test,
             seconds,
             samples_per_second: samples as f64 / seconds.max(1e-9),
@@ -102,10 +133,26 @@ pub fn digest(epochs: &[EpochMetrics]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::method::METHODS;
 
     #[test]
     fn losses_are_weighted_by_samples() {
         let log = [1.0, 2.0, 3.0, 4.0, 2.0, 4.0, 6.0, 8.0];
-        assert_eq!(Losses::mean(&log, [3, 1].into_iter()).0, [1.25, 2.5, 3.75, 5.0]);
+        assert_eq!(mean_losses(&log, [3, 1].into_iter()), [1.25, 2.5, 3.75, 5.0]);
+    }
+
+    #[test]
+    fn terms_are_named_by_the_method_and_survive_their_line() {
+        let test = Evaluation::tally(&[0], &[1.0], &[0], &[crate::data::Shot::Many]);
+        for (method, expected) in METHODS.iter().zip([
+            "\"loss\":4.0,\"loss_c\":1.0,\"loss_cb\":2.0,\"loss_sim\":3.0,",
+            "\"loss\":4.0,\"loss_c\":1.0,\"top1\"",
+        ]) {
+            let losses = (*method, [1.0, 2.0, 3.0, 4.0]);
+            let metrics = EpochMetrics::new(0, (0.1, 1.0), losses, test.clone(), (1.0, 1));
+            let line = serde_json::to_string(&metrics).unwrap();
+            assert!(line.contains(expected), "{line}");
+            assert_eq!(serde_json::from_str::<EpochMetrics>(&line).unwrap(), metrics);
+        }
     }
 }

@@ -9,6 +9,5 @@ pub mod metrics;
 pub mod report;
 pub mod run_folder;
 pub mod session;
-pub mod stand_in;
 pub mod step;
-pub mod variants;
+pub mod views;

@@ -39,7 +39,7 @@ impl Reporter {
         let (most, least) = (meta.counts.iter().max(), meta.counts.iter().min());
         eprintln!(
             "{} on {}: {} training images, {} classes of {} to {} images, {} test images",
-            method_name(config),
+            config.method.title(),
             meta.source,
             store.train().len(),
             meta.counts.len(),
@@ -163,13 +163,6 @@ impl Reporter {
         );
         println!("  best.safetensors   the best epoch's");
         println!("The best epoch is chosen on the test images, as papers' tables often are: compare last with last.");
-    }
-}
-
-fn method_name(config: &Config) -> &'static str {
-    match config.method {
-        crate::config::Method::Glmc => "GLMC",
-        crate::config::Method::Ce => "plain cross-entropy",
     }
 }
 

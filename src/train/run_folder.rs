@@ -32,8 +32,17 @@ impl RunFolder {
             );
             return Err(Error::file(path, what));
         }
-        write_atomically(&folder.config(), |f| f.write_all(config.to_toml().as_bytes()).map_err(Error::io(path)))?;
+        folder.write_config(config)?;
         Ok(folder)
+    }
+
+    /// Writes `config.toml`, or replaces it when the run has moved.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn write_config(&self, config: &Config) -> Result<()> {
+        let at = self.config();
+        write_atomically(&at, |file| file.write_all(config.to_toml().as_bytes()).map_err(Error::io(&at)))
     }
 
     /// Opens the folder of a run that began earlier.

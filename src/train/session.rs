@@ -8,19 +8,16 @@ use std::time::{Duration, Instant};
 
 use super::checkpoint::{self, Checkpoint, Manifest, Progress};
 use super::engine::{Data, Engine};
-use super::feed::Images;
 use super::losses::LossReader;
-use super::metrics::{EpochMetrics, FinalMetrics, Losses, digest};
+use super::metrics::{EpochMetrics, FinalMetrics, digest, mean_losses};
 use super::report::Reporter;
 use super::run_folder::RunFolder;
-use crate::config::{Config, Method};
-use crate::data::store::{Split, Store};
+use crate::config::Config;
+use crate::data::store::Store;
 use crate::error::{Error, Result};
-use crate::files::write_atomically;
-use crate::glmc::{EpochPlan, PartnerSampler, PlanConfig, schedule};
+use crate::method::schedule;
 use crate::ops::Backend;
-use crate::ops::augment_mix::Augmentation;
-use crate::ops::total_loss::LOSS_COLUMNS;
+use crate::ops::total_loss::{LOSS_COLUMNS, TOTAL};
 
 /// How often the host looks at the losses.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
@@ -32,39 +29,6 @@ const AHEAD: usize = 8;
 /// Set from outside (Ctrl-C) to end the run after the step in progress.
 pub static STOP: AtomicBool = AtomicBool::new(false);
 
-/// The images of a split, if they all have one size.
-///
-/// # Errors
-/// When they have not.
-pub fn images<'a>(store: &'a Store, split: &'a Split) -> Result<Images<'a>> {
-    if split.index().is_some() {
-        let what = "holds images of several sizes; training needs one: prepare it again with --size";
-        return Err(Error::file(store.path(), what));
-    }
-    Ok(Images { pixels: split.pixels(), labels: split.labels(), height: split.height(), width: split.width() })
-}
-
-/// Normalisation and augmentation for a store: crops from a border of an eighth of the side (4 pixels for CIFAR).
-pub fn augmentation(store: &Store) -> Augmentation {
-    let meta = store.meta();
-    Augmentation {
-        mean: meta.mean.map(|v| v as f32),
-        std: meta.std.map(|v| v as f32),
-        padding: store.train().height().min(store.train().width()) / 8,
-        flip: true,
-    }
-}
-
-/// Identifies a store: the checksum of its `meta.json`, which holds those of its arrays.
-///
-/// # Errors
-/// When it cannot be read.
-pub fn fingerprint(store: &Store) -> Result<String> {
-    let path = store.path().join("meta.json");
-    let bytes = std::fs::read(&path).map_err(Error::io(&path))?;
-    Ok(blake3::hash(&bytes).to_hex().to_string())
-}
-
 /// A run that is under way.
 struct Session<'a> {
     config: &'a Config,
@@ -72,8 +36,6 @@ struct Session<'a> {
     folder: RunFolder,
     engine: Engine<'a>,
     losses: LossReader,
-    sampler: PartnerSampler,
-    plan: PlanConfig,
     counts: Vec<usize>,
     store: String,
     progress: Progress,
@@ -82,29 +44,27 @@ struct Session<'a> {
     losses_so_far: Vec<f64>,
 }
 
-/// Trains a new run, or goes on with an older one if `resume`. The run's folder is opened by `folder` once everything
-/// else has proved good, so that a request that cannot be met leaves nothing behind.
+/// Trains a new run. The run's folder is opened by `folder` once everything else has proved good, so that a request that
+/// cannot be met leaves nothing behind.
 ///
 /// # Errors
 /// Bad data or settings, a failing device, a loss that is no number, or [`Error::Interrupted`] after Ctrl-C.
-pub fn train(
-    config: &Config,
-    folder: impl FnOnce() -> Result<RunFolder>,
-    resume: bool,
-    backend: &dyn Backend,
-) -> Result<()> {
-    let store = Store::open(&config.data)?;
-    let mut session = Session::new(config, folder, backend, &store)?;
-    if resume {
-        session.resume()?;
-    } else {
-        session.engine.parameters.initialise(backend, config.seed)?;
-    }
-    let mut reporter = Reporter::new(config, &store, backend, session.engine.step.arena().bytes);
-    let done = session.run(&mut reporter);
-    reporter.close();
-    done?;
-    session.finish(&reporter, store.meta())
+pub fn start(config: &Config, folder: impl FnOnce() -> Result<RunFolder>, backend: &dyn Backend) -> Result<()> {
+    let store = Store::open(&config.placement.data)?;
+    let session = Session::new(config, folder, backend, &store)?;
+    session.engine.parameters.initialise(backend, config.seed)?;
+    session.train(&store)
+}
+
+/// Goes on with the run in `folder`.
+///
+/// # Errors
+/// As for [`start`], and when the folder's files are damaged or belong to another run.
+pub fn resume(config: &Config, folder: RunFolder, backend: &dyn Backend) -> Result<()> {
+    let store = Store::open(&config.placement.data)?;
+    let mut session = Session::new(config, || Ok(folder), backend, &store)?;
+    session.restore()?;
+    session.train(&store)
 }
 
 impl<'a> Session<'a> {
@@ -119,29 +79,8 @@ impl<'a> Session<'a> {
             let what = format!("class {class} has no training images: its weight would be infinite");
             return Err(Error::file(store.path(), what));
         }
-        let train = images(store, store.train())?;
-        let data = Data {
-            counts: &store.meta().counts,
-            train,
-            test: images(store, store.test())?,
-            augmentation: augmentation(store),
-        };
-        let engine = Engine::new(backend, config, &data)?;
+        let engine = Engine::new(backend, config, &Data::of(store)?)?;
         let losses = LossReader::new(backend, engine.step.log)?;
-        let sampler = PartnerSampler::new(train.labels, counts.len(), config.resample)?;
-        let plan = PlanConfig {
-            seed: config.seed,
-            epochs: config.epochs,
-            batch: config.batch,
-            lr: config.lr,
-            warmup_epochs: config.warmup_epochs,
-            beta: (config.method == Method::Glmc).then_some(config.beta),
-            gamma: config.gamma,
-            supervised: if config.halve_supervised { 0.5 } else { 1.0 },
-            correct_labels: config.correct_labels,
-            height: train.height,
-            width: train.width,
-        };
         let progress = Progress { metrics: digest(&[]), ..Progress::default() };
         Ok(Session {
             config,
@@ -149,10 +88,8 @@ impl<'a> Session<'a> {
             folder: folder()?,
             engine,
             losses,
-            sampler,
-            plan,
             counts,
-            store: fingerprint(store)?,
+            store: store.fingerprint()?,
             progress,
             history: Vec::new(),
             losses_so_far: Vec::new(),
@@ -160,10 +97,13 @@ impl<'a> Session<'a> {
     }
 
     /// Takes up the run where its last checkpoint left it. A run that was killed before its first checkpoint starts over.
-    fn resume(&mut self) -> Result<()> {
+    fn restore(&mut self) -> Result<()> {
         let last = self.folder.last();
         if !last.exists() {
-            if self.folder.best().exists() && self.config.checkpoint_every == 1 && self.folder.metrics().exists() {
+            if self.folder.best().exists()
+                && self.config.placement.checkpoint_every == 1
+                && self.folder.metrics().exists()
+            {
                 // A kill between the first epoch's best and last checkpoints leaves this; so does a lost file.
                 let lines = std::fs::read_to_string(self.folder.metrics()).unwrap_or_default().lines().count();
                 if lines > 1 {
@@ -192,7 +132,8 @@ impl<'a> Session<'a> {
             return Err(Error::file(path, "belongs to a run with another configuration than config.toml beside it"));
         }
         if manifest.store != self.store {
-            let what = format!("was trained on another store than what is now at {}", self.config.data.display());
+            let what =
+                format!("was trained on another store than what is now at {}", self.config.placement.data.display());
             return Err(Error::file(path, what));
         }
         Ok(())
@@ -200,6 +141,14 @@ impl<'a> Session<'a> {
 
     fn manifest(&self) -> Manifest {
         Manifest::new(self.config.clone(), self.counts.clone(), self.store.clone(), self.progress.clone())
+    }
+
+    fn train(mut self, store: &Store) -> Result<()> {
+        let mut reporter = Reporter::new(self.config, store, self.backend, self.engine.step.arena().bytes);
+        let done = self.run(&mut reporter);
+        reporter.close();
+        done?;
+        self.finish(&reporter, store.meta())
     }
 
     fn run(&mut self, reporter: &mut Reporter) -> Result<()> {
@@ -211,9 +160,8 @@ impl<'a> Session<'a> {
 
     fn epoch(&mut self, reporter: &mut Reporter) -> Result<()> {
         let (epoch, first) = (self.progress.epoch, self.progress.step);
-        let images = self.engine.feed.images().len();
-        let plan = EpochPlan::draw(&self.plan, epoch, images, &self.sampler)?;
-        self.engine.step.load(self.backend, &self.engine.feed, &plan, first)?;
+        let plan = self.engine.draw(epoch)?;
+        self.engine.load(self.backend, &plan, first)?;
         let start = Instant::now();
         let samples = |step: usize| plan.indices(step).0.len();
         // A look at the losses never makes the device wait: it is asked for behind a step and read when it is there.
@@ -221,13 +169,12 @@ impl<'a> Session<'a> {
         let mut ahead = VecDeque::with_capacity(AHEAD);
         reporter.epoch_begins(epoch, plan.steps(), first);
         for step in first..plan.steps() {
-            self.engine.feed.stage(self.backend, &plan, step)?;
             if ahead.len() == AHEAD
                 && let Some(earliest) = ahead.pop_front()
             {
                 self.backend.wait(&earliest)?;
             }
-            self.engine.step.run(self.backend, step)?;
+            self.engine.run(self.backend, &plan, step)?;
             ahead.push_back(self.backend.mark()?);
             if looked.elapsed() >= LOOK_EVERY {
                 looked = Instant::now();
@@ -236,8 +183,8 @@ impl<'a> Session<'a> {
             if let Some((seen, log)) = self.losses.answer(self.backend)? {
                 let log = self.checked(epoch, seen, log)?;
                 let done: usize = (first..seen).map(samples).sum();
-                let mean = Losses::mean(&log, (0..seen).map(samples));
-                reporter.step(seen, mean.0[3], done as f64 / start.elapsed().as_secs_f64());
+                let mean = mean_losses(&log, (0..seen).map(samples));
+                reporter.step(seen, mean[TOTAL], done as f64 / start.elapsed().as_secs_f64());
             }
             if STOP.load(Ordering::Relaxed) && step + 1 < plan.steps() {
                 return self.interrupt(epoch, step + 1, first);
@@ -246,12 +193,13 @@ impl<'a> Session<'a> {
         let log = self.losses_now(epoch, plan.steps())?;
         let seconds = start.elapsed().as_secs_f64();
         let trained: usize = (first..plan.steps()).map(samples).sum();
-        let mean = Losses::mean(&log, (0..plan.steps()).map(samples));
-        reporter.step(plan.steps(), mean.0[3], trained as f64 / seconds);
-        let evaluation = self.engine.evaluate(self.backend)?;
+        let mean = mean_losses(&log, (0..plan.steps()).map(samples));
+        reporter.step(plan.steps(), mean[TOTAL], trained as f64 / seconds);
+        let no_images = || Error::Config("there are no test images to evaluate on".into());
+        let evaluation = self.engine.evaluate(self.backend)?.ok_or_else(no_images)?;
         let Config { lr, epochs, warmup_epochs, .. } = *self.config;
         let rates = (schedule::learning_rate(lr, epoch, epochs, warmup_epochs), schedule::alpha(epoch, epochs));
-        let metrics = EpochMetrics::new(epoch, rates, mean, evaluation, (seconds, trained));
+        let metrics = EpochMetrics::new(epoch, rates, (self.config.method, mean), evaluation, (seconds, trained));
         self.progress.total_steps += (plan.steps() - first) as u64;
         self.end_epoch(metrics, reporter)?;
         if STOP.load(Ordering::Relaxed) && self.progress.epoch < self.config.epochs {
@@ -278,7 +226,7 @@ impl<'a> Session<'a> {
         }
         reporter.epoch_ends(metrics);
         let finished = self.progress.epoch;
-        if finished.is_multiple_of(self.config.checkpoint_every) || finished == self.config.epochs {
+        if finished.is_multiple_of(self.config.placement.checkpoint_every) || finished == self.config.epochs {
             self.save_last(&[])?;
         }
         Ok(())
@@ -301,14 +249,14 @@ impl<'a> Session<'a> {
         match log.chunks_exact(LOSS_COLUMNS).position(|row| row.iter().any(|loss| !loss.is_finite())) {
             None => Ok(log),
             Some(step) => {
-                let l = &log[step * LOSS_COLUMNS..][..LOSS_COLUMNS];
+                let row = &log[step * LOSS_COLUMNS..][..LOSS_COLUMNS];
+                let terms =
+                    self.config.method.losses().iter().zip(row).map(|(name, loss)| format!("L_{name} {loss}, "));
                 Err(Error::Training(format!(
-                    "the loss is no longer a finite number at epoch {epoch}, step {step}: L_c {}, L_cb {}, L_sim {}, total {}; \
+                    "the loss is no longer a finite number at epoch {epoch}, step {step}: {}total {}; \
                      try a lower --lr, --warmup-epochs 5, or --precision f32; {} holds the last good state",
-                    l[0],
-                    l[1],
-                    l[2],
-                    l[3],
+                    terms.collect::<String>(),
+                    row[TOTAL],
                     self.folder.path().display()
                 )))
             }
@@ -341,29 +289,4 @@ impl<'a> Session<'a> {
         reporter.summary(last, best, meta, &self.folder, peak_bytes);
         std::io::stdout().flush().map_err(Error::io("standard output"))
     }
-}
-
-impl Config {
-    /// Whether another configuration describes the same computation: everything but where and how often it is saved.
-    fn same_run(&self, other: &Config) -> bool {
-        let neutral = |c: &Config| Config {
-            device: String::new(),
-            precision: crate::tensor::Precision::F32,
-            threads: 0,
-            checkpoint_every: 1,
-            resident_limit: None,
-            data: std::path::PathBuf::new(),
-            ..c.clone()
-        };
-        neutral(self) == neutral(other)
-    }
-}
-
-/// Replaces a resumed run's `config.toml` when the command line moved it to another device.
-///
-/// # Errors
-/// When the system refuses.
-pub fn rewrite_config(folder: &RunFolder, config: &Config) -> Result<()> {
-    let at = folder.config();
-    write_atomically(&at, |file| file.write_all(config.to_toml().as_bytes()).map_err(Error::io(&at)))
 }

@@ -1,16 +1,15 @@
 //! The training step as one program: fetch the step's row, augment and mix, network, losses, gradients, update.
 
 use super::feed::Feed;
+use super::views::Views;
 use crate::error::Result;
-use crate::glmc::{EpochPlan, Objective, record_objective};
-use crate::memory::Replay;
-use crate::memory::write_floats;
+use crate::memory::{Replay, write_floats};
+use crate::method::{EpochPlan, Inputs, Method};
 use crate::nn::{Mode, Model, ParameterStore, Recorder};
 use crate::ops::Backend;
-use crate::ops::augment_mix::{Augmentation, Mixing, augment_mix};
+use crate::ops::augment_mix::{Augmentation, augment_mix, mix_views};
 use crate::ops::load_step::{STEP_WORDS, StepVars, load_step};
 use crate::ops::sgd::{Sgd, SgdConfig};
-use crate::ops::soft_labels::soft_labels;
 use crate::ops::total_loss::LOSS_COLUMNS;
 use crate::tape::{Arena, OpTime, Program, Tape, Var};
 use crate::tensor::{BufferId, DType, Tensor};
@@ -18,16 +17,33 @@ use crate::tensor::{BufferId, DType, Tensor};
 /// What training needs besides the model.
 #[derive(Clone, Debug)]
 pub struct StepConfig {
-    /// Samples a step.
+    /// What is recorded.
+    pub method: &'static dyn Method,
+    /// Samples per step.
     pub batch: usize,
-    /// GLMC's mixtures, or single views.
-    pub mixing: Mixing,
     /// Crops, flips, normalisation.
     pub augmentation: Augmentation,
     /// The optimiser's constants.
     pub sgd: SgdConfig,
-    /// w, one a class.
+    /// w, one per class.
     pub class_weights: Vec<f64>,
+}
+
+/// Where a step's images come from.
+#[derive(Clone, Copy)]
+pub enum Source<'s> {
+    /// A data set, by a table of steps.
+    Feed(&'s Feed<'s>),
+    /// Views made elsewhere.
+    Views(&'s Views),
+}
+
+/// The rows of an epoch's steps of one size.
+struct Table {
+    /// I32 (rows, 16 + 2 * batch).
+    rows: Tensor,
+    /// I32 (1): rows taken.
+    cursor: Tensor,
 }
 
 /// A step of one batch size, planned and, where the device can, captured.
@@ -36,10 +52,10 @@ struct SizedStep {
     sgd: Sgd,
     /// Where the step's scalars lie.
     scalars: Var,
-    /// I32 (rows, 16 + 2 * batch).
-    table: Tensor,
-    /// I32 (1): rows taken.
-    cursor: Tensor,
+    /// `None` where views come from elsewhere.
+    table: Option<Table>,
+    /// What the method recorded, by the names of reference steps.
+    outputs: Vec<(&'static str, Var)>,
     replay: Option<Box<dyn Replay>>,
 }
 
@@ -55,64 +71,80 @@ pub struct TrainStep {
     pub log: Tensor,
 }
 
-/// The device memory that a step reads besides values of its own.
-struct Sources {
-    pixels: Tensor,
-    labels: Tensor,
+/// What all steps of an epoch share.
+struct Shared<'s> {
+    backend: &'s dyn Backend,
+    model: &'s Model,
+    store: &'s ParameterStore,
+    source: Source<'s>,
+    config: &'s StepConfig,
     class_weights: Tensor,
     log: Tensor,
 }
 
-/// Records a step of `batch` samples; returns the tape and where the step's scalars lie on it.
-fn record(
-    backend: &dyn Backend,
-    model: &Model,
-    store: &ParameterStore,
-    config: &StepConfig,
-    sources: &Sources,
-    (table, cursor): (Tensor, Tensor),
-    batch: usize,
-) -> Result<(Tape, StepVars)> {
-    let mut r = Recorder::new(backend, store, Mode::Train { views: config.mixing.views() });
-    let table = r.tape.external(table);
-    let cursor = r.tape.external(cursor);
-    let vars = load_step(&mut r.tape, table, cursor, batch)?;
-    let pixels = r.tape.external(sources.pixels);
-    let images = augment_mix(&mut r.tape, backend, pixels, vars, config.mixing, config.augmentation)?;
-    let labels = r.tape.external(sources.labels);
-    let class_weights = r.tape.external(sources.class_weights);
-    let (label, label_weighted) = soft_labels(&mut r.tape, backend, labels, vars, class_weights)?;
-    let outputs = model.record(&mut r, images)?;
-    let log = r.tape.external(sources.log);
-    record_objective(&mut r, outputs, Objective { label, label_weighted, step: vars.step, log, batch })?;
-    Ok((r.tape, vars))
+/// A step on a tape.
+struct Recorded {
+    tape: Tape,
+    scalars: Var,
+    outputs: Vec<(&'static str, Var)>,
 }
 
-impl SizedStep {
-    /// Plans a step without placing it: see [`SizedStep::place`].
-    fn new(
-        backend: &dyn Backend,
-        model: &Model,
-        store: &ParameterStore,
-        config: &StepConfig,
-        sources: &Sources,
-        (rows, batch): (usize, usize),
-    ) -> Result<SizedStep> {
+impl Shared<'_> {
+    /// Records a step of `batch` samples. Views from elsewhere are compared, so that outputs outlive their step.
+    fn record(&self, table: Option<&Table>, batch: usize) -> Result<Recorded> {
+        let Shared { backend, model, store, source, config, class_weights, log } = *self;
+        let mixing = config.method.mixing();
+        let mut r = Recorder::new(backend, store, Mode::Train { views: mixing.views() });
+        let (vars, images, labels) = match (source, table) {
+            (Source::Feed(feed), Some(table)) => {
+                let [rows, cursor] = [table.rows, table.cursor].map(|t| r.tape.external(t));
+                let vars = load_step(&mut r.tape, rows, cursor, batch)?;
+                let pixels = r.tape.external(feed.pixels);
+                (vars, augment_mix(&mut r.tape, backend, pixels, vars, mixing, config.augmentation)?, feed.labels)
+            }
+            (Source::Feed(_), None) => return Err(crate::Error::op("load_step", "a feed's steps need a table")),
+            (Source::Views(v), _) => {
+                let on_tape = [v.scalars, v.originals, v.partners, v.pixels];
+                let [step, originals, partners, pixels] = on_tape.map(|t| r.tape.external(t));
+                let images = mix_views(&mut r.tape, backend, pixels, step)?;
+                (StepVars { step, originals, partners }, images, v.labels)
+            }
+        };
+        let [labels, class_weights, log] = [labels, class_weights, log].map(|t| r.tape.external(t));
+        let inputs = Inputs { images, labels, class_weights, vars, log, batch };
+        let mut outputs = config.method.record(&mut r, model, &inputs)?;
+        if let Source::Views(_) = source {
+            outputs.push(("images", images));
+            outputs.iter().for_each(|&(_, var)| r.tape.keep(var));
+        }
+        Ok(Recorded { tape: r.tape, scalars: vars.step, outputs })
+    }
+
+    /// Plans a step of `batch` samples without placing it: see [`SizedStep::place`].
+    fn plan(&self, rows: usize, batch: usize) -> Result<SizedStep> {
+        let (backend, store) = (self.backend, self.store);
         let words = STEP_WORDS + 2 * batch;
-        let table = Tensor::at_start(backend.alloc(4 * rows * words, "step table")?, &[rows, words], DType::I32);
-        let cursor = Tensor::at_start(backend.alloc(4, "step cursor")?, &[1], DType::I32);
-        let (tape, vars) = record(backend, model, store, config, sources, (table, cursor), batch)?;
+        let table = match self.source {
+            Source::Feed(_) => Some(Table {
+                rows: Tensor::at_start(backend.alloc(4 * rows * words, "step table")?, &[rows, words], DType::I32),
+                cursor: Tensor::at_start(backend.alloc(4, "step cursor")?, &[1], DType::I32),
+            }),
+            Source::Views(_) => None,
+        };
+        let Recorded { tape, scalars, outputs } = self.record(table.as_ref(), batch)?;
         let program = tape.layout(backend, true);
         let sgd = Sgd {
             master: store.master,
             compute: store.compute,
             grad: store.grad,
             momentum: store.momentum,
-            step: program.value(vars.step),
+            step: program.value(scalars),
         };
-        Ok(SizedStep { program, sgd, scalars: vars.step, table, cursor, replay: None })
+        Ok(SizedStep { program, sgd, scalars, table, outputs, replay: None })
     }
+}
 
+impl SizedStep {
     /// Puts the step into its arena and captures it.
     fn place(&mut self, backend: &dyn Backend, sgd: &SgdConfig, arena: BufferId) -> Result<()> {
         self.program.place(arena);
@@ -127,14 +159,15 @@ impl SizedStep {
         backend.sgd(sgd, &self.sgd)
     }
 
-    fn load(&self, backend: &dyn Backend, table: &[u32], start: usize) -> Result<()> {
-        backend.upload(self.table, bytemuck::cast_slice(table))?;
-        backend.upload(self.cursor, &(start as u32).to_ne_bytes())
+    fn load(&self, backend: &dyn Backend, rows: &[u32], start: usize) -> Result<()> {
+        let Some(table) = &self.table else { return Ok(()) };
+        backend.upload(table.rows, bytemuck::cast_slice(rows))?;
+        backend.upload(table.cursor, &(start as u32).to_ne_bytes())
     }
 }
 
 impl TrainStep {
-    /// Plans the steps of an epoch over the feed's images, captures them where the device can, and allocates all that
+    /// Plans the steps of an epoch over the source's images, captures them where the device can, and allocates all that
     /// they need: no step allocates afterwards.
     ///
     /// # Errors
@@ -143,11 +176,13 @@ impl TrainStep {
         backend: &dyn Backend,
         model: &Model,
         store: &ParameterStore,
-        feed: &Feed<'_>,
+        source: Source<'_>,
         config: StepConfig,
     ) -> Result<TrainStep> {
-        let images = feed.images().len();
-        let (full_steps, tail) = (images / config.batch, images % config.batch);
+        let (full_steps, tail) = match source {
+            Source::Feed(feed) => (feed.images().len() / config.batch, feed.images().len() % config.batch),
+            Source::Views(views) => (views.steps, 0),
+        };
         let accumulate = backend.precision().accumulate();
         let float = |shape: &[usize], what: &str| -> Result<Tensor> {
             let bytes = shape.iter().product::<usize>() * accumulate.bytes();
@@ -156,11 +191,9 @@ impl TrainStep {
         let class_weights = float(&[config.class_weights.len()], "class weights")?;
         write_floats(backend, class_weights, &config.class_weights)?;
         let log = float(&[full_steps + usize::from(tail > 0), LOSS_COLUMNS], "loss log")?;
-        let sources = Sources { pixels: feed.pixels, labels: feed.labels, class_weights, log };
+        let shared = Shared { backend, model, store, source, config: &config, class_weights, log };
         let sized = |rows: usize, batch: usize| -> Result<Option<SizedStep>> {
-            (rows > 0 && batch > 0)
-                .then(|| SizedStep::new(backend, model, store, &config, &sources, (rows, batch)))
-                .transpose()
+            (rows > 0 && batch > 0).then(|| shared.plan(rows, batch)).transpose()
         };
         let (mut full, mut tail) = (sized(full_steps, config.batch)?, sized(1, tail)?);
         // The two never run at the same time: one arena serves both.
@@ -220,6 +253,13 @@ impl TrainStep {
         Ok(times)
     }
 
+    /// Where a value lies that the method recorded, by its name in reference steps; `images` are the views. Only of steps
+    /// over [`Views`], and until the next of them.
+    pub fn output(&self, name: &str) -> Option<Tensor> {
+        let step = self.full.as_ref()?;
+        step.outputs.iter().find(|(output, _)| *output == name).map(|(_, var)| step.program.value(*var))
+    }
+
     /// Where the activations, gradients and scratch of a step lie: anybody's between two steps.
     pub fn arena(&self) -> Arena {
         self.arena
@@ -228,8 +268,10 @@ impl TrainStep {
     /// Gives all memory back.
     pub fn release(self, backend: &dyn Backend) {
         for step in [self.full, self.tail].into_iter().flatten() {
-            backend.free(step.table.buffer);
-            backend.free(step.cursor.buffer);
+            if let Some(table) = step.table {
+                backend.free(table.rows.buffer);
+                backend.free(table.cursor.buffer);
+            }
         }
         backend.free(self.arena.buffer);
         backend.free(self.class_weights.buffer);

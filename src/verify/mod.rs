@@ -8,19 +8,20 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use crate::error::Result;
-use crate::glmc::{Objective, record_objective};
+use crate::config::{Config, PlacementSettings, Settings};
+use crate::error::{Error, Result};
 use crate::memory::{read_floats, write_floats};
-use crate::nn::model::{GlmcOutputs, Outputs};
-use crate::nn::{HeadKind, Heads, Mode, Model, ModelConfig, ParameterStore, Part, Recorder};
+use crate::method::Method;
+use crate::method::glmc::Glmc;
+use crate::nn::{HeadKind, Mode, Model, ModelConfig, ParameterStore, Part, Recorder};
 use crate::ops::Backend;
-use crate::ops::augment_mix::mix_views;
-use crate::ops::load_step::{STEP_WORDS, StepParams, StepVars};
-use crate::ops::sgd::{Sgd, SgdConfig};
-use crate::ops::soft_labels::soft_labels;
+use crate::ops::augment_mix::Augmentation;
+use crate::ops::load_step::StepParams;
 use crate::ops::total_loss::LOSS_COLUMNS;
-use crate::tape::{Program, Var};
-use crate::tensor::{DType, Precision, Tensor};
+use crate::tensor::{Precision, Tensor};
+use crate::train::engine::step_config;
+use crate::train::step::{Source, TrainStep};
+use crate::train::views::Views;
 use reference::{to_nchw, to_nhwc};
 
 /// How far one group of quantities is off, and how far it may be.
@@ -122,56 +123,29 @@ impl Comparison {
     }
 }
 
-/// The step on a tape, and the places of what is compared.
+/// The training step over a file's views.
 struct Step {
-    program: Program,
-    views: Tensor,
-    labels: Tensor,
-    scalars: Tensor,
-    log: Tensor,
-    mixtures: Var,
-    label: Var,
-    label_weighted: Var,
-    outputs: Outputs,
-    glmc: GlmcOutputs,
+    step: TrainStep,
+    views: Views,
 }
 
 impl Step {
     fn new(backend: &dyn Backend, f: &Reference, model: &Model, store: &ParameterStore) -> Result<Step> {
-        let accumulate = backend.precision().accumulate();
-        let tensor = |shape: &[usize], dtype: DType| -> Result<Tensor> {
-            let bytes = shape.iter().product::<usize>() * dtype.bytes();
-            Ok(Tensor::at_start(backend.alloc(bytes, "reference step")?, shape, dtype))
-        };
-        let (n, size) = (f.batch, f.size);
-        let views = tensor(&[4 * n, size, size, 3], accumulate)?;
-        let labels = tensor(&[2 * n], DType::I32)?;
-        let scalars = tensor(&[STEP_WORDS], DType::I32)?;
-        let log = tensor(&[f.steps, LOSS_COLUMNS], accumulate)?;
-        let weights = tensor(&[f.classes], accumulate)?;
-        write_floats(backend, weights, &f.class_weights()?)?;
-        // Labels of the originals come first, those of the partners after them.
-        let (originals, partners) = (tensor(&[n], DType::I32)?, tensor(&[n], DType::I32)?);
-        let numbers: Vec<i32> = (0..2 * n as i32).collect();
-        backend.upload(originals, bytemuck::cast_slice(&numbers[..n]))?;
-        backend.upload(partners, bytemuck::cast_slice(&numbers[n..]))?;
-
-        let mut r = Recorder::new(backend, store, Mode::Train { views: 2 });
-        let on_tape = [views, labels, scalars, log, weights, originals, partners];
-        let [views_var, labels_var, step, log_var, weights, originals, partners] = on_tape.map(|t| r.tape.external(t));
-        let mixtures = mix_views(&mut r.tape, backend, views_var, step)?;
-        let vars = StepVars { step, originals, partners };
-        let (label, label_weighted) = soft_labels(&mut r.tape, backend, labels_var, vars, weights)?;
-        let outputs = model.record(&mut r, mixtures)?;
-        // The model was described with all heads.
-        let glmc = outputs.glmc.expect("a GLMC model has GLMC's heads");
-        let objective = Objective { label, label_weighted, step, log: log_var, batch: n };
-        record_objective(&mut r, outputs, objective)?;
-        for var in [mixtures, label, label_weighted, outputs.logits, glmc.logits_cb, glmc.h, glmc.u] {
-            r.tape.keep(var);
-        }
-        let program = r.tape.plan(backend, true)?;
-        Ok(Step { program, views, labels, scalars, log, mixtures, label, label_weighted, outputs, glmc })
+        let config = Config::resolve(Settings {
+            placement: PlacementSettings::on(f.path()),
+            batch: Some(f.batch),
+            k: Some(f.k),
+            momentum: Some(f.momentum),
+            weight_decay: Some(f.weight_decay),
+            ..Settings::default()
+        });
+        let config = config.map_err(|e| Error::file(f.path(), e.to_string()))?;
+        // The views are augmented and normalised already.
+        let augmentation = Augmentation { mean: [0.0; 3], std: [1.0; 3], padding: 0, flip: false };
+        let config = step_config(&config, &f.counts, augmentation);
+        let views = Views::new(backend, f.batch, f.size, f.steps)?;
+        let step = TrainStep::new(backend, model, store, Source::Views(&views), config)?;
+        Ok(Step { step, views })
     }
 
     /// Uploads step `index` of the file.
@@ -182,11 +156,11 @@ impl Step {
         for name in ["original", "reversed"] {
             views.extend(f.floats(&key(name), &[2, n, 3, size, size])?);
         }
-        write_floats(backend, self.views, &to_nhwc(&views, [4 * n, 3, size, size], 3))?;
+        write_floats(backend, self.views.pixels, &to_nhwc(&views, [4 * n, 3, size, size], 3))?;
         let classes = 0..=f.classes as i32 - 1;
         let mut labels = f.integers(&key("original_label"), &[n], classes.clone())?;
         labels.extend(f.integers(&key("reversed_label"), &[n], classes)?);
-        backend.upload(self.labels, bytemuck::cast_slice(&labels))?;
+        backend.upload(self.views.labels, bytemuck::cast_slice(&labels))?;
         let lambda = f.lambda(index)? as f32;
         let cut = f.integers(&key("box"), &[4], 0..=size as i32)?;
         let params = StepParams {
@@ -198,21 +172,22 @@ impl Step {
             row: index as u32,
             ..StepParams::default()
         };
-        backend.upload(self.scalars, bytemuck::bytes_of(&params))
+        backend.upload(self.views.scalars, bytemuck::bytes_of(&params))
     }
 
-    fn floats(&self, backend: &dyn Backend, var: Var) -> Result<Vec<f64>> {
-        read_floats(backend, self.program.value(var))
+    fn floats(&self, backend: &dyn Backend, output: &str) -> Result<Vec<f64>> {
+        // GLMC records every value that reference steps name.
+        read_floats(backend, self.step.output(output).expect("an output of GLMC"))
     }
 
     /// Relative errors of the mixtures and labels of step `index`.
     fn compare_inputs(&self, backend: &dyn Backend, f: &Reference, index: usize) -> Result<Vec<(String, f64)>> {
         let (n, size) = (f.batch, f.size);
         let shape = [n, 3, size, size];
-        let mixtures = self.floats(backend, self.mixtures)?;
+        let mixtures = self.floats(backend, "images")?;
         let (mixup, cutmix) = mixtures.split_at(mixtures.len() / 2);
         let channels = backend.stem_channels();
-        let (label, weighted) = (self.floats(backend, self.label)?, self.floats(backend, self.label_weighted)?);
+        let (label, weighted) = (self.floats(backend, "label")?, self.floats(backend, "label_weighted")?);
         let found = [
             ("mixup", to_nchw(mixup, shape, channels), &shape[..]),
             ("cutmix", to_nchw(cutmix, shape, channels), &shape[..]),
@@ -230,14 +205,8 @@ impl Step {
     /// Relative errors of the first step's head outputs.
     fn compare_heads(&self, backend: &dyn Backend, f: &Reference) -> Result<Vec<(String, f64)>> {
         let mut errors = Vec::new();
-        let heads = [
-            ("logits", self.outputs.logits),
-            ("logits_cb", self.glmc.logits_cb),
-            ("h", self.glmc.h),
-            ("u", self.glmc.u),
-        ];
-        for (name, var) in heads {
-            let found = self.floats(backend, var)?;
+        for name in ["logits", "logits_cb", "h", "u"] {
+            let found = self.floats(backend, name)?;
             let shape = [f.batch, found.len() / (2 * f.batch)];
             for (view, rows) in ["mixup", "cutmix"].into_iter().zip(found.chunks(found.len() / 2)) {
                 let key = format!("step0.{name}_{view}");
@@ -274,10 +243,14 @@ fn compare_parameters(
 /// When the file is damaged or incomplete, or the device fails. A comparison that fails is no error: see [`Report::pass`].
 pub fn verify(path: &Path, backend: &dyn Backend) -> Result<Report> {
     let f = Reference::open(path)?;
-    let description =
-        ModelConfig { name: f.arch.clone(), width: f.width, classes: f.classes, heads: Heads::Glmc, hidden: f.hidden };
-    let model =
-        Model::new(&description, backend.stem_channels()).map_err(|e| crate::Error::file(path, e.to_string()))?;
+    let description = ModelConfig {
+        name: f.arch.clone(),
+        width: f.width,
+        classes: f.classes,
+        heads: Glmc.heads(),
+        hidden: Some(f.hidden),
+    };
+    let model = Model::new(&description, backend.stem_channels()).map_err(|e| Error::file(path, e.to_string()))?;
     // Read before anything is allocated: what the metadata claims must be what the file holds.
     let values = model.specs().iter().map(|spec| f.floats(&format!("param.{}", spec.name), &spec.shape));
     let values = values.collect::<Result<Vec<_>>>()?;
@@ -288,36 +261,24 @@ pub fn verify(path: &Path, backend: &dyn Backend) -> Result<Report> {
 
     let step = Step::new(backend, &f, &model, &store)?;
     let mut comparison = Comparison { precision: backend.precision(), groups: Vec::new() };
-    let config = SgdConfig { momentum: f.momentum as f32, weight_decay: f.weight_decay as f32 };
-    let sgd = Sgd {
-        master: store.master,
-        compute: store.compute,
-        grad: store.grad,
-        momentum: store.momentum,
-        step: step.scalars,
-    };
     let (mut inputs, mut heads, mut gradient) = (Vec::new(), Vec::new(), Vec::new());
     for index in 0..f.steps {
         step.load(backend, &f, index)?;
-        step.program.forward(backend)?;
+        step.step.run(backend, 0)?;
         inputs.extend(step.compare_inputs(backend, &f, index)?);
         if index == 0 {
             heads = step.compare_heads(backend, &f)?;
-        }
-        step.program.backward(backend)?;
-        if index == 0 {
             gradient = compare_parameters(backend, &f, &store, (Part::Grad, "grad"))?;
         }
-        backend.sgd(&config, &sgd)?;
     }
-    let losses = read_floats(backend, step.log)?;
+    let losses = read_floats(backend, step.step.log)?;
     let expected = f.floats("losses", &[f.steps, LOSS_COLUMNS])?;
     let errors: Vec<(String, f64)> = losses
         .iter()
         .zip(&expected)
         .enumerate()
         .map(|(i, (found, expected))| {
-            let name = ["L_c", "L_cb", "L_sim", "total"][i % LOSS_COLUMNS];
+            let name = Glmc.losses().get(i % LOSS_COLUMNS).map_or_else(|| "total".into(), |name| format!("L_{name}"));
             (format!("step{}.{name}", i / LOSS_COLUMNS), (found - expected).abs())
         })
         .collect();
@@ -352,7 +313,8 @@ fn compare_evaluation(backend: &dyn Backend, f: &Reference, model: &Model, store
     write_floats(backend, images, &to_nhwc(&input, shape, channels))?;
     let mut r = Recorder::new(backend, store, Mode::Inference);
     let images = r.tape.external(images);
-    let logits = model.record_classifier(&mut r, images, HeadKind::FcCb)?;
+    let features = model.record_features(&mut r, images)?;
+    let logits = model.record_head(&mut r, HeadKind::FcCb.name(), features)?;
     r.tape.keep(logits);
     let program = r.tape.plan(backend, false)?;
     program.forward(backend)?;

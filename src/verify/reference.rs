@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use safetensors::tensor::{Dtype, SafeTensors};
 
 use crate::error::{Error, Result};
-use crate::glmc::class_weights;
+use crate::method::class_weights;
 
 /// Largest extents that a file may ask for: generous, but an absurd number does not take the machine down.
 const MAX_STEPS: usize = 1000;
@@ -37,7 +37,7 @@ pub struct Reference {
     /// Width of the projections, from the shape of `param.contrast_head.0.bias`.
     pub hidden: usize,
     /// Training images per class.
-    pub counts: Vec<u64>,
+    pub counts: Vec<usize>,
     /// Learning rate.
     pub lr: f64,
     /// Momentum.
@@ -70,7 +70,7 @@ impl Reference {
             value.ok_or_else(|| wrong(format!("metadata {key:?} is {:?}, not in 1..={most}", metadata[key])))
         };
         let classes = whole("classes", 1 << 20)?;
-        let counts: Vec<u64> = serde_json::from_str(text("counts")?)
+        let counts: Vec<usize> = serde_json::from_str(text("counts")?)
             .map_err(|e| wrong(format!("metadata \"counts\" is no list of whole numbers ({e})")))?;
         if counts.len() != classes || counts.contains(&0) {
             let what = format!("metadata \"counts\" must hold {classes} positive numbers, one a class");
@@ -99,6 +99,10 @@ impl Reference {
             path: path.to_path_buf(),
             bytes,
         };
+        if class_weights(&reference.counts, reference.k).iter().any(|w| !w.is_finite()) {
+            let what = format!("metadata \"k\" is {}: no class weights with these counts", reference.k);
+            return Err(reference.wrong(what));
+        }
         // What the metadata claims must be what the file holds, before anybody allocates by it.
         let last = format!("step{}.original", reference.steps - 1);
         reference.tensor(&last, &[2, reference.batch, 3, reference.size, reference.size])?;
@@ -155,18 +159,6 @@ impl Reference {
         match self.floats(&name, &[1])?[0] {
             lambda if (0.0..=1.0).contains(&lambda) => Ok(lambda),
             lambda => Err(self.wrong(format!("tensor {name} holds {lambda}, not in 0..=1"))),
-        }
-    }
-
-    /// Weights of the classes in the rebalanced loss.
-    ///
-    /// # Errors
-    /// When the exponent is so large that they are no numbers.
-    pub fn class_weights(&self) -> Result<Vec<f64>> {
-        let weights = class_weights(&self.counts, self.k);
-        match weights.iter().all(|w| w.is_finite()) {
-            true => Ok(weights),
-            false => Err(self.wrong(format!("metadata \"k\" is {}: no class weights with these counts", self.k))),
         }
     }
 

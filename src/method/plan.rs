@@ -1,8 +1,8 @@
 //! An epoch's steps, drawn ahead of time: who, with whom, how mixed, at what rate. The plan is a pure function of seed and
 //! epoch, so that a resumed run continues it and every device follows the same one.
 
-use super::mixing::{PartnerSampler, draw_box, draw_lambda};
-use super::schedule;
+use super::mixing::PartnerSampler;
+use super::{Method, schedule};
 use crate::error::Result;
 use crate::ops::load_step::{STEP_WORDS, StepParams};
 use crate::rng::philox::{self, Purpose, Stream};
@@ -10,18 +10,20 @@ use crate::rng::philox::{self, Purpose, Stream};
 /// What a plan depends on besides seed and epoch.
 #[derive(Clone, Debug)]
 pub struct PlanConfig {
+    /// Draws what is the method's own.
+    pub method: &'static dyn Method,
     /// The run's seed.
     pub seed: u64,
     /// Epochs of the whole run.
     pub epochs: usize,
-    /// Originals a step.
+    /// Samples per step.
     pub batch: usize,
     /// Base learning rate.
     pub lr: f64,
     /// Epochs of linear warm-up.
     pub warmup_epochs: usize,
-    /// Parameter of the Beta distribution of lambda; `None` mixes nothing (plain cross-entropy).
-    pub beta: Option<f64>,
+    /// Parameter of the Beta distribution of lambda.
+    pub beta: f64,
     /// Factor of the similarity loss.
     pub gamma: f64,
     /// Factor of both supervised losses: 1 as published, 1/2 as the paper writes.
@@ -32,6 +34,27 @@ pub struct PlanConfig {
     pub height: usize,
     /// Columns of an image.
     pub width: usize,
+}
+
+/// A step whose scalars are being drawn.
+pub struct StepDraw<'a> {
+    /// What the plan depends on.
+    pub config: &'a PlanConfig,
+    /// 0-based epoch.
+    pub epoch: usize,
+    /// 0-based step of the epoch.
+    pub step: usize,
+    /// The images that the step visits.
+    pub originals: &'a [u32],
+    /// Where partners come from.
+    pub sampler: &'a PartnerSampler,
+}
+
+impl StepDraw<'_> {
+    /// The step's random words for one purpose.
+    pub fn stream(&self, purpose: Purpose) -> Stream {
+        Stream::new(self.config.seed, self.epoch as u32, self.step as u32, purpose)
+    }
 }
 
 /// The steps of one epoch.
@@ -55,11 +78,9 @@ impl EpochPlan {
             originals.swap(last, philox::below(words.word(), last as u32 + 1) as usize);
         }
         let lr = schedule::learning_rate(config.lr, epoch, config.epochs, config.warmup_epochs) as f32;
-        let alpha = schedule::alpha(epoch, config.epochs);
         let mut partners = Vec::with_capacity(images);
         let mut steps = Vec::with_capacity(images.div_ceil(config.batch));
         for (step, batch) in originals.chunks(config.batch).enumerate() {
-            let stream = |purpose| Stream::new(seed, number, step as u32, purpose);
             let mut params = StepParams {
                 seed: [seed as u32, (seed >> 32) as u32],
                 epoch: number,
@@ -71,22 +92,14 @@ impl EpochPlan {
                 row: step as u32,
                 ..StepParams::default()
             };
-            if let Some(beta) = config.beta {
-                let mut words = stream(Purpose::Partner);
-                partners.extend(batch.iter().map(|_| sampler.draw(&mut words)));
-                let lambda = draw_lambda(beta, &mut stream(Purpose::Lambda))? as f32;
-                let cut = draw_box(f64::from(lambda), config.height, config.width, &mut stream(Purpose::Box));
-                params.lambda = lambda;
-                params.label_lambda = match config.correct_labels {
-                    true => 1.0 - cut.area() as f32 / (config.height * config.width) as f32,
-                    false => lambda,
-                };
-                params.cut = [cut.rows.0, cut.rows.1, cut.columns.0, cut.columns.1].map(|at| at as i32);
-                let supervised = [config.supervised * alpha, config.supervised * (1.0 - alpha)];
-                params.coefficients = [supervised[0] as f32, supervised[1] as f32, config.gamma as f32];
-            } else {
-                partners.extend_from_slice(batch);
-            }
+            let draw = StepDraw { config, epoch, step, originals: batch, sampler };
+            config.method.draw(&draw, &mut params, &mut partners)?;
+            debug_assert_eq!(
+                partners.len(),
+                step * config.batch + batch.len(),
+                "{} draws one partner per original",
+                config.method.name()
+            );
             steps.push(params);
         }
         Ok(EpochPlan { batch: config.batch, originals, partners, steps })
@@ -143,15 +156,17 @@ impl EpochPlan {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::method::glmc::Glmc;
 
     fn config() -> PlanConfig {
         PlanConfig {
+            method: &Glmc,
             seed: 7,
             epochs: 10,
             batch: 8,
             lr: 0.1,
             warmup_epochs: 0,
-            beta: Some(1.0),
+            beta: 1.0,
             gamma: 2.0,
             supervised: 1.0,
             correct_labels: false,

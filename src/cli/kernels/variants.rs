@@ -2,21 +2,22 @@
 
 use std::collections::HashSet;
 
-use super::engine::{Data, Engine, model, step_config};
-use super::feed::{Feed, Images};
-use super::stand_in::StandIn;
-use super::step::TrainStep;
+use super::super::stand_in::StandIn;
 use crate::backend::launched::Launched;
-use crate::config::{Config, Method, PRESETS, Settings, preset};
+use crate::config::{Config, PlacementSettings, Preset, Settings, presets};
 use crate::driver::Variant;
 use crate::driver::recorder::Recorder;
 use crate::error::Result;
 use crate::memory::Memory;
+use crate::method::METHODS;
 use crate::ops::augment_mix::AugmentMixKernels;
 use crate::ops::ceilings::CeilingKernels;
 use crate::ops::load_step::STEP_WORDS;
 use crate::ops::sgd::SgdKernels;
 use crate::tensor::{DType, Precision, Tensor};
+use crate::train::engine::{Data, Engine, model, step_config};
+use crate::train::feed::{Feed, Images};
+use crate::train::step::{Source, TrainStep};
 
 /// The GPU that launches are noted for: an H100's multiprocessors, and the shared memory a block that every supported GPU
 /// has.
@@ -30,22 +31,22 @@ const SHARED_BYTES: u32 = 99 * 1024;
 /// # Errors
 /// When a preset cannot be planned: a bug that a test would show.
 pub fn variants() -> Result<Vec<Variant>> {
-    let names: Vec<&str> = PRESETS.iter().map(|(name, _)| *name).collect();
-    record(&names, ("sm_90a", MULTIPROCESSORS, SHARED_BYTES))
+    record(&presets(), ("sm_90a", MULTIPROCESSORS, SHARED_BYTES))
 }
 
 /// The variants of some presets on a GPU of this architecture, with that many multiprocessors and that much shared memory
 /// a block.
-fn record(presets: &[&str], (arch, multiprocessors, shared_bytes): (&str, u32, u32)) -> Result<Vec<Variant>> {
+fn record(presets: &[Preset], (arch, multiprocessors, shared_bytes): (&str, u32, u32)) -> Result<Vec<Variant>> {
     let mut planned = Vec::new();
     let mut known = HashSet::new();
     let mut variants = Vec::new();
-    for (name, method) in presets.iter().flat_map(|name| [(name, Method::Glmc), (name, Method::Ce)]) {
-        let settings = Settings { data: Some("none".into()), method: Some(method), ..Settings::default() };
-        let config = Config::resolve(settings.or(preset(name)?))?;
-        let data = StandIn::of(name)?;
+    for (preset, &method) in presets.iter().flat_map(|preset| METHODS.iter().map(move |method| (preset, method))) {
+        let placement = PlacementSettings::on("none");
+        let settings = Settings { placement, method: Some(method), ..Settings::default() };
+        let config = Config::resolve(settings.or(preset.settings()))?;
+        let data = StandIn::of(preset.data)?;
         // Counts of the same classes differ in nothing that is launched.
-        let key = (config.model.clone(), config.width, method, config.batch, data.counts.len(), data.size);
+        let key = (config.model.clone(), config.width, method.name(), config.batch, data.counts.len(), data.size);
         if planned.contains(&key) {
             continue;
         }
@@ -91,7 +92,7 @@ fn steps(backend: &Launched, config: &Config, data: &Data<'_>) -> Result<()> {
         let (pixels, labels) = (&data.train.pixels[..count * image], &data.train.labels[..count]);
         let feed = Feed::new(backend, Images { pixels, labels, ..data.train }, config.batch, usize::MAX)?;
         let config = step_config(config, data.counts, data.augmentation);
-        TrainStep::new(backend, &model, &engine.parameters, &feed, config)?.release(backend);
+        TrainStep::new(backend, &model, &engine.parameters, Source::Feed(&feed), config)?.release(backend);
         feed.release(backend);
     }
     Ok(())
@@ -102,6 +103,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
+    use crate::config::preset;
     use crate::driver::occupancy::limits;
     use crate::driver::sources::kernel_files;
 
@@ -124,9 +126,10 @@ mod tests {
     fn every_gpu_launches_the_same() {
         // The smallest and the largest GPU that the architectures are made as.
         let gpus = [("sm_80", 108), ("sm_86", 6), ("sm_89", 144), ("sm_90a", 132), ("sm_100a", 160), ("sm_120", 188)];
+        let presets = ["demo", "cifar10-lt-if100"].map(|name| preset(name).unwrap());
         let recorded = gpus.map(|(arch, multiprocessors)| {
             let shared_bytes = limits(arch).unwrap().shared_per_block;
-            record(&["demo", "cifar10-lt-if100"], (arch, multiprocessors, shared_bytes)).unwrap()
+            record(&presets, (arch, multiprocessors, shared_bytes)).unwrap()
         });
         assert!(recorded[0].len() > 100);
         for (gpu, variants) in gpus.iter().zip(&recorded) {

@@ -1,12 +1,12 @@
 //! Data of the right shapes and no content, for planning a run whose store is not at hand.
 
-use super::engine::Data;
-use super::feed::Images;
-use crate::config::preset;
+use crate::config::DataSet;
 use crate::data::longtail::{Profile, class_counts};
 use crate::data::synthetic::SyntheticConfig;
 use crate::error::Result;
 use crate::ops::augment_mix::Augmentation;
+use crate::train::engine::Data;
+use crate::train::feed::Images;
 
 /// Black images, as many and as large as a preset's.
 #[derive(Clone, PartialEq)]
@@ -20,23 +20,20 @@ pub struct StandIn {
 }
 
 impl StandIn {
-    /// What a preset is meant for: CIFAR by its name (`cifar100-lt-if50`), the demo by what draws it.
+    /// What a preset is meant for.
     ///
     /// # Errors
-    /// When there is no preset of that name.
-    pub fn of(name: &str) -> Result<StandIn> {
-        preset(name)?;
-        let Some(rest) = name.strip_prefix("cifar") else {
-            let demo = SyntheticConfig::default();
-            let total = demo.classes * demo.per_class;
-            let counts = class_counts(total, demo.classes, demo.imbalance, Profile::Exp)?;
-            return Ok(StandIn { counts, test_images: demo.classes * demo.test_per_class, size: demo.size });
+    /// When the data set cannot be that unbalanced.
+    pub fn of(data: DataSet) -> Result<StandIn> {
+        let (total, classes, imbalance, test_images, size) = match data {
+            DataSet::Demo => {
+                let demo = SyntheticConfig::default();
+                let (total, test) = (demo.classes * demo.per_class, demo.classes * demo.test_per_class);
+                (total, demo.classes, demo.imbalance, test, demo.size)
+            }
+            DataSet::Cifar { classes, imbalance } => (50_000, classes, imbalance as f64, 10_000, 32),
         };
-        let number = |text: &str| text.chars().take_while(char::is_ascii_digit).collect::<String>().parse();
-        let classes = number(rest).unwrap_or(10);
-        let imbalance = rest.split_once("-if").and_then(|(_, rest)| number(rest).ok()).unwrap_or(100);
-        let counts = class_counts(50_000, classes, imbalance as f64, Profile::Exp)?;
-        Ok(StandIn { counts, test_images: 10_000, size: 32 })
+        Ok(StandIn { counts: class_counts(total, classes, imbalance, Profile::Exp)?, test_images, size })
     }
 
     /// Calls `work` with the data.
@@ -50,7 +47,7 @@ impl StandIn {
         work(&Data {
             counts: &self.counts,
             train: Images { pixels: &train.0, labels: &train.1, height: side, width: side },
-            test: Images { pixels: &test.0, labels: &test.1, height: side, width: side },
+            test: Some(Images { pixels: &test.0, labels: &test.1, height: side, width: side }),
             augmentation: Augmentation { mean: [0.5; 3], std: [0.25; 3], padding: side / 8, flip: true },
         })
     }

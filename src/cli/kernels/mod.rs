@@ -1,6 +1,8 @@
 //! `glmc-engine kernels`: compiles every kernel in every variant that the presets use, without a GPU, and says what each
 //! needs.
 
+pub mod variants;
+
 use std::io::{IsTerminal, Write};
 use std::time::Duration;
 
@@ -69,7 +71,7 @@ pub fn run(args: &KernelsArgs) -> Result<()> {
     }
     // What is wrong with the command line or the machine shows before the presets are gone through.
     Nvrtc::load()?;
-    let mut variants = crate::train::variants::variants()?;
+    let mut variants = variants::variants()?;
     if let Some(only) = &args.only {
         variants.retain(|variant| variant.spec.entry.contains(only.as_str()));
         if variants.is_empty() {

@@ -1,6 +1,7 @@
 //! The CIFAR ResNets (He et al. 2016, section 4.2): 6n + 2 layers in three stages of `width`, 2 `width`, 4 `width`
 //! channels, option-A shortcuts.
 
+use super::encoder::{Encoder, EncoderConfig, Family};
 use super::layers::{ConvBn, ConvConfig, Recorder};
 use super::parameters::Specs;
 use crate::error::Result;
@@ -14,33 +15,26 @@ struct Block {
     conv2: ConvBn,
 }
 
-/// A CIFAR ResNet without its heads.
+/// A CIFAR ResNet.
 #[derive(Clone, Debug)]
-pub struct CifarResNet {
+struct CifarResNet {
     stem: ConvBn,
     blocks: Vec<Block>,
-    /// Features that come out: 4 `width`.
-    pub features: usize,
+    features: usize,
 }
 
-/// Blocks a stage of the named network, such as 5 for `resnet32`; `None` for names that are not of this family.
-pub fn blocks_per_stage(name: &str) -> Option<usize> {
-    match name {
-        "resnet20" => Some(3),
-        "resnet32" => Some(5),
-        "resnet44" => Some(7),
-        "resnet56" => Some(9),
-        "resnet110" => Some(18),
-        _ => None,
-    }
-}
+/// The family; h as in the published CIFAR models.
+pub const FAMILY: Family =
+    Family { names: &["resnet20", "resnet32", "resnet44", "resnet56", "resnet110"], hidden: 128, build };
 
-/// Names of the family, for messages.
-pub const NAMES: &str = "resnet20, resnet32, resnet44, resnet56, resnet110";
+fn build(name: &str, specs: &mut Specs, config: EncoderConfig) -> Box<dyn Encoder> {
+    let layers: usize = name["resnet".len()..].parse().expect("the family's names end in their number of layers");
+    Box::new(CifarResNet::new(specs, (layers - 2) / 6, config))
+}
 
 impl CifarResNet {
-    /// Declares the parameters of a network with `blocks` blocks a stage, its first stage `width` channels wide.
-    pub fn new(specs: &mut Specs, blocks: usize, width: usize, stem_channels: usize) -> CifarResNet {
+    /// Declares the parameters of a network with `blocks` blocks per stage.
+    fn new(specs: &mut Specs, blocks: usize, EncoderConfig { width, stem_channels }: EncoderConfig) -> CifarResNet {
         let config = ConvConfig { channels: 3, stored_channels: stem_channels, filters: width, kernel: 3, stride: 1 };
         let stem = ConvBn::new(specs, "conv1", "bn1", config);
         let mut channels = width;
@@ -60,9 +54,14 @@ impl CifarResNet {
         }
         CifarResNet { stem, blocks: list, features: channels }
     }
+}
 
-    /// Records the network on images (batch, height, width, stem channels); returns features (batch, 4 `width`).
-    pub fn record(&self, r: &mut Recorder<'_>, images: Var) -> Result<Var> {
+impl Encoder for CifarResNet {
+    fn features(&self) -> usize {
+        self.features
+    }
+
+    fn record(&self, r: &mut Recorder<'_>, images: Var) -> Result<Var> {
         let mut x = self.stem.record(r, images, None, true)?;
         for block in &self.blocks {
             let inner = block.conv1.record(r, x, None, true)?;

@@ -1,0 +1,104 @@
+//! Where a run computes, where its data lies and how often it is saved.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::settings;
+use crate::backend;
+use crate::error::{Error, Result};
+use crate::ops::Backend;
+use crate::tensor::Precision;
+
+settings! {
+    /// What may change when a run is resumed; see [`Placement`].
+    #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, clap::Args)]
+    pub struct PlacementSettings {
+        /// Store to train on, made by `prepare` [demo: made on the spot]
+        #[arg(long, value_name = "STORE")]
+        pub data: Option<PathBuf>,
+        /// cpu, cuda, cuda:N or emulator
+        #[arg(long)]
+        pub device: Option<String>,
+        /// f32 or bf16 [default: bf16 on cuda, else f32]
+        #[arg(long)]
+        pub precision: Option<Precision>,
+        /// CPU threads [default: all cores]
+        #[arg(long)]
+        pub threads: Option<usize>,
+        /// Save every so many epochs
+        #[arg(long, value_name = "EPOCHS")]
+        pub checkpoint_every: Option<usize>,
+        /// Keep images on the device as far as they take at most so many MiB, else stream them [default: whatever fits]
+        #[arg(long, value_name = "MIB")]
+        pub resident_limit: Option<usize>,
+    }
+}
+
+/// What may change when a run is resumed: the bits of a run depend on its precision and kind of device, its meaning on
+/// none of this.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Placement {
+    pub data: PathBuf,
+    pub device: String,
+    pub precision: Precision,
+    pub threads: usize,
+    pub checkpoint_every: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub resident_limit: Option<usize>,
+}
+
+impl Placement {
+    /// Opens the device.
+    ///
+    /// # Errors
+    /// When there is no such device or it cannot compute in that precision.
+    pub fn open(&self) -> Result<Box<dyn Backend>> {
+        backend::open(&self.device, self.precision, self.threads)
+    }
+}
+
+impl PlacementSettings {
+    /// Data at `path`, everything else by default.
+    pub fn on(path: impl Into<PathBuf>) -> PlacementSettings {
+        PlacementSettings { data: Some(path.into()), ..PlacementSettings::default() }
+    }
+
+    /// Fills the gaps with defaults.
+    ///
+    /// # Errors
+    /// When there is no data.
+    pub(super) fn resolve(self) -> Result<Placement> {
+        let data = self.data.ok_or_else(|| {
+            Error::Usage("no data: give --data STORE (make one with `glmc-engine prepare`), or run the demo with no arguments at all".into())
+        })?;
+        let device = self.device.unwrap_or_else(|| "cpu".into());
+        Ok(Placement {
+            data,
+            precision: self.precision.unwrap_or_else(|| Precision::default_on(&device)),
+            device,
+            threads: self.threads.unwrap_or(0),
+            checkpoint_every: self.checkpoint_every.unwrap_or(1),
+            resident_limit: self.resident_limit,
+        })
+    }
+
+    /// These settings, and where they say nothing, those of a run that they move.
+    pub fn over(self, stored: &Placement) -> Placement {
+        let device = self.device.unwrap_or_else(|| stored.device.clone());
+        // A run that moves to another device and names no precision takes that device's own.
+        let precision = match self.precision {
+            Some(precision) => precision,
+            None if device == stored.device => stored.precision,
+            None => Precision::default_on(&device),
+        };
+        Placement {
+            data: self.data.unwrap_or_else(|| stored.data.clone()),
+            device,
+            precision,
+            threads: self.threads.unwrap_or(stored.threads),
+            checkpoint_every: self.checkpoint_every.unwrap_or(stored.checkpoint_every),
+            resident_limit: self.resident_limit.or(stored.resident_limit),
+        }
+    }
+}
