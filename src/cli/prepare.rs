@@ -13,7 +13,7 @@ use crate::data::cifar::{self, Cifar, CifarConfig};
 use crate::data::images::{self, ImagesConfig, Normalise, Source};
 use crate::data::longtail::{LongTail, Pick, Profile};
 use crate::data::synthetic::{self, SyntheticConfig};
-use crate::data::{Part, Store, Summary};
+use crate::data::{Store, Subset, Summary};
 use crate::{Error, Result};
 
 /// Build a store (NAME.lt) from images, or check one
@@ -221,7 +221,7 @@ fn prepare_images(args: &ImagesArgs) -> Result<Summary> {
         force: args.out.force,
     };
     let meter = Meter::new();
-    let summary = images::prepare(&args.out.out, &config, &|part, done, total| meter.tick(part, done, total));
+    let summary = images::prepare(&args.out.out, &config, &|subset, done, total| meter.tick(subset, done, total));
     meter.bar.finish_and_clear();
     summary
 }
@@ -230,8 +230,8 @@ fn prepare_images(args: &ImagesArgs) -> Result<Summary> {
 struct Meter {
     bar: ProgressBar,
     start: Instant,
-    /// Part and time of the last line.
-    last: Mutex<(Part, Instant)>,
+    /// Subset and time of the last line.
+    last: Mutex<(Subset, Instant)>,
     decoded: AtomicUsize,
 }
 
@@ -245,10 +245,10 @@ impl Meter {
         let style = ProgressStyle::with_template("{msg:5} {wide_bar} {pos}/{len} images  {per_sec}  {eta} left");
         bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
         let now = Instant::now();
-        Meter { bar, start: now, last: Mutex::new((Part::Train, now)), decoded: AtomicUsize::new(0) }
+        Meter { bar, start: now, last: Mutex::new((Subset::Train, now)), decoded: AtomicUsize::new(0) }
     }
 
-    fn tick(&self, part: Part, done: usize, total: usize) {
+    fn tick(&self, subset: Subset, done: usize, total: usize) {
         let decoded = 1 + self.decoded.fetch_add(1, Ordering::Relaxed);
         if !self.bar.is_hidden() {
             self.bar.set_position(done as u64);
@@ -256,16 +256,16 @@ impl Meter {
         // Where another thread is here already, nothing is lost.
         let Ok(mut last) = self.last.try_lock() else { return };
         if !self.bar.is_hidden() {
-            if self.bar.length() != Some(total as u64) || last.0 != part {
-                last.0 = part;
+            if self.bar.length() != Some(total as u64) || last.0 != subset {
+                last.0 = subset;
                 self.bar.set_length(total as u64);
-                self.bar.set_message(part.name());
+                self.bar.set_message(subset.name());
                 self.bar.reset_eta();
             }
         } else if done == total || last.1.elapsed() >= LINE_EVERY {
-            *last = (part, Instant::now());
+            *last = (subset, Instant::now());
             let rate = decoded as f64 / self.start.elapsed().as_secs_f64().max(1e-9);
-            eprintln!("{}: {done}/{total} images, {rate:.0} images/s", part.name());
+            eprintln!("{}: {done}/{total} images, {rate:.0} images/s", subset.name());
         }
     }
 }

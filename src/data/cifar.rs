@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use super::longtail::LongTail;
 use super::meta::{Coarse, FORMAT, Meta};
 use super::pickle::Pickle;
-use super::store::{Part, read_limited};
+use super::store::{Subset, read_limited};
 use super::summary::Summary;
 use super::writer::StoreWriter;
 use crate::{Error, Result};
@@ -127,17 +127,17 @@ pub fn prepare(out: &Path, config: &CifarConfig) -> Result<Summary> {
     let archive = read(config.set, &config.source)?;
     let classes = config.set.classes();
     let chosen = config.long_tail.select(&archive.train.labels, classes)?;
-    for (part, images) in [(Part::Train, &archive.train), (Part::Test, &archive.test)] {
+    for (subset, images) in [(Subset::Train, &archive.train), (Subset::Test, &archive.test)] {
         let all: Vec<usize>;
-        let indices = match part {
-            Part::Train => &chosen.indices,
-            Part::Test => {
+        let indices = match subset {
+            Subset::Train => &chosen.indices,
+            Subset::Test => {
                 all = (0..images.labels.len()).collect();
                 &all
             }
         };
         let labels: Vec<i32> = indices.iter().map(|&i| images.labels[i]).collect();
-        let mut pixels = writer.split(part, &labels, SIDE, SIDE)?;
+        let mut pixels = writer.split(subset, &labels, SIDE, SIDE)?;
         let mut buffer = Vec::new();
         for chunk in indices.chunks(4096) {
             buffer.clear();

@@ -8,7 +8,7 @@ use super::decode::{Squarer, decode};
 use super::listing::{self, Listing, MAX_NAMES};
 use super::longtail::LongTail;
 use super::meta::{FORMAT, Meta};
-use super::store::{MAX_SIDE, Part, read_limited};
+use super::store::{MAX_SIDE, Subset, read_limited};
 use super::summary::Summary;
 use super::writer::StoreWriter;
 use crate::{Error, Result};
@@ -18,7 +18,7 @@ pub const IMAGENET: ([f64; 3], [f64; 3]) = ([0.485, 0.456, 0.406], [0.229, 0.224
 
 /// Longest image file that is read.
 const MAX_FILE: u64 = 1 << 28;
-/// Pixels that are decoded before they are written; twice this is held, as one part is written while the next is decoded.
+/// Pixels that are decoded before they are written; twice this is held, as one batch is written while the next is decoded.
 const BATCH_BYTES: usize = 32 << 20;
 
 /// Where the file names and labels come from.
@@ -68,8 +68,8 @@ pub struct ImagesConfig {
     pub force: bool,
 }
 
-/// Hears how far the work is: part, images done, images in all. Called from any thread.
-pub type Progress<'a> = &'a (dyn Fn(Part, usize, usize) + Sync);
+/// Hears how far the work is: subset, images done, images in all. Called from any thread.
+pub type Progress<'a> = &'a (dyn Fn(Subset, usize, usize) + Sync);
 
 /// Sums over the pixels of a channel, exact in integers.
 #[derive(Debug, Clone, Copy, Default)]
@@ -142,10 +142,10 @@ pub fn prepare(out: &Path, config: &ImagesConfig, progress: Progress) -> Result<
 
     let mut bad = Vec::new();
     let mut sums = Sums::default();
-    for (part, listing) in [(Part::Train, &train), (Part::Test, &test)] {
-        let part_sums = write_split(&mut writer, part, listing, config.size, &mut bad, progress)?;
-        if part == Part::Train {
-            sums = part_sums;
+    for (subset, listing) in [(Subset::Train, &train), (Subset::Test, &test)] {
+        let subset_sums = write_images(&mut writer, subset, listing, config.size, &mut bad, progress)?;
+        if subset == Subset::Train {
+            sums = subset_sums;
         }
     }
     if !bad.is_empty() {
@@ -204,9 +204,9 @@ fn list(source: &Source) -> Result<Listed> {
 type Bad = (PathBuf, String);
 
 /// Decodes and writes one split; adds what cannot be decoded to `bad`, and then goes on only to find all of it.
-fn write_split(
+fn write_images(
     writer: &mut StoreWriter,
-    part: Part,
+    subset: Subset,
     listing: &Listing,
     size: usize,
     bad: &mut Vec<Bad>,
@@ -227,7 +227,7 @@ fn write_split(
                     .and_then(|bytes| squarer.square(&decode(&bytes)?, size, out))
                     .map(|()| Sums::of(out))
                     .map_err(|what| (path.clone(), what));
-                progress(part, 1 + done.fetch_add(1, std::sync::atomic::Ordering::Relaxed), total);
+                progress(subset, 1 + done.fetch_add(1, std::sync::atomic::Ordering::Relaxed), total);
                 outcome
             })
             .collect();
@@ -241,11 +241,11 @@ fn write_split(
         (sums, bad)
     };
 
-    let mut file = writer.split(part, &listing.labels, size, size)?;
+    let mut file = writer.split(subset, &listing.labels, size, size)?;
     let mut sums = Sums::default();
     let (mut ready, mut spare) = (Vec::new(), Vec::new());
     for batch in listing.paths.chunks(per_batch) {
-        // The part that is ready is written while the next one is decoded.
+        // The batch that is ready is written while the next one is decoded.
         let write = || if bad.is_empty() { file.append(&ready) } else { Ok(()) };
         let (written, (batch_sums, batch_bad)) = rayon::join(write, || decode_batch(batch, &mut spare));
         written?;

@@ -19,6 +19,6 @@ pub mod writer;
 
 pub use meta::Meta;
 pub use shots::Shot;
-pub use store::{Part, Split, Store};
+pub use store::{ImageSet, Store, Subset};
 pub use summary::Summary;
 pub use writer::StoreWriter;

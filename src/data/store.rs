@@ -31,19 +31,19 @@ const MAX_META_BYTES: u64 = 256 << 20;
 
 /// The two splits of a store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Part {
+pub enum Subset {
     /// Training images.
     Train,
     /// Test images.
     Test,
 }
 
-impl Part {
+impl Subset {
     /// The folder's name.
     pub fn name(self) -> &'static str {
         match self {
-            Part::Train => "train",
-            Part::Test => "test",
+            Subset::Train => "train",
+            Subset::Test => "test",
         }
     }
 }
@@ -51,7 +51,7 @@ impl Part {
 /// Where an image of a mixed-size split lies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Entry {
-    /// Byte offset of its first pixel in [`Split::pixels`].
+    /// Byte offset of its first pixel in [`ImageSet::pixels`].
     pub offset: usize,
     /// Rows.
     pub height: usize,
@@ -64,13 +64,13 @@ pub struct Entry {
 pub struct Store {
     path: PathBuf,
     meta: Meta,
-    train: Split,
-    test: Split,
+    train: ImageSet,
+    test: ImageSet,
 }
 
 /// One split: images and their labels.
 #[derive(Debug)]
-pub struct Split {
+pub struct ImageSet {
     map: Mmap,
     labels: Vec<i32>,
     index: Option<Vec<Entry>>,
@@ -78,9 +78,9 @@ pub struct Split {
     width: usize,
 }
 
-impl Split {
+impl ImageSet {
     /// All pixels: `len()` images of `height()` x `width()` x 3 bytes, one after another, red first; where sizes differ,
-    /// [`Split::index`] says where each image lies.
+    /// [`ImageSet::index`] says where each image lies.
     pub fn pixels(&self) -> &[u8] {
         &self.map[HEADER_LEN..]
     }
@@ -146,8 +146,8 @@ impl Store {
             return Err(Error::file(path, "is not a store (it has no meta.json); make one with `glmc-engine prepare`"));
         }
         let meta = Meta::from_text(&meta_path, &read_limited(&meta_path, MAX_META_BYTES)?)?;
-        let train = open_split(path, &meta, &meta_path, Part::Train)?;
-        let test = open_split(path, &meta, &meta_path, Part::Test)?;
+        let train = open_images(path, &meta, &meta_path, Subset::Train)?;
+        let test = open_images(path, &meta, &meta_path, Subset::Test)?;
         let mut counts = vec![0; meta.counts.len()];
         train.labels.iter().for_each(|&label| counts[label as usize] += 1);
         if let Some(class) = (0..counts.len()).find(|&c| counts[c] != meta.counts[c]) {
@@ -184,12 +184,12 @@ impl Store {
     }
 
     /// The training images.
-    pub fn train(&self) -> &Split {
+    pub fn train(&self) -> &ImageSet {
         &self.train
     }
 
     /// The test images.
-    pub fn test(&self) -> &Split {
+    pub fn test(&self) -> &ImageSet {
         &self.test
     }
 
@@ -288,8 +288,8 @@ fn read_array(path: &Path, array: &ArrayMeta) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-fn open_split(root: &Path, meta: &Meta, meta_path: &Path, part: Part) -> Result<Split> {
-    let names = ["labels", "pixels", "index"].map(|array| format!("{}/{array}.npy", part.name()));
+fn open_images(root: &Path, meta: &Meta, meta_path: &Path, subset: Subset) -> Result<ImageSet> {
+    let names = ["labels", "pixels", "index"].map(|array| format!("{}/{array}.npy", subset.name()));
     let [labels_name, pixels_name, index_name] = &names;
     let labels_array = meta.array(meta_path, labels_name)?;
     let pixels_array = meta.array(meta_path, pixels_name)?;
@@ -337,7 +337,7 @@ fn open_split(root: &Path, meta: &Meta, meta_path: &Path, part: Part) -> Result<
     if map.len() as u64 != npy::file_len(Dtype::U8, &pixels_array.shape).unwrap_or(0) {
         return Err(Error::file(pixels_path, "changed while it was opened"));
     }
-    Ok(Split { map, labels, index, height, width })
+    Ok(ImageSet { map, labels, index, height, width })
 }
 
 /// Entries (offset, height, width as i64) that must tile `total` bytes without gap or overlap.
@@ -390,11 +390,11 @@ mod tests {
         let index: Vec<u8> = index.as_flattened().iter().flat_map(|n| n.to_le_bytes()).collect();
         let pixels: Vec<u8> = (0..total).map(|i| i as u8).collect();
         let mut arrays = std::collections::BTreeMap::new();
-        for part in ["train", "test"] {
+        for subset in ["train", "test"] {
             arrays.extend([
-                array(root, &format!("{part}/labels.npy"), Dtype::I32, &[3], &labels),
-                array(root, &format!("{part}/index.npy"), Dtype::I64, &[3, 3], &index),
-                array(root, &format!("{part}/pixels.npy"), Dtype::U8, &[total], &pixels),
+                array(root, &format!("{subset}/labels.npy"), Dtype::I32, &[3], &labels),
+                array(root, &format!("{subset}/index.npy"), Dtype::I64, &[3, 3], &index),
+                array(root, &format!("{subset}/pixels.npy"), Dtype::U8, &[total], &pixels),
             ]);
         }
         let meta = Meta {

@@ -13,7 +13,7 @@ use rayon::prelude::*;
 
 use super::longtail::{Profile, class_counts};
 use super::meta::{FORMAT, Meta};
-use super::store::Part;
+use super::store::Subset;
 use super::summary::Summary;
 use super::writer::StoreWriter;
 use crate::rng::mt19937::Mt19937;
@@ -68,25 +68,25 @@ pub fn prepare(out: &Path, config: &SyntheticConfig) -> Result<Summary> {
 
     let mut writer = StoreWriter::create(out, config.force)?;
     let mut mean_std = ([0.0; 3], [0.0; 3]);
-    for part in [Part::Train, Part::Test] {
-        let count = |class: usize| if part == Part::Train { counts[class] } else { config.test_per_class };
+    for subset in [Subset::Train, Subset::Test] {
+        let count = |class: usize| if subset == Subset::Train { counts[class] } else { config.test_per_class };
         let images: Vec<(usize, usize)> =
             (0..config.classes).flat_map(|c| (0..count(c)).map(move |i| (c, i))).collect();
         let labels: Vec<i32> = images.iter().map(|&(class, _)| class as i32).collect();
         let image_bytes = config.size * config.size * 3;
         let mut pixels = vec![0; BATCH.min(images.len()) * image_bytes];
         let mut sums = super::images::Sums::default();
-        let mut file = writer.split(part, &labels, config.size, config.size)?;
+        let mut file = writer.split(subset, &labels, config.size, config.size)?;
         for batch in images.chunks(BATCH) {
             let pixels = &mut pixels[..batch.len() * image_bytes];
             batch.par_iter().zip(pixels.par_chunks_mut(image_bytes)).for_each(|(&(class, i), out)| {
-                draw(config, part, class, i, out);
+                draw(config, subset, class, i, out);
             });
             sums.add(&super::images::Sums::of(pixels));
             file.append(pixels)?;
         }
         writer.end_split(file)?;
-        if part == Part::Train {
+        if subset == Subset::Train {
             mean_std = sums.mean_std((images.len() * config.size * config.size) as u64);
         }
     }
@@ -223,10 +223,10 @@ fn outside(shape: usize, x: f64, y: f64) -> f64 {
 }
 
 /// Draws image `i` of a class into `out` (size x size x 3 bytes).
-fn draw(config: &SyntheticConfig, part: Part, class: usize, i: usize, out: &mut [u8]) {
-    let part = if part == Part::Train { 0 } else { 1 };
+fn draw(config: &SyntheticConfig, subset: Subset, class: usize, i: usize, out: &mut [u8]) {
+    let subset = if subset == Subset::Train { 0 } else { 1 };
     let seed = config.seed;
-    let mut rng = Mt19937::from_key(&[seed as u32, (seed >> 32) as u32, part, class as u32, i as u32]);
+    let mut rng = Mt19937::from_key(&[seed as u32, (seed >> 32) as u32, subset, class as u32, i as u32]);
     let rng = &mut rng;
 
     let mut look = Look::of(class);
@@ -320,7 +320,7 @@ mod tests {
         let mut hasher = blake3::Hasher::new();
         let mut image = vec![0; 16 * 16 * 3];
         for class in 0..30 {
-            draw(&config, Part::Train, class, 1, &mut image);
+            draw(&config, Subset::Train, class, 1, &mut image);
             hasher.update(&image);
         }
         assert_eq!(&hasher.finalize().to_hex()[..16], "cb5435815d0ae273");

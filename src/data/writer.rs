@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use super::meta::{ArrayMeta, Meta};
 use super::npy::{self, Dtype};
-use super::store::{Part, Store, end_checksum};
+use super::store::{Store, Subset, end_checksum};
 use crate::{Error, Result};
 
 /// A store in the making. Dropping it without [`StoreWriter::finish`] removes what was written.
@@ -77,8 +77,8 @@ impl StoreWriter {
             remove_folder(&work.join(left))?;
         }
         let writer = StoreWriter { out: out.to_path_buf(), work, _lock: lock, arrays: BTreeMap::new() };
-        for part in [Part::Train, Part::Test] {
-            let folder = writer.store().join(part.name());
+        for subset in [Subset::Train, Subset::Test] {
+            let folder = writer.store().join(subset.name());
             fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
         }
         Ok(writer)
@@ -93,16 +93,16 @@ impl StoreWriter {
     /// # Errors
     ///
     /// If a file cannot be written.
-    pub fn split(&mut self, part: Part, labels: &[i32], height: usize, width: usize) -> Result<PixelWriter> {
+    pub fn split(&mut self, subset: Subset, labels: &[i32], height: usize, width: usize) -> Result<PixelWriter> {
         let bytes: Vec<u8> = labels.iter().flat_map(|label| label.to_le_bytes()).collect();
-        let mut array = self.begin(part, "labels", Dtype::I32, vec![labels.len()])?;
+        let mut array = self.begin(subset, "labels", Dtype::I32, vec![labels.len()])?;
         array.append(&bytes)?;
         self.end(array, Dtype::I32)?;
-        self.begin(part, "pixels", Dtype::U8, vec![labels.len(), height, width, 3])
+        self.begin(subset, "pixels", Dtype::U8, vec![labels.len(), height, width, 3])
     }
 
-    fn begin(&self, part: Part, array: &str, dtype: Dtype, shape: Vec<usize>) -> Result<PixelWriter> {
-        let name = format!("{}/{array}.npy", part.name());
+    fn begin(&self, subset: Subset, array: &str, dtype: Dtype, shape: Vec<usize>) -> Result<PixelWriter> {
+        let name = format!("{}/{array}.npy", subset.name());
         let path = self.store().join(&name);
         let len = npy::file_len(dtype, &shape)
             .ok_or_else(|| Error::file(&self.out, format!("{name} of shape {shape:?} is too large")))?;

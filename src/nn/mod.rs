@@ -11,4 +11,4 @@ pub mod parameters;
 
 pub use layers::{Mode, Recorder};
 pub use model::{HeadKind, Model, ModelConfig};
-pub use parameters::{ParameterStore, Part, Snapshot};
+pub use parameters::{Field, ParameterStore, Snapshot};

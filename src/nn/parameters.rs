@@ -124,7 +124,7 @@ impl Specs {
 
 /// The flat arrays of a parameter store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Part {
+pub enum Field {
     /// Weights and running statistics.
     Value,
     /// Gradients of the last step.
@@ -215,7 +215,7 @@ impl ParameterStore {
     /// # Errors
     /// When the device fails.
     pub fn initialise(&self, backend: &dyn Backend, seed: u64) -> Result<()> {
-        let mut snapshot = self.snapshot(backend, Part::Value)?;
+        let mut snapshot = self.snapshot(backend, Field::Value)?;
         for (index, spec) in self.specs.iter().enumerate() {
             let mut words = Stream::new(seed, 0, index as u32, Purpose::Initialise);
             let mut normal = |fan_in: usize| -> Vec<f64> {
@@ -238,21 +238,21 @@ impl ParameterStore {
             };
             snapshot.set(index, &values);
         }
-        self.restore(backend, Part::Value, &snapshot)
+        self.restore(backend, Field::Value, &snapshot)
     }
 
-    /// Copies one part to the host. Parameters that the part does not have (gradients of running statistics) are zero.
+    /// Copies one field to the host. Parameters that the field does not have (gradients of running statistics) are zero.
     ///
     /// # Errors
     /// When the device fails.
-    pub fn snapshot(&self, backend: &dyn Backend, part: Part) -> Result<Snapshot<'_>> {
-        let flat = match part {
-            Part::Value => self.master,
-            Part::Grad => self.grad,
-            Part::Momentum => self.momentum,
+    pub fn snapshot(&self, backend: &dyn Backend, field: Field) -> Result<Snapshot<'_>> {
+        let flat = match field {
+            Field::Value => self.master,
+            Field::Grad => self.grad,
+            Field::Momentum => self.momentum,
         };
-        let statistics = match part {
-            Part::Value => read_floats(backend, self.statistics)?,
+        let statistics = match field {
+            Field::Value => read_floats(backend, self.statistics)?,
             _ => vec![0.0; self.statistics.elements()],
         };
         Ok(Snapshot { store: self, learned: read_floats(backend, flat)?, statistics })
@@ -262,11 +262,11 @@ impl ParameterStore {
     ///
     /// # Errors
     /// When the device fails.
-    pub fn restore(&self, backend: &dyn Backend, part: Part, snapshot: &Snapshot<'_>) -> Result<()> {
-        match part {
-            Part::Grad => write_floats(backend, self.grad, &snapshot.learned),
-            Part::Momentum => write_floats(backend, self.momentum, &snapshot.learned),
-            Part::Value => {
+    pub fn restore(&self, backend: &dyn Backend, field: Field, snapshot: &Snapshot<'_>) -> Result<()> {
+        match field {
+            Field::Grad => write_floats(backend, self.grad, &snapshot.learned),
+            Field::Momentum => write_floats(backend, self.momentum, &snapshot.learned),
+            Field::Value => {
                 write_floats(backend, self.master, &snapshot.learned)?;
                 write_floats(backend, self.statistics, &snapshot.statistics)?;
                 match self.compute {
@@ -293,7 +293,7 @@ fn layout(specs: &Specs) -> (Vec<usize>, usize, usize) {
     (offsets, learned, statistics)
 }
 
-/// One part of all parameters on the host, read and written in PyTorch's layout. Doubles hold every type exactly.
+/// One field of all parameters on the host, read and written in PyTorch's layout. Doubles hold every type exactly.
 pub struct Snapshot<'a> {
     store: &'a ParameterStore,
     learned: Vec<f64>,

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::files::write_atomically;
-use crate::nn::{ParameterStore, Part};
+use crate::nn::{Field, ParameterStore};
 use crate::ops::Backend;
 use crate::tensor::Precision;
 
@@ -118,7 +118,7 @@ pub fn save(
     losses: &[f64],
 ) -> Result<()> {
     let precision = backend.precision();
-    let (values, momentum) = (store.snapshot(backend, Part::Value)?, store.snapshot(backend, Part::Momentum)?);
+    let (values, momentum) = (store.snapshot(backend, Field::Value)?, store.snapshot(backend, Field::Momentum)?);
     let mut entries = Vec::new();
     for (index, spec) in store.specs().iter().enumerate() {
         entries.push(Entry::floats(spec.name.clone(), &spec.shape, &values.get(index), precision));
@@ -214,20 +214,20 @@ impl Checkpoint {
     /// # Errors
     /// When a tensor is missing or has another shape, or the device fails.
     pub fn load(&self, backend: &dyn Backend, store: &ParameterStore, optimiser: bool) -> Result<()> {
-        let parts = if optimiser { &[Part::Value, Part::Momentum][..] } else { &[Part::Value] };
-        for &part in parts {
-            let mut snapshot = store.snapshot(backend, part)?;
+        let fields = if optimiser { &[Field::Value, Field::Momentum][..] } else { &[Field::Value] };
+        for &field in fields {
+            let mut snapshot = store.snapshot(backend, field)?;
             for (index, spec) in store.specs().iter().enumerate() {
-                match part {
-                    Part::Momentum if !spec.kind.is_learned() => {}
-                    Part::Momentum => {
+                match field {
+                    Field::Momentum if !spec.kind.is_learned() => {}
+                    Field::Momentum => {
                         let name = format!("{MOMENTUM}{}", spec.name);
                         snapshot.set(index, self.tensor(&name, &spec.shape)?);
                     }
                     _ => snapshot.set(index, self.tensor(&spec.name, &spec.shape)?),
                 }
             }
-            store.restore(backend, part, &snapshot)?;
+            store.restore(backend, field, &snapshot)?;
         }
         Ok(())
     }

@@ -7,7 +7,7 @@ use std::cell::RefCell;
 
 use rayon::prelude::*;
 
-use crate::data::store::{Split, Store};
+use crate::data::store::{ImageSet, Store};
 use crate::error::{Error, Result};
 use crate::memory::{Mark, Pinned};
 use crate::method::EpochPlan;
@@ -29,16 +29,16 @@ pub struct Images<'a> {
 }
 
 impl<'a> Images<'a> {
-    /// The images of a store's split.
+    /// The images of one of a store's subsets.
     ///
     /// # Errors
     /// When they differ in size.
-    pub fn of(store: &Store, split: &'a Split) -> Result<Images<'a>> {
-        if split.index().is_some() {
+    pub fn of(store: &Store, set: &'a ImageSet) -> Result<Images<'a>> {
+        if set.index().is_some() {
             let what = "holds images of several sizes; training needs one: prepare it again with --size";
             return Err(Error::file(store.path(), what));
         }
-        Ok(Images { pixels: split.pixels(), labels: split.labels(), height: split.height(), width: split.width() })
+        Ok(Images { pixels: set.pixels(), labels: set.labels(), height: set.height(), width: set.width() })
     }
 }
 

@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::memory::{read_floats, write_floats};
 use crate::method::Method;
 use crate::method::glmc::Glmc;
-use crate::nn::{HeadKind, Mode, Model, ModelConfig, ParameterStore, Part, Recorder};
+use crate::nn::{Field, HeadKind, Mode, Model, ModelConfig, ParameterStore, Recorder};
 use crate::ops::Backend;
 use crate::ops::augment_mix::Augmentation;
 use crate::ops::load_step::StepParams;
@@ -218,17 +218,17 @@ impl Step {
     }
 }
 
-/// Errors of all tensors of one part of the parameters against the file's `PREFIX.NAME`.
+/// Errors of all tensors of one field of the parameters against the file's `PREFIX.NAME`.
 fn compare_parameters(
     backend: &dyn Backend,
     f: &Reference,
     store: &ParameterStore,
-    (part, prefix): (Part, &str),
+    (field, prefix): (Field, &str),
 ) -> Result<Vec<(String, Squares)>> {
-    let snapshot = store.snapshot(backend, part)?;
+    let snapshot = store.snapshot(backend, field)?;
     let mut errors = Vec::new();
     for (index, spec) in store.specs().iter().enumerate() {
-        if part == Part::Grad && !spec.kind.is_learned() {
+        if field == Field::Grad && !spec.kind.is_learned() {
             continue;
         }
         let expected = f.floats(&format!("{prefix}.{}", spec.name), &spec.shape)?;
@@ -255,9 +255,9 @@ pub fn verify(path: &Path, backend: &dyn Backend) -> Result<Report> {
     let values = model.specs().iter().map(|spec| f.floats(&format!("param.{}", spec.name), &spec.shape));
     let values = values.collect::<Result<Vec<_>>>()?;
     let store = ParameterStore::new(backend, model.specs().clone())?;
-    let mut start = store.snapshot(backend, Part::Value)?;
+    let mut start = store.snapshot(backend, Field::Value)?;
     values.iter().enumerate().for_each(|(index, values)| start.set(index, values));
-    store.restore(backend, Part::Value, &start)?;
+    store.restore(backend, Field::Value, &start)?;
 
     let step = Step::new(backend, &f, &model, &store)?;
     let mut comparison = Comparison { precision: backend.precision(), groups: Vec::new() };
@@ -268,7 +268,7 @@ pub fn verify(path: &Path, backend: &dyn Backend) -> Result<Report> {
         inputs.extend(step.compare_inputs(backend, &f, index)?);
         if index == 0 {
             heads = step.compare_heads(backend, &f)?;
-            gradient = compare_parameters(backend, &f, &store, (Part::Grad, "grad"))?;
+            gradient = compare_parameters(backend, &f, &store, (Field::Grad, "grad"))?;
         }
     }
     let losses = read_floats(backend, step.step.log)?;
@@ -288,7 +288,7 @@ pub fn verify(path: &Path, backend: &dyn Backend) -> Result<Report> {
     comparison.worst_of("first-step losses", &errors[..LOSS_COLUMNS]);
     comparison.concatenated("first-step gradient", &gradient);
     comparison.worst_of("later losses", &errors[LOSS_COLUMNS..]);
-    comparison.concatenated("after", &compare_parameters(backend, &f, &store, (Part::Value, "after"))?);
+    comparison.concatenated("after", &compare_parameters(backend, &f, &store, (Field::Value, "after"))?);
     let evaluation = compare_evaluation(backend, &f, &model, &store)?;
     comparison.worst_of("eval.logits", &[("eval.logits".into(), evaluation)]);
 
