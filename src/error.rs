@@ -44,13 +44,13 @@ pub enum Error {
         /// What is wrong, and what to do.
         what: String,
     },
-    /// Training cannot go on (a loss that is not finite, say).
+    /// Training cannot continue (a loss that is not finite, say).
     #[error("{0}")]
     Training(String),
-    /// Stopped by Ctrl-C after saving; the message says how to go on. Exit status 130.
+    /// Stopped by Ctrl-C after saving; the message says how to continue. Exit status 130.
     #[error("{0}")]
     Interrupted(String),
-    /// A command line that makes no sense. Exit status 2.
+    /// An invalid command line. Exit status 2.
     #[error("{0}")]
     Usage(String),
 }

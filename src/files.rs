@@ -27,9 +27,6 @@ pub fn write_atomically(path: &Path, write: impl FnOnce(&mut File) -> Result<()>
 }
 
 /// Makes a rename in this folder survive a power cut.
-///
-/// # Errors
-/// When the system refuses.
 pub fn sync_folder(folder: &Path) -> Result<()> {
     let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
     File::open(folder).and_then(|f| f.sync_all()).map_err(Error::io(folder))

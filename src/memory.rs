@@ -74,9 +74,6 @@ pub trait Memory {
     }
 
     /// Marks this point of the work.
-    ///
-    /// # Errors
-    /// When the device fails.
     fn mark(&self) -> Result<Mark> {
         Ok(Mark::now())
     }

@@ -91,7 +91,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--repeat", type=int, default=5)
     parser.add_argument("--limit", type=int, default=10_000, help="files at most")
-    parser.add_argument("--copies", type=int, default=1, help="go over the files so many times in one measurement")
+    parser.add_argument("--copies", type=int, default=1, help="passes over the files per measurement")
     parser.add_argument("--engine", help="the glmc-engine program")
     args = parser.parse_args()
     found = sorted(p for p in args.folder.rglob("*") if p.suffix.lower() in {".jpg", ".jpeg", ".png"})

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What the ledger says about a CPU, measured in one go on a quiet machine, raw output in OUT:
+# What the ledger says about a CPU, measured in one session on a quiet machine, raw output in OUT:
 #
 #   tools/cpu_check.sh OUT [PHOTOS]
 #

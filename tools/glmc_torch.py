@@ -34,7 +34,7 @@ from torch.nn import functional as F
 #: Blocks in each of the three stages, by architecture name (depth = 6 * blocks + 2).
 DEPTHS: dict[str, int] = {"resnet20": 3, "resnet32": 5, "resnet44": 7, "resnet56": 9, "resnet110": 18}
 
-#: Makes the normalisation of so many channels.
+#: Makes the normalisation for a number of channels.
 Norm = Callable[[int], nn.Module]
 
 #: Size of `projection_head` and `contrast_head` in the CIFAR networks.

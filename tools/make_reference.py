@@ -7,7 +7,7 @@
     python tools/make_reference.py ops FILE             # the single-op fixtures
 
 Step files are what `glmc-engine verify` reads: a start, some GLMC training steps, their outcome. Every input is
-rounded to float32 first and the computation then goes on in float64, so that a reader starts from the very same
+rounded to float32 first and the computation then continues in float64, so that a reader starts from the very same
 numbers; results are stored as float32, losses as float64. The keys are listed in tests/fixtures/README.md.
 Same options, same seed, same PyTorch: same bytes.
 """

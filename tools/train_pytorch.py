@@ -35,7 +35,7 @@ def evaluate(trainer: Trainer, pixels: torch.Tensor, labels: torch.Tensor, count
 
 
 def train(options: argparse.Namespace, device: torch.device) -> None:
-    """Trains as `glmc-engine train` does, printing a line an epoch; with `--out`, metrics.jsonl in the engine's format.
+    """Trains as `glmc-engine train` does, printing one line per epoch; with `--out`, metrics.jsonl in the engine's format.
 
     GLMC is scored with `fc_cb`, plain cross-entropy with `fc`. The last, smaller batch of an epoch is trained on, too.
     """

@@ -11,7 +11,7 @@ use crate::ops::Backend;
 use crate::tape::Cost;
 use crate::tensor::{BufferId, DType, Tensor};
 
-/// A measured call takes at least so long, if buffers and rounds may grow that far: far above the clock's grain and the
+/// A measured call takes at least this long, if buffers and rounds may grow that far: far above the clock's grain and the
 /// cost of a launch.
 const LONG_ENOUGH: Duration = Duration::from_millis(20);
 /// Bytes of each of the two buffers of the copy, at first and at most: the latter are some times the caches of GPUs and of
@@ -25,10 +25,10 @@ const CALLS: usize = 5;
 /// The two ceilings of a device in the precision that its backend was opened with.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Ceilings {
-    /// 10^12 floating-point operations a second, all of them multiply-adds in registers, in the arithmetic of the
+    /// 10^12 floating-point operations per second, all of them multiply-adds in registers, in the arithmetic of the
     /// convolutions.
     pub tflops: f64,
-    /// 10^9 bytes a second, read and written, of a copy.
+    /// 10^9 bytes per second, read and written, of a copy.
     pub gbytes: f64,
     /// Bytes of each of the copy's two buffers.
     pub copied_bytes: usize,
@@ -40,7 +40,6 @@ pub struct Ceilings {
 pub enum Bound {
     /// Arithmetic.
     Math,
-    /// Memory.
     Memory,
 }
 
@@ -62,7 +61,7 @@ impl Ceilings {
     }
 }
 
-/// Floating-point operations a second.
+/// Floating-point operations per second.
 fn math(backend: &dyn Backend, seconds: f64) -> Result<f64> {
     let dtype = backend.precision().accumulate();
     let count = backend.ceiling_values();
@@ -101,7 +100,7 @@ fn best_math(backend: &dyn Backend, values: Tensor, seconds: f64) -> Result<f64>
     }
 }
 
-/// Bytes a second, and the bytes of a buffer.
+/// Bytes per second, and the bytes of a buffer.
 fn memory(backend: &dyn Backend, seconds: f64) -> Result<(f64, usize)> {
     let mut bytes = COPY_BYTES[0];
     loop {
@@ -113,7 +112,7 @@ fn memory(backend: &dyn Backend, seconds: f64) -> Result<(f64, usize)> {
     }
 }
 
-/// `None` where a copy of so many bytes is too short to be measured and more may be copied.
+/// `None` where a copy of this size is too short to be measured and a larger one is allowed.
 fn copies(backend: &dyn Backend, bytes: usize, seconds: f64) -> Result<Option<f64>> {
     let mut buffers: Vec<BufferId> = Vec::new();
     let mut run = || -> Result<Option<f64>> {
@@ -121,7 +120,7 @@ fn copies(backend: &dyn Backend, bytes: usize, seconds: f64) -> Result<Option<f6
             buffers.push(backend.alloc(bytes, "the copy of the ceiling")?);
         }
         let [from, to] = [0, 1].map(|i| Tensor::at_start(buffers[i], &[bytes], DType::U8));
-        // Memory that nobody has written may be one page of zeros in reality.
+        // Memory never written may be a single page of zeros.
         backend.ceilings_copy(to, from)?;
         let call = || Ok((2.0 * bytes as f64, backend.time(&mut || backend.ceilings_copy(from, to))?));
         call()?;

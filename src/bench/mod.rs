@@ -1,6 +1,6 @@
 //! `glmc-engine bench`: how fast the training step is, whole and op by op, on images made up on the spot.
 //!
-//! - [`step`]: samples a second of the whole step;
+//! - [`step`]: samples per second of the whole step;
 //! - [`ops`]: a table of its ops, each beside what the device could do at most;
 //! - [`ceilings`]: what that is, measured.
 
@@ -33,7 +33,6 @@ pub struct Workload {
     pub method: &'static dyn Method,
     /// Samples per step.
     pub batch: usize,
-    /// Classes.
     pub classes: usize,
     /// Rows and columns of an image.
     pub size: usize,
@@ -54,7 +53,7 @@ impl Samples {
     /// For a workload.
     ///
     /// # Errors
-    /// When the workload makes no sense.
+    /// When the workload is invalid.
     pub fn new(w: &Workload) -> Result<Samples> {
         if w.batch == 0 || w.batch > 1 << 16 || w.size < 4 || w.size > 1024 || w.classes < 2 {
             let what = "a bench takes a batch in 1..=65536, images of 4 to 1024 pixels and at least 2 classes";
@@ -91,7 +90,7 @@ impl<'a> Setup<'a> {
     /// Builds the network and plans its step on `backend`; `samples` are the workload's.
     ///
     /// # Errors
-    /// When the workload makes no sense or the device fails.
+    /// When the workload is invalid or the device fails.
     pub fn new(backend: &'a dyn Backend, w: &Workload, samples: &'a Samples) -> Result<Setup<'a>> {
         let config = Config::resolve(Settings {
             placement: PlacementSettings { resident_limit: Some(usize::MAX >> 20), ..PlacementSettings::on("none") },
@@ -112,9 +111,6 @@ impl<'a> Setup<'a> {
     }
 
     /// Runs the first `steps` of the [`STEPS`] and waits for the device.
-    ///
-    /// # Errors
-    /// When the device fails.
     pub fn round(&self, steps: usize) -> Result<()> {
         self.engine.load(self.backend, &self.plan, 0)?;
         (0..steps).try_for_each(|step| self.engine.run(self.backend, &self.plan, step))?;
@@ -122,9 +118,6 @@ impl<'a> Setup<'a> {
     }
 
     /// Runs one step op by op, each timed by itself.
-    ///
-    /// # Errors
-    /// When the device fails.
     pub fn timed(&self) -> Result<Vec<OpTime>> {
         self.engine.load(self.backend, &self.plan, 0)?;
         self.engine.step.timed(self.backend)

@@ -17,7 +17,6 @@ const CEILINGS: f64 = 0.2;
 /// The ops of a step and what they could reach.
 #[derive(Clone, Debug, Serialize)]
 pub struct OpsBench {
-    /// Device.
     pub device: String,
     /// Arithmetic.
     pub precision: Precision,
@@ -27,7 +26,7 @@ pub struct OpsBench {
     pub width: usize,
     /// What is trained.
     pub method: &'static dyn Method,
-    /// Samples a step.
+    /// Samples per step.
     pub batch: usize,
     /// CPU threads.
     pub threads: usize,
@@ -40,11 +39,9 @@ pub struct OpsBench {
 /// One row of the table of ops.
 #[derive(Clone, Debug, Serialize)]
 pub struct OpBench {
-    /// Op.
     pub op: &'static str,
     /// `forward` or `backward`.
     pub pass: &'static str,
-    /// Shapes.
     pub shape: String,
     /// How often it occurs in a step.
     pub count: usize,
@@ -52,9 +49,9 @@ pub struct OpBench {
     pub seconds: f64,
     /// Share of the step.
     pub share: f64,
-    /// 10^12 floating-point operations of the op's formula a second.
+    /// 10^12 floating-point operations per second, by the op's formula.
     pub tflops: f64,
-    /// 10^9 bytes a second, each tensor counted once.
+    /// 10^9 bytes per second, each tensor counted once.
     pub gbytes: f64,
     /// The least time by the ceilings over the time. More than 1 where an op needs fewer operations than its formula has
     /// (Winograd), or finds its tensors in the caches.
@@ -95,7 +92,7 @@ impl OpsBench {
 /// Times every op of the training step by itself, and the device's ceilings, for about `seconds`.
 ///
 /// # Errors
-/// When the workload makes no sense or the device fails.
+/// When the workload is invalid or the device fails.
 pub fn bench_ops(backend: &dyn Backend, w: &Workload, threads: usize, seconds: f64) -> Result<OpsBench> {
     let samples = Samples::new(w)?;
     let ceilings = Ceilings::measure(backend, CEILINGS * seconds)?;

@@ -1,4 +1,4 @@
-//! Samples a second of the whole training step.
+//! Samples per second of the whole training step.
 
 use std::time::Instant;
 
@@ -12,7 +12,6 @@ use crate::tensor::Precision;
 /// The speed of the whole step.
 #[derive(Clone, Debug, Serialize)]
 pub struct StepBench {
-    /// Device.
     pub device: String,
     /// Arithmetic.
     pub precision: Precision,
@@ -20,7 +19,7 @@ pub struct StepBench {
     pub model: String,
     /// Channels of the first stage.
     pub width: usize,
-    /// Samples a step.
+    /// Samples per step.
     pub batch: usize,
     /// CPU threads.
     pub threads: usize,
@@ -28,7 +27,7 @@ pub struct StepBench {
     pub samples_per_second: f64,
     /// First and third quartile.
     pub quartiles: [f64; 2],
-    /// Seconds a step, median.
+    /// Seconds per step, median.
     pub seconds_per_step: f64,
     /// Timed rounds, and steps in each.
     pub rounds: [usize; 2],
@@ -47,7 +46,7 @@ fn quantile(sorted: &[f64], q: f64) -> f64 {
 /// Times the whole training step for about `seconds`.
 ///
 /// # Errors
-/// When the workload makes no sense or the device fails.
+/// When the workload is invalid or the device fails.
 pub fn bench_step(backend: &dyn Backend, w: &Workload, threads: usize, seconds: f64) -> Result<StepBench> {
     let samples = Samples::new(w)?;
     let setup = Setup::new(backend, w, &samples)?;

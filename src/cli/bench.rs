@@ -9,7 +9,7 @@ use crate::train::report::mebibytes;
 /// Measure the training step.
 #[derive(Debug, clap::Args)]
 pub struct BenchArgs {
-    /// step: samples a second of the whole training step; ops: a table of its ops beside the device's measured ceilings
+    /// step: samples per second of the whole training step; ops: a table of its ops, each as a share of the device's measured peak
     what: What,
     /// Network
     #[arg(long, default_value = "resnet32")]
@@ -17,7 +17,7 @@ pub struct BenchArgs {
     /// Channels of its first stage
     #[arg(long, default_value_t = 16)]
     width: usize,
-    /// Samples a step (GLMC sees two views of each)
+    /// Samples per step (GLMC sees two views of each)
     #[arg(long, default_value_t = 64)]
     batch: usize,
     /// glmc or ce
@@ -29,7 +29,7 @@ pub struct BenchArgs {
     /// Rows and columns of an image
     #[arg(long, default_value_t = 32)]
     size: usize,
-    /// Measure for about so long
+    /// Seconds to measure for
     #[arg(long, default_value_t = 10.0)]
     seconds: f64,
     /// Print JSON
@@ -85,7 +85,7 @@ fn print_step(b: &StepBench) {
         b.model, b.width, b.batch, b.device, b.precision, b.threads
     );
     println!(
-        "  {:.1} samples/s (quartiles {:.1} to {:.1}), {:.2} ms a step, {} rounds of {} steps",
+        "  {:.1} samples/s (quartiles {:.1} to {:.1}), {:.2} ms per step, {} rounds of {} steps",
         b.samples_per_second,
         b.quartiles[0],
         b.quartiles[1],
@@ -116,7 +116,7 @@ impl Unit {
     }
 }
 
-/// A rate with as many decimals as say something.
+/// A rate with a sensible number of decimals.
 fn rate(value: f64) -> String {
     match value {
         1000.0.. => format!("{value:.0}"),

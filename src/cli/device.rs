@@ -1,4 +1,4 @@
-//! Flags that several subcommands share: where to compute, and in what arithmetic.
+//! Flags that several subcommands share: where to compute, and in which precision.
 
 use crate::backend;
 use crate::error::Result;

@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::train::engine::{Data, Engine, Footprint};
 use crate::train::report::mebibytes;
 
-/// The preset whose data a run is taken to have when nothing is said.
+/// The preset whose data a run is assumed to have unless told otherwise.
 const DEFAULT_DATA: &str = "cifar10-lt-if100";
 
 /// Show devices, CPU features and threads, and predict a run's memory.

@@ -38,7 +38,7 @@ enum Command {
     Kernels(kernels::KernelsArgs),
 }
 
-/// Runs the program. Exit status: 0, 1 for an error, 2 for a command line that makes no sense, 130 after Ctrl-C.
+/// Runs the program. Exit status: 0, 1 for an error, 2 for an invalid command line, 130 after Ctrl-C.
 pub fn main() -> ExitCode {
     match run(Cli::parse().command) {
         Ok(()) => ExitCode::SUCCESS,

@@ -143,7 +143,7 @@ struct SyntheticArgs {
     /// Side of an image
     #[arg(long, value_name = "S", default_value_t = SyntheticConfig::default().size)]
     size: usize,
-    /// Seed of everything random
+    /// Random seed
     #[arg(long, value_name = "S", default_value_t = SyntheticConfig::default().seed)]
     seed: u64,
 }

@@ -13,7 +13,6 @@ use crate::train::feed::Images;
 pub struct StandIn {
     /// Training images of each class.
     pub counts: Vec<usize>,
-    /// Test images.
     pub test_images: usize,
     /// Rows and columns of an image.
     pub size: usize,

@@ -9,10 +9,10 @@ use crate::error::{Error, Result};
 use crate::train::run_folder::{RunFolder, free_name};
 use crate::train::session::{self, STOP};
 
-/// Train a model: the demo when nothing is said.
+/// Train a model (without options: the built-in demo).
 #[derive(Debug, clap::Args)]
 pub struct TrainArgs {
-    /// Published settings to start from; `glmc-engine train --list-presets` shows them [default without --data and --config: demo]
+    /// Published settings to start from; `glmc-engine train --list-presets` lists them [default without --data and --config: demo]
     #[arg(long, value_name = "NAME")]
     preset: Option<String>,
     /// TOML file of settings, named as the flags are but with underscores; flags win over it
@@ -21,10 +21,10 @@ pub struct TrainArgs {
     /// Folder for the run [default: a new one under runs/]
     #[arg(long, value_name = "RUN", conflicts_with = "resume")]
     out: Option<PathBuf>,
-    /// Go on with the run in this folder; only --data, --device, --precision, --threads, --checkpoint-every and --resident-limit may change
+    /// Continue the run in this folder; only --data, --device, --precision, --threads, --checkpoint-every and --resident-limit may change
     #[arg(long, value_name = "RUN", conflicts_with_all = ["preset", "config"])]
     resume: Option<PathBuf>,
-    /// Show the presets and leave
+    /// List the presets and exit
     #[arg(long)]
     list_presets: bool,
     #[command(flatten)]
@@ -39,7 +39,7 @@ pub fn run(args: TrainArgs) -> Result<()> {
         }
         return Ok(());
     }
-    // A second Ctrl-C ends the program at once, should a step take forever.
+    // A second Ctrl-C ends the program at once, in case a step takes forever.
     ctrlc::set_handler(|| {
         if STOP.swap(true, Ordering::Relaxed) {
             std::process::exit(130);
@@ -89,7 +89,7 @@ fn start(name: Option<String>, file: Option<PathBuf>, out: Option<PathBuf>, flag
 fn resume(run: PathBuf, flags: Settings) -> Result<()> {
     let Settings { placement, .. } = flags.clone();
     if flags != (Settings { placement: placement.clone(), ..Settings::default() }) {
-        let what = "--resume goes on with the run's own settings: only --data (the same store, moved), \
+        let what = "--resume keeps the run's own settings: only --data (the same store, moved), \
                     --device, --precision, --threads, --checkpoint-every and --resident-limit may change";
         return Err(Error::Usage(what.into()));
     }

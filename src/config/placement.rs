@@ -26,10 +26,10 @@ settings! {
         /// CPU threads [default: all cores]
         #[arg(long)]
         pub threads: Option<usize>,
-        /// Save every so many epochs
-        #[arg(long, value_name = "EPOCHS")]
+        /// Save a checkpoint every N epochs
+        #[arg(long, value_name = "N")]
         pub checkpoint_every: Option<usize>,
-        /// Keep images on the device as far as they take at most so many MiB, else stream them [default: whatever fits]
+        /// Keep the images on the device if they fit in this many MiB; otherwise stream them [default: keep what fits]
         #[arg(long, value_name = "MIB")]
         pub resident_limit: Option<usize>,
     }

@@ -1,4 +1,4 @@
-//! An epoch's steps, drawn ahead of time: who, with whom, how mixed, at what rate. The plan is a pure function of seed and
+//! An epoch's steps, drawn ahead: which images, with which partners, how mixed, at what learning rate. The plan is a pure function of seed and
 //! epoch, so that a resumed run continues it and every device follows the same one.
 
 use super::mixing::PartnerSampler;
@@ -12,7 +12,6 @@ use crate::rng::philox::{self, Purpose, Stream};
 pub struct PlanConfig {
     /// Draws what is the method's own.
     pub method: &'static dyn Method,
-    /// The run's seed.
     pub seed: u64,
     /// Epochs of the whole run.
     pub epochs: usize,
@@ -176,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn every_image_once_an_epoch_and_the_same_plan_twice() {
+    fn every_image_once_per_epoch_and_the_same_plan_twice() {
         let labels = vec![0; 21];
         let sampler = PartnerSampler::new(&labels, 1, 0.0).unwrap();
         let plan = EpochPlan::draw(&config(), 3, 21, &sampler).unwrap();

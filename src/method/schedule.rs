@@ -3,7 +3,7 @@
 use std::f64::consts::PI;
 
 /// Learning rate of 0-based epoch `epoch` of `epochs`: linear warm-up over the first `warmup` epochs, then half a
-/// cosine to 0 (`torch.optim.lr_scheduler.CosineAnnealingLR` stepped once an epoch).
+/// cosine to 0 (`torch.optim.lr_scheduler.CosineAnnealingLR` stepped once per epoch).
 pub fn learning_rate(base: f64, epoch: usize, epochs: usize, warmup: usize) -> f64 {
     if epoch < warmup {
         return base * (epoch + 1) as f64 / warmup as f64;

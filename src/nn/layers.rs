@@ -12,17 +12,13 @@ use crate::tape::{Tape, Var};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
     /// Batch statistics, one set for each of the views that make up the batch.
-    Train {
-        /// Number of views.
-        views: usize,
-    },
+    Train { views: usize },
     /// Running statistics.
     Inference,
 }
 
 /// Records layers: a tape, the parameters on it, and for what.
 pub struct Recorder<'a> {
-    /// The tape.
     pub tape: Tape,
     /// For which backend.
     pub backend: &'a dyn Backend,
@@ -65,7 +61,6 @@ pub struct ConvConfig {
     pub filters: usize,
     /// Kernel rows and columns; padding is half of it.
     pub kernel: usize,
-    /// Stride.
     pub stride: usize,
 }
 

@@ -15,7 +15,6 @@ pub struct ModelConfig {
     pub name: String,
     /// Channels of the first stage. 16 is the classic CIFAR ResNet, 64 what the GLMC paper's tables use.
     pub width: usize,
-    /// Classes.
     pub classes: usize,
     /// The heads, in the order of PyTorch's state dict.
     pub heads: &'static [HeadSpec],

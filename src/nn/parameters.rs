@@ -211,9 +211,6 @@ impl ParameterStore {
     }
 
     /// Draws the start that PyTorch's model draws: Kaiming-normal weights, default biases.
-    ///
-    /// # Errors
-    /// When the device fails.
     pub fn initialise(&self, backend: &dyn Backend, seed: u64) -> Result<()> {
         let mut snapshot = self.snapshot(backend, Field::Value)?;
         for (index, spec) in self.specs.iter().enumerate() {
@@ -242,9 +239,6 @@ impl ParameterStore {
     }
 
     /// Copies one field to the host. Parameters that the field does not have (gradients of running statistics) are zero.
-    ///
-    /// # Errors
-    /// When the device fails.
     pub fn snapshot(&self, backend: &dyn Backend, field: Field) -> Result<Snapshot<'_>> {
         let flat = match field {
             Field::Value => self.master,
@@ -259,9 +253,6 @@ impl ParameterStore {
     }
 
     /// Writes a snapshot back.
-    ///
-    /// # Errors
-    /// When the device fails.
     pub fn restore(&self, backend: &dyn Backend, field: Field, snapshot: &Snapshot<'_>) -> Result<()> {
         match field {
             Field::Grad => write_floats(backend, self.grad, &snapshot.learned),

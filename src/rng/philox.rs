@@ -1,7 +1,7 @@
 //! Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011).
 //!
 //! A draw is a pure function of (seed, epoch, step, purpose, index): nothing is carried from one to the next, so that
-//! every device draws the same numbers in any order and a resumed run goes on bit for bit. `kernels/philox.cuh` is the
+//! every device draws the same numbers in any order and a resumed run continues bit for bit. `kernels/philox.cuh` is the
 //! same function on the device.
 
 const MULTIPLIER: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];

@@ -111,7 +111,7 @@ impl Tape {
         self.plan_in(backend, train, None)
     }
 
-    /// As [`Tape::plan`], but in an arena of somebody who never runs at the same time, if it is large enough.
+    /// As [`Tape::plan`], but reuses `arena` if it is large enough; its owner must never run at the same time.
     ///
     /// # Errors
     /// When it is not, and the backend has not that much memory.
@@ -137,7 +137,7 @@ impl Tape {
         let differentiated: Vec<bool> =
             ops.iter().map(|op| train && op.differentiates().iter().any(|v| values[v.index()].requires_grad)).collect();
 
-        // Pieces: one a value, one a gradient, two scratches an op; times: op i runs forward at i, backward at 2n - 1 - i.
+        // Pieces: one per value, one per gradient, two scratches per op; times: op i runs forward at i, backward at 2n - 1 - i.
         let bytes = |v: &Value| v.shape.elements() * v.dtype.bytes();
         let mut value_pieces: Vec<Piece> = values.iter().map(|v| Piece::unused(bytes(v))).collect();
         let mut grad_pieces: Vec<Piece> = values.iter().map(|v| Piece::unused(bytes(v))).collect();

@@ -24,10 +24,10 @@ const KEY: &str = "glmc_engine";
 const MOMENTUM: &str = "optimizer.momentum.";
 const LOSSES: &str = "run.losses";
 
-/// How far a run has come.
+/// A run's progress.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Progress {
-    /// Finished epochs; the number of the epoch to go on with.
+    /// Finished epochs; the number of the epoch to continue with.
     pub epoch: usize,
     /// Finished steps of that epoch.
     pub step: usize,
@@ -49,7 +49,6 @@ pub struct Manifest {
     pub counts: Vec<usize>,
     /// Identifies the store that it was trained on.
     pub store: String,
-    /// How far the run had come.
     pub progress: Progress,
     /// BLAKE3 of everything else: tensors, configuration, progress.
     checksum: String,
@@ -106,7 +105,7 @@ impl Entry {
     }
 }
 
-/// Writes a checkpoint. `losses` are those of an unfinished epoch's steps, four a step.
+/// Writes a checkpoint. `losses` are those of an unfinished epoch's steps, four per step.
 ///
 /// # Errors
 /// When the device or the file system fails; an older file at `path` is then untouched.
@@ -232,7 +231,7 @@ impl Checkpoint {
         Ok(())
     }
 
-    /// The losses of the unfinished epoch's steps, four a step.
+    /// The losses of the unfinished epoch's steps, four per step.
     ///
     /// # Errors
     /// When they are missing.

@@ -156,27 +156,18 @@ impl<'a> Engine<'a> {
         EpochPlan::draw(&self.plan, epoch, self.feed.images().len(), &self.sampler)
     }
 
-    /// Loads an epoch's plan, to go on at step `start`.
-    ///
-    /// # Errors
-    /// When the device fails.
+    /// Loads an epoch's plan, to continue at step `start`.
     pub fn load(&self, backend: &dyn Backend, plan: &EpochPlan, start: usize) -> Result<()> {
         self.step.load(backend, &self.feed, plan, start)
     }
 
     /// Starts step `step` of the loaded plan; steps are run in order.
-    ///
-    /// # Errors
-    /// When the device fails.
     pub fn run(&self, backend: &dyn Backend, plan: &EpochPlan, step: usize) -> Result<()> {
         self.feed.stage(backend, plan, step)?;
         self.step.run(backend, step)
     }
 
     /// Evaluates the parameters as they are now on the test images; `None` where there are none.
-    ///
-    /// # Errors
-    /// When the device fails.
     pub fn evaluate(&self, backend: &dyn Backend) -> Result<Option<Evaluation>> {
         self.test.as_ref().map(|(feed, evaluator)| evaluator.run(backend, feed)).transpose()
     }

@@ -87,7 +87,7 @@ pub struct EvaluationConfig {
     pub batch: usize,
     /// Each class's shots.
     pub groups: Vec<Shot>,
-    /// Memory that nobody else uses during an evaluation.
+    /// Memory that is free during an evaluation.
     pub arena: Option<Arena>,
 }
 
@@ -154,9 +154,6 @@ impl Evaluator {
     }
 
     /// Evaluates the parameters as they are now.
-    ///
-    /// # Errors
-    /// When the device fails.
     pub fn run(&self, backend: &dyn Backend, feed: &Feed<'_>) -> Result<Evaluation> {
         for pass in &self.passes {
             backend.zero(pass.cursor)?;

@@ -152,9 +152,6 @@ impl<'a> Feed<'a> {
 
     /// Sends a step's images to the device, if they are not all there: behind the steps started so far, without waiting
     /// for them unless the step before the last has not begun.
-    ///
-    /// # Errors
-    /// When the device fails.
     pub fn stage(&self, backend: &dyn Backend, plan: &EpochPlan, step: usize) -> Result<()> {
         let Some(Staging { batch, slots }) = &self.staging else { return Ok(()) };
         let slots = &mut *slots.borrow_mut();

@@ -1,4 +1,4 @@
-//! The host's looks at the losses, which the device writes step by step into a log of its own.
+//! Reading the losses back, which the device writes step by step into a log of its own.
 
 use crate::error::Result;
 use crate::memory::{Mark, Pinned};
@@ -6,7 +6,7 @@ use crate::memory::{floats, read_floats};
 use crate::ops::Backend;
 use crate::tensor::Tensor;
 
-/// Copies the log to the host while the device goes on with the next steps.
+/// Copies the log to the host while the device runs the next steps.
 pub struct LossReader {
     /// Accumulation type (steps, 4).
     log: Tensor,
@@ -26,9 +26,6 @@ impl LossReader {
 
     /// Asks for the losses of the epoch's first `steps` steps, all of which have been started. Does nothing while an
     /// earlier question is not answered.
-    ///
-    /// # Errors
-    /// When the device fails.
     pub fn ask(&mut self, backend: &dyn Backend, steps: usize) -> Result<()> {
         if self.asked.is_none() {
             backend.download_async(self.log, &mut self.copy, 0)?;
@@ -37,10 +34,7 @@ impl LossReader {
         Ok(())
     }
 
-    /// The answer, if it is there: the number of steps, and the log, of which so many rows count. Never waits.
-    ///
-    /// # Errors
-    /// When the device fails.
+    /// The answer, if it is there: the number of steps, and the log, of which that many rows count. Never waits.
     pub fn answer(&mut self, backend: &dyn Backend) -> Result<Option<(usize, Vec<f64>)>> {
         let Some((steps, mark)) = &self.asked else { return Ok(None) };
         if !backend.reached(mark)? {
@@ -52,9 +46,6 @@ impl LossReader {
     }
 
     /// The log as it is when everything that was started is done: waits for it.
-    ///
-    /// # Errors
-    /// When the device fails.
     pub fn now(&mut self, backend: &dyn Backend) -> Result<Vec<f64>> {
         let log = read_floats(backend, self.log)?;
         // A look that was under way is done as well, and says nothing new.

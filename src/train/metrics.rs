@@ -1,4 +1,4 @@
-//! What a run reports: a line an epoch in `metrics.jsonl`, and a final one.
+//! What a run reports: one line per epoch in `metrics.jsonl`, and a final one.
 
 use std::fmt;
 
@@ -28,7 +28,7 @@ pub struct EpochMetrics {
     pub test: Evaluation,
     /// Seconds of training, evaluation not counted.
     pub seconds: f64,
-    /// Training samples a second (a sample is an original; GLMC sees two views of it).
+    /// Training samples per second (a sample is an original; GLMC sees two views of it).
     pub samples_per_second: f64,
 }
 

@@ -64,7 +64,7 @@ impl Reporter {
         Reporter { bar: None, epochs, epoch, steps, done: 0, begun: now, at: 0, line: now }
     }
 
-    /// An epoch of `steps` steps goes on at step `first`.
+    /// An epoch of `steps` steps starts, or continues at step `first`.
     pub fn epoch_begins(&mut self, epoch: usize, steps: usize, first: usize) {
         (self.epoch, self.steps, self.at) = (epoch, steps, first);
         if std::io::stderr().is_terminal() {
@@ -157,7 +157,7 @@ impl Reporter {
         print!("{}", per_class_table(&meta.class_names, &meta.counts, &[&last.test.per_class, &best.test.per_class]));
         println!("\nPeak memory {}. Files in {}:", mebibytes(peak), folder.path().display());
         println!("  config.toml        every setting of this run");
-        println!("  metrics.jsonl      a line an epoch, and a final one");
+        println!("  metrics.jsonl      one line per epoch, and a final one");
         println!(
             "  last.safetensors   the last epoch's model (opens in PyTorch; `glmc-engine eval --checkpoint` reads it)"
         );

@@ -37,9 +37,6 @@ impl RunFolder {
     }
 
     /// Writes `config.toml`, or replaces it when the run has moved.
-    ///
-    /// # Errors
-    /// When the system refuses.
     pub fn write_config(&self, config: &Config) -> Result<()> {
         let at = self.config();
         write_atomically(&at, |file| file.write_all(config.to_toml().as_bytes()).map_err(Error::io(&at)))
@@ -94,9 +91,6 @@ impl RunFolder {
     }
 
     /// Appends one line of metrics and makes sure that it is on the disk.
-    ///
-    /// # Errors
-    /// When the system refuses.
     pub fn append_metrics(&self, line: &impl serde::Serialize) -> Result<()> {
         let at = self.metrics();
         let is_new = !at.exists();

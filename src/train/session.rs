@@ -19,7 +19,7 @@ use crate::method::schedule;
 use crate::ops::Backend;
 use crate::ops::total_loss::{LOSS_COLUMNS, TOTAL};
 
-/// How often the host looks at the losses.
+/// How often the host reads the losses back.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 /// Steps that the host may be ahead of the device: enough that the device never waits for work, few enough that progress is
@@ -56,7 +56,7 @@ pub fn start(config: &Config, folder: impl FnOnce() -> Result<RunFolder>, backen
     session.train(&store)
 }
 
-/// Goes on with the run in `folder`.
+/// Continues the run in `folder`.
 ///
 /// # Errors
 /// As for [`start`], and when the folder's files are damaged or belong to another run.
@@ -236,7 +236,7 @@ impl<'a> Session<'a> {
         checkpoint::save(&self.folder.last(), self.backend, &self.engine.parameters, self.manifest(), losses)
     }
 
-    /// The losses of the epoch's first `steps` steps, which have all been started: waits for them.
+    /// The losses of the epoch's first `steps` steps, all of them started: waits for them.
     fn losses_now(&mut self, epoch: usize, steps: usize) -> Result<Vec<f64>> {
         let log = self.losses.now(self.backend)?;
         self.checked(epoch, steps, log)
@@ -274,7 +274,7 @@ impl<'a> Session<'a> {
     fn interrupted(&self, epoch: usize, step: usize) -> Error {
         let path = self.folder.path().display();
         Error::Interrupted(format!(
-            "stopped and saved at epoch {epoch}, step {step}; go on with: glmc-engine train --resume {path}"
+            "stopped and saved at epoch {epoch}, step {step}; to continue: glmc-engine train --resume {path}"
         ))
     }
 

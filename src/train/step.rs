@@ -206,10 +206,7 @@ impl TrainStep {
         Ok(TrainStep { full, tail, full_steps, config, class_weights, arena, log })
     }
 
-    /// Loads an epoch's plan, to go on at step `start`.
-    ///
-    /// # Errors
-    /// When the device fails.
+    /// Loads an epoch's plan, to continue at step `start`.
     pub fn load(&self, backend: &dyn Backend, feed: &Feed<'_>, plan: &EpochPlan, start: usize) -> Result<()> {
         if let Some(full) = &self.full {
             full.load(backend, &feed.table(plan, 0..self.full_steps), start)?;
@@ -221,9 +218,6 @@ impl TrainStep {
     }
 
     /// Starts step `step` of the loaded plan; steps are run in order.
-    ///
-    /// # Errors
-    /// When the device fails.
     pub fn run(&self, backend: &dyn Backend, step: usize) -> Result<()> {
         let sized = if step < self.full_steps { &self.full } else { &self.tail };
         match sized {
@@ -234,9 +228,6 @@ impl TrainStep {
     }
 
     /// Runs one full step op by op, each timed by itself.
-    ///
-    /// # Errors
-    /// When the device fails.
     pub fn timed(&self, backend: &dyn Backend) -> Result<Vec<OpTime>> {
         let Some(full) = &self.full else { return Ok(Vec::new()) };
         let mut times = full.program.timed(backend)?;
@@ -260,7 +251,7 @@ impl TrainStep {
         step.outputs.iter().find(|(output, _)| *output == name).map(|(_, var)| step.program.value(*var))
     }
 
-    /// Where the activations, gradients and scratch of a step lie: anybody's between two steps.
+    /// Where the activations, gradients and scratch of a step lie; free for other use between two steps.
     pub fn arena(&self) -> Arena {
         self.arena
     }

@@ -20,13 +20,11 @@ pub struct Reference {
     pub arch: String,
     /// Channels of the first stage.
     pub width: usize,
-    /// Classes.
     pub classes: usize,
-    /// Samples a view.
+    /// Samples per view.
     pub batch: usize,
     /// Rows and columns of an image.
     pub size: usize,
-    /// Steps.
     pub steps: usize,
     /// The paper's alpha, constant over the steps.
     pub alpha: f64,
@@ -40,9 +38,7 @@ pub struct Reference {
     pub counts: Vec<usize>,
     /// Learning rate.
     pub lr: f64,
-    /// Momentum.
     pub momentum: f64,
-    /// Weight decay.
     pub weight_decay: f64,
 }
 
@@ -73,7 +69,7 @@ impl Reference {
         let counts: Vec<usize> = serde_json::from_str(text("counts")?)
             .map_err(|e| wrong(format!("metadata \"counts\" is no list of whole numbers ({e})")))?;
         if counts.len() != classes || counts.contains(&0) {
-            let what = format!("metadata \"counts\" must hold {classes} positive numbers, one a class");
+            let what = format!("metadata \"counts\" must hold {classes} positive numbers, one per class");
             return Err(wrong(what));
         }
         let hidden = match tensors.tensor("param.contrast_head.0.bias").map(|t| t.shape().to_vec()).as_deref() {
@@ -103,7 +99,7 @@ impl Reference {
             let what = format!("metadata \"k\" is {}: no class weights with these counts", reference.k);
             return Err(reference.wrong(what));
         }
-        // What the metadata claims must be what the file holds, before anybody allocates by it.
+        // What the metadata claims must be what the file holds, before anything is allocated by it.
         let last = format!("step{}.original", reference.steps - 1);
         reference.tensor(&last, &[2, reference.batch, 3, reference.size, reference.size])?;
         Ok(reference)

@@ -143,7 +143,7 @@ impl Run<'_> {
         self.program.grad(var).expect("an op reads only gradients that it declared; the plan placed those")
     }
 
-    /// Where to write the gradient of one of the op's inputs; `None` when nobody wants it.
+    /// Where to write the gradient of one of the op's inputs; `None` when it is not wanted.
     pub fn grad_target(&self, var: Var) -> Option<Grad> {
         self.program.grad_target(self.node, var)
     }

@@ -50,7 +50,7 @@ settings! {
         /// Passes over the training set
         #[arg(long)]
         pub epochs: Option<usize>,
-        /// Originals a step
+        /// Samples per step
         #[arg(long)]
         pub batch: Option<usize>,
         /// Learning rate; falls along half a cosine to 0
@@ -89,7 +89,7 @@ settings! {
         /// Classifier to evaluate with [default: fc_cb for GLMC on long-tailed data, else fc]
         #[arg(long)]
         pub head: Option<HeadKind>,
-        /// Seed of everything random
+        /// Random seed
         #[arg(long)]
         pub seed: Option<u64>,
     }
