@@ -232,7 +232,7 @@ fn ctrl_c_saves_and_says_how_to_go_on() {
         let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
         match output.status.code() {
             Some(0) => break,
-            Some(130) => assert!(stderr.contains("go on with: glmc-engine train --resume"), "{stderr}"),
+            Some(130) => assert!(stderr.contains("to continue: glmc-engine train --resume"), "{stderr}"),
             // Hit before the handler was there.
             None => assert!(interrupt.success()),
             other => panic!("{other:?}: {stderr}"),
