@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use half::bf16;
 
-pub use crate::driver::{Mark, Pinned};
+pub use crate::driver::{Mark, Pinned, Replay};
 use crate::error::{Error, Result};
 use crate::tensor::{BufferId, DType, Precision, Tensor};
 
@@ -51,7 +51,7 @@ pub trait Memory {
     ///
     /// # Errors
     /// When there is not that much.
-    fn alloc_host(&self, bytes: usize) -> Result<Pinned> {
+    fn alloc_pinned(&self, bytes: usize) -> Result<Pinned> {
         Ok(Pinned::ordinary(bytes))
     }
 
@@ -112,7 +112,7 @@ pub trait Memory {
         Ok(start.elapsed())
     }
 
-    /// Makes a sequence of calls repeatable at the lowest cost. A device with graphs compiles the kernels, records the
+    /// Makes a sequence of calls repeatable at the lowest cost. A device with graphs compiles the kernels, captures the
     /// calls once without running them, and replays them; others run `work` again each time, which is what `None` asks for.
     ///
     /// # Errors
@@ -120,12 +120,6 @@ pub trait Memory {
     fn capture(&self, _work: &mut dyn FnMut() -> Result<()>) -> Result<Option<Box<dyn Replay>>> {
         Ok(None)
     }
-}
-
-/// A captured sequence of calls.
-pub trait Replay {
-    /// Runs it once more.
-    fn replay(&self) -> Result<()>;
 }
 
 /// Copies a floating-point tensor to the host.

@@ -13,7 +13,7 @@ pub(crate) struct HostMemory {
 
 // SAFETY: the block is plain memory without ties to a thread; `Pinned` orders the accesses of the host.
 unsafe impl Send for HostMemory {}
-// SAFETY: as above; shared holders (recorded graphs) only hand the address to the device.
+// SAFETY: as above; shared holders (captured graphs) only hand the address to the device.
 unsafe impl Sync for HostMemory {}
 
 impl HostMemory {

@@ -16,14 +16,12 @@ pub struct KernelSpec {
     pub defines: Vec<(Cow<'static, str>, String)>,
     /// Source text where it does not come from the table of the binary (tests, ladders).
     pub text: Option<Cow<'static, str>>,
-    /// Whether little time is spent in it, so that a spilled register is no error.
-    pub cold: bool,
 }
 
 impl KernelSpec {
     /// The kernel `entry` in `kernels/FILE`, as yet without knobs.
     pub fn new(file: &'static str, entry: &'static str) -> KernelSpec {
-        KernelSpec { file: file.into(), entry: entry.into(), defines: Vec::new(), text: None, cold: false }
+        KernelSpec { file: file.into(), entry: entry.into(), defines: Vec::new(), text: None }
     }
 
     /// A kernel whose source is `text`; `file` names it in messages.
@@ -33,7 +31,6 @@ impl KernelSpec {
             entry: Cow::Owned(entry.into()),
             defines: Vec::new(),
             text: Some(Cow::Owned(text.into())),
-            cold: false,
         }
     }
 
@@ -42,12 +39,6 @@ impl KernelSpec {
     pub fn define(mut self, name: impl Into<Cow<'static, str>>, value: impl ToString) -> KernelSpec {
         self.defines.push((name.into(), value.to_string()));
         self
-    }
-
-    /// Marks a kernel in which little time is spent.
-    #[must_use]
-    pub fn cold(self) -> KernelSpec {
-        KernelSpec { cold: true, ..self }
     }
 
     /// The source text.
@@ -144,8 +135,6 @@ pub struct Variant {
     pub threads: u32,
     /// Dynamic shared memory of a block, in bytes.
     pub shared_bytes: u32,
-    /// Whether training spends its time here, so that a spilled register is an error.
-    pub hot: bool,
 }
 
 /// One argument of a launch. The variant's size must be the parameter's.
@@ -176,7 +165,7 @@ impl Arg<'_> {
     }
 }
 
-/// The values of a launch's arguments in one buffer, each aligned to 16, so that launches can be recorded.
+/// The values of a launch's arguments in one buffer, each aligned to 16, so that launches can be captured.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct PackedArgs {
     words: Vec<u128>,

@@ -133,13 +133,13 @@ impl Context {
             .map_err(|error| Error::device(&self.name, format!("entering the GPU's context: {}", explain(error))))
     }
 
-    /// Waits for what is in the stream, unless it is being recorded: then nothing runs, and waiting would break the recording.
+    /// Waits for what is in the stream, unless it is being captured: then nothing runs, and waiting would break the capture.
     /// The context must be current.
     pub fn drain(&self) {
         // SAFETY: the stream is alive as long as `self`. What went wrong in it comes back from the next call that can tell.
         unsafe {
-            let recording = result::stream::is_capturing(self.stream);
-            if recording == Ok(sys::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE) {
+            let status = result::stream::is_capturing(self.stream);
+            if status == Ok(sys::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE) {
                 let _ = result::stream::synchronize(self.stream);
             }
         }

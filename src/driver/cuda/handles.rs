@@ -7,7 +7,7 @@ use cudarc::driver::result;
 use cudarc::driver::sys;
 
 use super::context::{Context, explain};
-use crate::driver::Graph;
+use crate::driver::Replay;
 use crate::driver::pinned::HostMemory;
 use crate::driver::table::KernelTable;
 use crate::{Error, Result};
@@ -88,7 +88,7 @@ pub(super) struct CudaGraph {
     pub(super) operations: usize,
     pub(super) device: String,
     pub(super) context: Arc<Context>,
-    /// Host memory that the recorded copies use.
+    /// Host memory that the captured copies use.
     pub(super) _held: Vec<Arc<HostMemory>>,
     /// The kernels that it launches: their code must stay loaded.
     pub(super) _kernels: Arc<KernelTable<Loaded>>,
@@ -97,7 +97,7 @@ pub(super) struct CudaGraph {
 // SAFETY: a handle of the driver, which locks internally.
 unsafe impl Send for CudaGraph {}
 
-impl Graph for CudaGraph {
+impl Replay for CudaGraph {
     fn replay(&self) -> Result<()> {
         self.context.bind()?;
         // SAFETY: executable and stream are alive.

@@ -90,7 +90,8 @@ struct Stream {
     /// 1..=255, counts launches for the shadow of writers.
     generation: u32,
     order: Order,
-    recording: Option<Vec<Operation>>,
+    /// While a graph is captured: its operations so far.
+    capturing: Option<Vec<Operation>>,
 }
 
 struct Inner {
@@ -101,7 +102,6 @@ struct Inner {
     kernels: KernelTable<Loaded>,
     workers: Mutex<Vec<Worker>>,
     dry: AtomicBool,
-    launches: AtomicU64,
 }
 
 /// A [`Driver`](super::Driver) on the host's processor.
@@ -131,7 +131,7 @@ impl Emulator {
             shared_bytes: SHARED_LIMIT,
             memory_bytes: arena.memory().total,
         };
-        let stream = Stream { arena, generation: 0, order: Order::Ascending, recording: None };
+        let stream = Stream { arena, generation: 0, order: Order::Ascending, capturing: None };
         Ok(Emulator {
             inner: Arc::new(Inner {
                 properties,
@@ -141,7 +141,6 @@ impl Emulator {
                 kernels: KernelTable::default(),
                 workers: Mutex::new(Vec::new()),
                 dry: AtomicBool::new(false),
-                launches: AtomicU64::new(0),
             }),
         })
     }
@@ -149,11 +148,6 @@ impl Emulator {
     /// Sets the order in which threads and blocks run from now on. Results must not depend on it.
     pub fn set_order(&self, order: Order) {
         self.inner.stream().order = order;
-    }
-
-    /// Launches that have run, replayed ones included.
-    pub fn launches(&self) -> u64 {
-        self.inner.launches.load(Ordering::Relaxed)
     }
 
     /// Sizes in bytes of the parameters of a kernel, which is loaded if it was not yet.
@@ -196,10 +190,10 @@ impl Emulator {
 }
 
 impl Stream {
-    /// Refuses what a recording cannot hold; a GPU would refuse it too.
-    fn not_recording(&self, action: &str) -> Result<()> {
-        match self.recording {
-            Some(_) => Err(Error::device("emulator", format!("{action} while a graph is recorded"))),
+    /// Refuses what a graph cannot hold; a GPU would refuse it too.
+    fn not_capturing(&self, action: &str) -> Result<()> {
+        match self.capturing {
+            Some(_) => Err(Error::device("emulator", format!("{action} while a graph is captured"))),
             None => Ok(()),
         }
     }
@@ -246,13 +240,13 @@ impl Inner {
         Ok(Loaded { entry, sizes, _library: library, temporary })
     }
 
-    /// Does `operation`, or records it.
+    /// Does `operation`, or captures it.
     fn submit(&self, operation: Operation) -> Result<()> {
         if self.dry.load(Ordering::Relaxed) {
             return Ok(());
         }
         let mut stream = self.stream();
-        match &mut stream.recording {
+        match &mut stream.capturing {
             Some(list) => {
                 list.push(operation);
                 Ok(())
@@ -303,7 +297,6 @@ impl Inner {
         if blocks == 0 {
             return Ok(());
         }
-        self.launches.fetch_add(1, Ordering::Relaxed);
         stream.generation += 1;
         if stream.generation > 255 {
             stream.arena.clear_owners();
