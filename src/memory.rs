@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use half::bf16;
 
-pub use crate::driver::{Mark, Pinned};
+pub use crate::driver::{Mark, Pinned, Replay};
 use crate::error::{Error, Result};
 use crate::tensor::{BufferId, DType, Precision, Tensor};
 
@@ -13,7 +13,7 @@ pub trait Memory {
     /// The device's name: `cpu`, `cuda:0`, `emulator`.
     fn name(&self) -> String;
 
-    /// In what arithmetic this backend was opened.
+    /// The precision that this backend computes in.
     fn precision(&self) -> Precision;
 
     /// Allocates zeroed memory, aligned to 256 bytes; `what` is for messages.
@@ -46,12 +46,12 @@ pub trait Memory {
     /// When the sizes differ or the device fails.
     fn download(&self, from: Tensor, bytes: &mut [u8]) -> Result<()>;
 
-    /// Zeroed host memory that [`Memory::upload_async`] and [`Memory::download_async`] copy from and to. Devices that
-    /// compute behind the host's back give page-locked memory; what is said here is for those that do not.
+    /// Zeroed host memory that [`Memory::upload_async`] and [`Memory::download_async`] copy from and to: page-locked where
+    /// a device copies while the host computes. The defaults from here on are for devices that do not.
     ///
     /// # Errors
     /// When there is not that much.
-    fn alloc_host(&self, bytes: usize) -> Result<Pinned> {
+    fn alloc_pinned(&self, bytes: usize) -> Result<Pinned> {
         Ok(Pinned::ordinary(bytes))
     }
 
@@ -109,7 +109,7 @@ pub trait Memory {
         Ok(start.elapsed())
     }
 
-    /// Makes a sequence of calls repeatable at the lowest cost. A device with graphs compiles the kernels, records the
+    /// Makes a sequence of calls repeatable at the lowest cost. A device with graphs compiles the kernels, captures the
     /// calls once without running them, and replays them; others run `work` again each time, which is what `None` asks for.
     ///
     /// # Errors
@@ -117,12 +117,6 @@ pub trait Memory {
     fn capture(&self, _work: &mut dyn FnMut() -> Result<()>) -> Result<Option<Box<dyn Replay>>> {
         Ok(None)
     }
-}
-
-/// A captured sequence of calls.
-pub trait Replay {
-    /// Runs it once more.
-    fn replay(&self) -> Result<()>;
 }
 
 /// Copies a floating-point tensor to the host.

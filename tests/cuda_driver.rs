@@ -36,8 +36,8 @@ fn trials() -> ExitCode {
         Trial::test("every fault gets one line", faults),
         Trial::test("a fault in a run leaves no checkpoint", fault_in_a_run),
         Trial::test("copies with page-locked memory wait for their mark", || alone(page_locked)),
-        Trial::test("a recording refuses what would break it", || alone(recording)),
-        Trial::test("a recording that fails leaves nothing behind", || alone(failed_recording)),
+        Trial::test("a capture refuses what would break it", || alone(capture)),
+        Trial::test("a capture that fails leaves nothing behind", || alone(failed_capture)),
         Trial::test("a graph keeps the host memory that it copies", || alone(graph_holds)),
         Trial::test("page-locked memory goes when its copies are done", || alone(dropped_in_flight)),
         Trial::test("kernels get the shared memory that they ask for", || alone(shared_memory)),
@@ -367,7 +367,7 @@ fn kernel(entry: &'static str) -> KernelSpec {
     KernelSpec::from_text("cuda_driver.cu", entry, SOURCE)
 }
 
-fn recording(cuda: &Cuda) -> Result<()> {
+fn capture(cuda: &Cuda) -> Result<()> {
     let memory = cuda.alloc(256, "a buffer")?;
     cuda.upload(memory, &[0; 256])?;
     let add = cuda.kernel(&kernel("add"))?;
@@ -383,8 +383,8 @@ fn recording(cuda: &Cuda) -> Result<()> {
             cuda.capture(&mut || Ok(())).err(),
         ];
         for (n, error) in refused.into_iter().enumerate() {
-            let error = error.unwrap_or_else(|| panic!("call {n} was recorded")).to_string();
-            assert!(error.contains("while a graph is recorded"), "{error}");
+            let error = error.unwrap_or_else(|| panic!("call {n} was captured")).to_string();
+            assert!(error.contains("while a graph is captured"), "{error}");
         }
         cuda.zero(memory, 128)?;
         cuda.copy(memory + 128, memory, 64)?;
@@ -401,7 +401,7 @@ fn recording(cuda: &Cuda) -> Result<()> {
     cuda.free(memory)
 }
 
-fn failed_recording(cuda: &Cuda) -> Result<()> {
+fn failed_capture(cuda: &Cuda) -> Result<()> {
     let memory = cuda.alloc(256, "a buffer")?;
     let outcome = cuda.capture(&mut || {
         cuda.zero(memory, 256)?;
@@ -439,7 +439,7 @@ fn dropped_in_flight(cuda: &Cuda) -> Result<()> {
     let mut got = [0; 64];
     cuda.download(&mut got, memory)?;
     assert_eq!(got, [5; 64]);
-    // One that nothing uses may go while a graph is recorded, and breaks nothing.
+    // One that nothing uses may go while a graph is captured, and breaks nothing.
     let mut unused = Some(cuda.alloc_pinned(64)?);
     let graph = cuda.capture(&mut || {
         drop(unused.take());
@@ -470,8 +470,8 @@ fn wrong_launches(cuda: &Cuda) -> Result<()> {
     for (error, part) in [
         (launch(Launch::linear(1, 32), &args[..2]), "kernel add: launched with 2 arguments, but it takes 3"),
         (launch(Launch::linear(1, 32), &[Arg::Ptr(0), Arg::U64(1), Arg::U32(0)]), "argument 2 has 8 bytes"),
-        (launch(Launch::linear(1, 2000), &args), "2000, 1, 1] threads a block"),
-        (launch(Launch::linear(1, 32).shared(1 << 20), &args), "1048576 bytes of shared memory a block"),
+        (launch(Launch::linear(1, 2000), &args), "2000, 1, 1] threads per block"),
+        (launch(Launch::linear(1, 32).shared(1 << 20), &args), "1048576 bytes of shared memory per block"),
     ] {
         assert!(error.starts_with("cuda:0: ") && error.contains(part), "{error}");
     }

@@ -163,13 +163,13 @@ fn graphs_record_and_replay() -> Result<()> {
             driver.download_async(&mut pinned, 0, data, 400)
         })?;
         assert_eq!(graph.operations(), 3);
-        assert_eq!(download::<u32>(&driver, data, 100), [1; 100], "recording launches nothing");
+        assert_eq!(download::<u32>(&driver, data, 100), [1; 100], "a capture launches nothing");
         graph.replay()?;
         graph.replay()?;
         driver.synchronize()?;
         assert_eq!(bytemuck::cast_slice::<u8, u32>(pinned.bytes()), [5; 100]);
         let refused = driver.capture(&mut || driver.upload(data, &[0; 4])).err().unwrap().to_string();
-        assert!(refused.contains("while a graph is recorded"), "{refused}");
+        assert!(refused.contains("while a graph is captured"), "{refused}");
         driver.upload(data, &[0; 4])?;
     }
     Ok(())

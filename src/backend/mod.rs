@@ -10,8 +10,8 @@ pub mod native;
 use crate::driver::Driver;
 use crate::driver::cache::Cache;
 use crate::driver::cuda::{self, Cuda};
+use crate::driver::dry_run::DryRun;
 use crate::driver::emulator::{self, Checks, Emulator};
-use crate::driver::recorder::Recorder;
 use crate::error::{Error, Result};
 use crate::ops::Backend;
 use crate::tensor::Precision;
@@ -57,7 +57,7 @@ pub fn planner(device: &str, precision: Precision) -> Result<Box<dyn Backend>> {
     if device == "cpu" || cuda_ordinal(device).is_none() {
         return open(device, precision, 1)?.planner();
     }
-    Ok(Box::new(launched::Launched::new(Box::new(Recorder::default()), precision)?))
+    Ok(Box::new(launched::Launched::new(Box::new(DryRun::default()), precision)?))
 }
 
 /// The number in `cuda:N`; 0 for `cuda`.

@@ -1,7 +1,7 @@
 //! A CUDA GPU, through the driver API: one context, one stream, nothing tracked per buffer.
 //!
 //! libcuda is loaded at run time; a machine without it gets one sentence and no panic. Only symbols of CUDA 12.0 are
-//! used, so that drivers 12.x and 13.x both serve.
+//! used, so that drivers 12.x and 13.x both work.
 
 mod context;
 mod handles;
@@ -25,7 +25,7 @@ use super::pinned::HostMemory;
 use super::spec::PackedArgs;
 use super::table::{KernelTable, Slot};
 use super::{
-    Arg, DevicePtr, Driver, Graph, Kernel, KernelSpec, Launch, Mark, MarkInner, MemoryInfo, Pinned, Properties,
+    Arg, DevicePtr, Driver, Kernel, KernelSpec, Launch, Mark, MarkInner, MemoryInfo, Pinned, Properties, Replay,
 };
 use crate::{Error, Result};
 
@@ -44,16 +44,16 @@ pub struct Cuda {
     properties: Properties,
     context: Arc<Context>,
     cache: Cache,
-    /// Shared with recorded graphs, which launch kernels of it.
+    /// Shared with captured graphs, which launch kernels of it.
     kernels: Arc<KernelTable<Loaded>>,
     allocations: Mutex<Allocations>,
     dry: AtomicBool,
-    /// While a graph is recorded: the host memory that it copies from and to.
-    recording: Mutex<Option<Vec<Arc<HostMemory>>>>,
+    /// While a graph is captured: the host memory that it copies from and to.
+    capturing: Mutex<Option<Vec<Arc<HostMemory>>>>,
 }
 
 impl Cuda {
-    /// Opens the GPU number `ordinal`.
+    /// Opens GPU number `ordinal`.
     ///
     /// # Errors
     /// Without a driver, a GPU of that number, compute capability 8.0 or libnvrtc; each says what to do.
@@ -70,7 +70,7 @@ impl Cuda {
             kernels: Arc::default(),
             allocations: Mutex::default(),
             dry: AtomicBool::new(false),
-            recording: Mutex::new(None),
+            capturing: Mutex::new(None),
         })
     }
 
@@ -82,18 +82,18 @@ impl Cuda {
         self.dry.load(Ordering::Relaxed)
     }
 
-    fn recording(&self) -> MutexGuard<'_, Option<Vec<Arc<HostMemory>>>> {
-        self.recording.lock().unwrap_or_else(PoisonError::into_inner)
+    fn capturing(&self) -> MutexGuard<'_, Option<Vec<Arc<HostMemory>>>> {
+        self.capturing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn allocations(&self) -> MutexGuard<'_, Allocations> {
         self.allocations.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Refuses what would break a recording.
-    fn not_recording(&self, action: &str) -> Result<()> {
-        match *self.recording() {
-            Some(_) => Err(Error::device(&self.properties.device, format!("{action} while a graph is recorded"))),
+    /// Refuses what would break a capture.
+    fn not_capturing(&self, action: &str) -> Result<()> {
+        match *self.capturing() {
+            Some(_) => Err(Error::device(&self.properties.device, format!("{action} while a graph is captured"))),
             None => Ok(()),
         }
     }
@@ -133,7 +133,7 @@ impl Cuda {
         // SAFETY: the module was loaded just now.
         loaded.function =
             unsafe { result::module::get_function(module, entry) }.map_err(|error| self.error(&doing(), error))?;
-        // Asking for an attribute loads the code now: a driver that loads lazily must not do so while recording.
+        // Asking for an attribute loads the code now: a driver that loads lazily must not do so during a capture.
         // SAFETY: the function belongs to the module above.
         unsafe { result::function::get_function_attribute(loaded.function, Attribute::CU_FUNC_ATTRIBUTE_NUM_REGS) }
             .map_err(|error| self.error(&doing(), error))?;
@@ -141,9 +141,9 @@ impl Cuda {
         Ok(loaded)
     }
 
-    /// Keeps host memory alive for the graph that is being recorded.
+    /// Keeps host memory alive for the graph that is being captured.
     fn hold(&self, memory: &Arc<HostMemory>) {
-        if let Some(list) = &mut *self.recording() {
+        if let Some(list) = &mut *self.capturing() {
             list.push(memory.clone());
         }
     }
@@ -165,7 +165,7 @@ impl Driver for Cuda {
     }
 
     fn alloc(&self, bytes: usize, what: &str) -> Result<DevicePtr> {
-        self.not_recording("allocation")?;
+        self.not_capturing("allocation")?;
         self.context.bind()?;
         // SAFETY: the context is current; the memory is undefined, as the trait says.
         let ptr = unsafe { result::malloc_sync(bytes.max(1)) }.map_err(|error| {
@@ -187,7 +187,7 @@ impl Driver for Cuda {
     }
 
     fn free(&self, ptr: DevicePtr) -> Result<()> {
-        self.not_recording("freeing memory")?;
+        self.not_capturing("freeing memory")?;
         let Some(bytes) = self.allocations().bytes.remove(&ptr) else {
             return Err(Error::device(&self.properties.device, format!("free of {ptr:#x}, which is no allocation")));
         };
@@ -198,7 +198,7 @@ impl Driver for Cuda {
     }
 
     fn upload(&self, to: DevicePtr, from: &[u8]) -> Result<()> {
-        self.not_recording("upload from ordinary memory")?;
+        self.not_capturing("upload from ordinary memory")?;
         if from.is_empty() {
             return Ok(());
         }
@@ -211,7 +211,7 @@ impl Driver for Cuda {
     }
 
     fn download(&self, to: &mut [u8], from: DevicePtr) -> Result<()> {
-        self.not_recording("download to ordinary memory")?;
+        self.not_capturing("download to ordinary memory")?;
         if to.is_empty() {
             return Ok(());
         }
@@ -244,18 +244,18 @@ impl Driver for Cuda {
     }
 
     fn alloc_pinned(&self, bytes: usize) -> Result<Pinned> {
-        self.not_recording("allocation of host memory")?;
+        self.not_capturing("allocation of host memory")?;
         self.context.bind()?;
         // SAFETY: the context is current.
         let start = unsafe { result::malloc_host(bytes.max(1), 0) }
             .map_err(|error| self.error(&format!("allocating {bytes} bytes of page-locked host memory"), error))?
             .cast::<u8>();
-        // SAFETY: the driver gave `bytes` bytes that nobody else knows.
+        // SAFETY: the driver gave `bytes` bytes, which nothing else refers to yet.
         unsafe { start.write_bytes(0, bytes) };
         let context = self.context.clone();
         let release = move |start: *mut u8, _| {
             if context.bind().is_ok() {
-                // A copy may be in flight, after an error say, and no manual promises that freeing waits for it.
+                // A copy may be in flight, after an error for example, and no manual promises that freeing waits for it.
                 context.drain();
                 // SAFETY: allocated above, released once, by the last holder; nothing in the stream uses it any more.
                 let _ = unsafe { result::free_host(start.cast::<c_void>()) };
@@ -324,7 +324,7 @@ impl Driver for Cuda {
         let mut pointers: Vec<*mut c_void> = packed.pointers().into_iter().map(<*const c_void>::cast_mut).collect();
         let ([gx, gy, gz], [bx, by, bz]) = (launch.grid, launch.block);
         // SAFETY: one pointer per parameter, each to a value of its size (checked where the driver tells the sizes); the
-        // driver copies the values before it returns. What the kernel does to device memory is the launcher's to answer.
+        // driver copies the values before it returns. What the kernel does to device memory is the launcher's responsibility.
         unsafe {
             result::launch_kernel(
                 loaded.function,
@@ -339,7 +339,7 @@ impl Driver for Cuda {
     }
 
     fn synchronize(&self) -> Result<()> {
-        self.not_recording("waiting")?;
+        self.not_capturing("waiting")?;
         self.context.bind()?;
         // SAFETY: the stream is the context's own.
         unsafe { result::stream::synchronize(self.context.stream()) }
@@ -347,7 +347,7 @@ impl Driver for Cuda {
     }
 
     fn mark(&self) -> Result<Mark> {
-        self.not_recording("marking the stream")?;
+        self.not_capturing("marking the stream")?;
         self.context.bind()?;
         let failed = |error| self.error("marking the stream", error);
         let event = result::event::create(sys::CUevent_flags::CU_EVENT_DEFAULT).map_err(failed)?;
@@ -376,29 +376,29 @@ impl Driver for Cuda {
     fn elapsed(&self, from: &Mark, to: &Mark) -> Result<f64> {
         self.wait(to)?;
         let (from, to) = (self.event(from)?, self.event(to)?);
-        // SAFETY: both events are alive and were recorded in the one stream, with timing.
+        // SAFETY: both events are alive and were set in the one stream, with timing.
         let milliseconds =
             unsafe { result::event::elapsed(from, to) }.map_err(|error| self.error("measuring time", error))?;
         Ok(f64::from(milliseconds) / 1e3)
     }
 
-    fn capture(&self, body: &mut dyn FnMut() -> Result<()>) -> Result<Box<dyn Graph>> {
-        self.not_recording("a capture")?;
+    fn capture(&self, body: &mut dyn FnMut() -> Result<()>) -> Result<Box<dyn Replay>> {
+        self.not_capturing("a capture")?;
         self.context.bind()?;
         let (device, stream) = (&self.properties.device, self.context.stream());
-        let failed = |error| self.error("recording a graph", error);
-        // Relaxed: other threads may go on allocating meanwhile.
-        // SAFETY: the stream is the context's own and is not recording (checked above).
+        let failed = |error| self.error("capturing a graph", error);
+        // Relaxed: other threads may allocate meanwhile.
+        // SAFETY: the stream is the context's own and is not capturing (checked above).
         unsafe { result::stream::begin_capture(stream, sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED) }
             .map_err(failed)?;
-        *self.recording() = Some(Vec::new());
+        *self.capturing() = Some(Vec::new());
         let outcome = body();
-        let held = self.recording().take().unwrap_or_default();
+        let held = self.capturing().take().unwrap_or_default();
         self.context.bind()?;
-        // SAFETY: recording began above; it must end whatever `body` said.
+        // SAFETY: the capture began above; it must end whatever `body` said.
         let graph = unsafe { result::stream::end_capture(stream) };
         if let (Err(_), Ok(graph)) = (&outcome, &graph) {
-            // SAFETY: the recording is whole but not wanted; a null graph, should there be one, is the driver's error.
+            // SAFETY: the capture is whole but not wanted; a null graph, should there be one, is the driver's error.
             let _ = unsafe { result::graph::destroy(*graph) };
         }
         outcome?;
@@ -406,7 +406,7 @@ impl Driver for Cuda {
         if graph.is_null() {
             return Err(Error::device(
                 device,
-                "recording a graph: it was broken off by a call that cannot be recorded",
+                "capturing a graph: it was broken off by a call that cannot be captured",
             ));
         }
         let mut operations = 0;

@@ -1,15 +1,16 @@
-//! What runs kernels: a CUDA GPU ([`cuda`]) or this machine's processor ([`emulator`]), behind one small trait.
+//! What runs kernels: a CUDA GPU ([`cuda`]) or this machine's processor ([`emulator`]), behind one small trait. A third
+//! driver ([`dry_run`]) only lists them.
 //!
 //! Everything goes through one stream, in the order of the calls. Device memory is an address ([`DevicePtr`]) that the
 //! caller allocates, offsets and frees; sizes are in bytes throughout.
 
 pub mod cache;
 pub mod cuda;
+pub mod dry_run;
 pub mod emulator;
 pub mod nvrtc;
 pub mod occupancy;
 mod pinned;
-pub mod recorder;
 pub mod sources;
 mod spec;
 mod table;
@@ -19,7 +20,7 @@ pub use spec::{Arg, Kernel, KernelSpec, Launch, Variant};
 
 use std::time::Instant;
 
-use crate::Result;
+use crate::{Error, Result};
 
 /// An address in device memory. Offsets are added to it in bytes.
 pub type DevicePtr = u64;
@@ -33,11 +34,11 @@ pub struct Properties {
     pub product: String,
     /// What kernels are compiled for: `sm_90a`; `emulator` on the emulator.
     pub arch: String,
-    /// Multiprocessors of a GPU; threads that run blocks on the emulator.
+    /// Multiprocessors of a GPU; on the emulator, threads that run blocks.
     pub multiprocessors: u32,
-    /// Dynamic shared memory that one block may ask for, in bytes.
+    /// Dynamic shared memory that a block may ask for, in bytes.
     pub shared_bytes: u32,
-    /// Memory of the device, in bytes.
+    /// The device's memory, in bytes.
     pub memory_bytes: u64,
 }
 
@@ -50,7 +51,7 @@ pub struct MemoryInfo {
     pub peak: u64,
     /// Free on the device, other programs considered.
     pub free: u64,
-    /// All there is.
+    /// The device's whole memory.
     pub total: u64,
 }
 
@@ -68,21 +69,22 @@ impl Mark {
 /// The two kinds of [`Mark`].
 #[derive(Debug)]
 pub(crate) enum MarkInner {
-    /// The emulator's stream is synchronous: a mark is a time.
+    /// Of a synchronous device: a time.
     Host(Instant),
     /// An event in the stream of a GPU.
     Cuda(cuda::Event),
 }
 
-/// Launches and copies that were recorded once and are replayed as a whole.
-pub trait Graph: Send {
-    /// Puts the recorded work into the stream once more.
+/// Launches and copies that were captured once and are replayed as a whole.
+pub trait Replay: Send {
+    /// Puts the captured work into the stream once more.
     fn replay(&self) -> Result<()>;
-    /// Number of recorded operations.
+    /// Number of captured operations.
     fn operations(&self) -> usize;
 }
 
-/// A device that runs kernels.
+/// A device that runs kernels. What has a default here has that of a synchronous device, whose calls are done when they
+/// return.
 pub trait Driver: Send + Sync {
     /// What the device is.
     fn properties(&self) -> &Properties;
@@ -111,13 +113,19 @@ pub trait Driver: Send + Sync {
     fn copy(&self, to: DevicePtr, from: DevicePtr, bytes: usize) -> Result<()>;
 
     /// Page-locked host memory, zeroed.
-    fn alloc_pinned(&self, bytes: usize) -> Result<Pinned>;
+    fn alloc_pinned(&self, bytes: usize) -> Result<Pinned> {
+        Ok(Pinned::ordinary(bytes))
+    }
 
     /// Copies `bytes` bytes from `offset` of `from` to the device, in the stream, without waiting.
-    fn upload_async(&self, to: DevicePtr, from: &Pinned, offset: usize, bytes: usize) -> Result<()>;
+    fn upload_async(&self, to: DevicePtr, from: &Pinned, offset: usize, bytes: usize) -> Result<()> {
+        self.upload(to, from.range(offset, bytes)?)
+    }
 
     /// Copies `bytes` bytes from the device to `offset` of `to`, in the stream, without waiting.
-    fn download_async(&self, to: &mut Pinned, offset: usize, from: DevicePtr, bytes: usize) -> Result<()>;
+    fn download_async(&self, to: &mut Pinned, offset: usize, from: DevicePtr, bytes: usize) -> Result<()> {
+        self.download(to.range_mut(offset, bytes)?, from)
+    }
 
     /// Compiles (or finds in the cache) and loads a kernel; the same handle for the same specification.
     fn kernel(&self, spec: &KernelSpec) -> Result<Kernel>;
@@ -129,23 +137,34 @@ pub trait Driver: Send + Sync {
     fn synchronize(&self) -> Result<()>;
 
     /// Marks this point of the stream.
-    fn mark(&self) -> Result<Mark>;
+    fn mark(&self) -> Result<Mark> {
+        Ok(Mark::now())
+    }
 
     /// Whether the stream has passed `mark`; never waits.
-    fn reached(&self, mark: &Mark) -> Result<bool>;
+    fn reached(&self, _mark: &Mark) -> Result<bool> {
+        Ok(true)
+    }
 
     /// Waits until the stream has passed `mark`.
-    fn wait(&self, mark: &Mark) -> Result<()>;
+    fn wait(&self, _mark: &Mark) -> Result<()> {
+        Ok(())
+    }
 
     /// Seconds from `from` to `to` on the device; waits for `to`.
-    fn elapsed(&self, from: &Mark, to: &Mark) -> Result<f64>;
+    fn elapsed(&self, from: &Mark, to: &Mark) -> Result<f64> {
+        match (&from.0, &to.0) {
+            (MarkInner::Host(from), MarkInner::Host(to)) => Ok(to.duration_since(*from).as_secs_f64()),
+            _ => Err(Error::device(self.name(), "a mark of another driver")),
+        }
+    }
 
-    /// Records what `body` launches and copies, without running it. Inside `body` nothing may wait, allocate or copy
+    /// Captures what `body` launches and copies, without running it. Inside `body` nothing may wait, allocate or copy
     /// from ordinary host memory, and every kernel must have been loaded before (see [`Driver::prepare`]).
-    fn capture(&self, body: &mut dyn FnMut() -> Result<()>) -> Result<Box<dyn Graph>>;
+    fn capture(&self, body: &mut dyn FnMut() -> Result<()>) -> Result<Box<dyn Replay>>;
 
-    /// Runs `body` dry: it only names the kernels that it needs; launches, [`Driver::zero`] and [`Driver::copy`] do
-    /// nothing. Then compiles and loads all those kernels in parallel.
+    /// Runs `body` for the kernels that it needs and nothing else: launches, [`Driver::zero`] and copies in the
+    /// stream do nothing. Then compiles and loads all those kernels in parallel.
     fn prepare(&self, body: &mut dyn FnMut() -> Result<()>) -> Result<()>;
 
     /// Memory used and left.

@@ -16,14 +16,12 @@ pub struct KernelSpec {
     pub defines: Vec<(Cow<'static, str>, String)>,
     /// Source text where it does not come from the table of the binary (tests, ladders).
     pub text: Option<Cow<'static, str>>,
-    /// Whether little time is spent in it, so that a spilled register is no error.
-    pub cold: bool,
 }
 
 impl KernelSpec {
-    /// The kernel `entry` in `kernels/FILE`, as yet without knobs.
+    /// The kernel `entry` in `kernels/FILE`, without knobs so far.
     pub fn new(file: &'static str, entry: &'static str) -> KernelSpec {
-        KernelSpec { file: file.into(), entry: entry.into(), defines: Vec::new(), text: None, cold: false }
+        KernelSpec { file: file.into(), entry: entry.into(), defines: Vec::new(), text: None }
     }
 
     /// A kernel whose source is `text`; `file` names it in messages.
@@ -33,7 +31,6 @@ impl KernelSpec {
             entry: Cow::Owned(entry.into()),
             defines: Vec::new(),
             text: Some(Cow::Owned(text.into())),
-            cold: false,
         }
     }
 
@@ -42,12 +39,6 @@ impl KernelSpec {
     pub fn define(mut self, name: impl Into<Cow<'static, str>>, value: impl ToString) -> KernelSpec {
         self.defines.push((name.into(), value.to_string()));
         self
-    }
-
-    /// Marks a kernel in which little time is spent.
-    #[must_use]
-    pub fn cold(self) -> KernelSpec {
-        KernelSpec { cold: true, ..self }
     }
 
     /// The source text.
@@ -95,7 +86,7 @@ impl Launch {
         Launch { grid: [blocks, 1, 1], block: [threads, 1, 1], shared_bytes: 0 }
     }
 
-    /// As many blocks of `threads` threads as cover `items`, at least one.
+    /// Enough blocks of `threads` threads to cover `items`, at least one.
     ///
     /// # Panics
     /// Never for `threads` > 0; a grid holds 2^31 - 1 blocks, and more items than that is a bug of the caller.
@@ -123,11 +114,11 @@ impl Launch {
     /// Refuses what no device takes.
     pub(crate) fn check(&self, label: &str, device: &str, shared_limit: u32) -> Result<()> {
         let problem = if !(1..=1024).contains(&self.threads()) {
-            format!("{:?} threads a block; a block holds 1 to 1024", self.block)
+            format!("{:?} threads per block; a block holds 1 to 1024", self.block)
         } else if self.grid[1] > 65_535 || self.grid[2] > 65_535 || self.grid[0] > i32::MAX as u32 {
             format!("a grid of {:?} blocks; the limits are 2147483647, 65535 and 65535", self.grid)
         } else if self.shared_bytes > shared_limit {
-            format!("{} bytes of shared memory a block; the device has {shared_limit}", self.shared_bytes)
+            format!("{} bytes of shared memory per block; the device has {shared_limit}", self.shared_bytes)
         } else {
             return Ok(());
         };
@@ -144,8 +135,6 @@ pub struct Variant {
     pub threads: u32,
     /// Dynamic shared memory of a block, in bytes.
     pub shared_bytes: u32,
-    /// Whether training spends its time here, so that a spilled register is an error.
-    pub hot: bool,
 }
 
 /// One argument of a launch. The variant's size must be the parameter's.
@@ -176,7 +165,7 @@ impl Arg<'_> {
     }
 }
 
-/// The values of a launch's arguments in one buffer, each aligned to 16, so that launches can be recorded.
+/// The values of a launch's arguments in one buffer, each aligned to 16, so that launches can be captured.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct PackedArgs {
     words: Vec<u128>,
@@ -202,7 +191,7 @@ impl PackedArgs {
         packed
     }
 
-    /// One pointer an argument, valid as long as `self` is neither moved out of nor changed.
+    /// One pointer per argument, valid as long as `self` is neither moved out of nor changed.
     pub(crate) fn pointers(&self) -> Vec<*const std::ffi::c_void> {
         let mut word = 0;
         let mut pointers = Vec::with_capacity(self.sizes.len());

@@ -111,7 +111,7 @@ impl<'a> Feed<'a> {
             return Ok(Feed { images, pixels, labels, staging: None });
         }
         let slot = || -> Result<Slot> {
-            Ok(Slot { memory: backend.alloc_host(pixels.bytes() + labels.bytes())?, copied: None })
+            Ok(Slot { memory: backend.alloc_pinned(pixels.bytes() + labels.bytes())?, copied: None })
         };
         let staging = Staging { batch, slots: RefCell::new([slot()?, slot()?]) };
         Ok(Feed { images, pixels, labels, staging: Some(staging) })

@@ -21,7 +21,7 @@ impl LossReader {
     /// # Errors
     /// When the host has too little memory.
     pub fn new(backend: &dyn Backend, log: Tensor) -> Result<LossReader> {
-        Ok(LossReader { log, copy: backend.alloc_host(log.bytes())?, asked: None })
+        Ok(LossReader { log, copy: backend.alloc_pinned(log.bytes())?, asked: None })
     }
 
     /// Asks for the losses of the epoch's first `steps` steps, all of which have been started. Does nothing while an

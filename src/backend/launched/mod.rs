@@ -25,8 +25,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 pub(crate) use self::operands::Operands;
-use crate::driver::recorder::Recorder;
-use crate::driver::{Arg, DevicePtr, Driver, Graph, KernelSpec, Launch};
+use crate::driver::dry_run::DryRun;
+use crate::driver::{Arg, DevicePtr, Driver, KernelSpec, Launch};
 use crate::memory::{Mark, Memory, Pinned, Replay};
 use crate::ops::Backend;
 use crate::tensor::Grad;
@@ -124,7 +124,7 @@ impl Launched {
 impl Drop for Launched {
     fn drop(&mut self) {
         for allocation in self.allocations().slots.drain(..).flatten() {
-            // Nobody is left to tell; a driver that goes gives its memory back anyway.
+            // An error has nowhere to go; a driver that is dropped frees its memory anyway.
             let _ = self.driver.free(allocation.ptr);
         }
     }
@@ -186,7 +186,7 @@ impl Memory for Launched {
         self.driver.download(bytes, self.pointer(from)?)
     }
 
-    fn alloc_host(&self, bytes: usize) -> Result<Pinned> {
+    fn alloc_pinned(&self, bytes: usize) -> Result<Pinned> {
         self.driver.alloc_pinned(bytes)
     }
 
@@ -227,24 +227,15 @@ impl Memory for Launched {
 
     fn capture(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Option<Box<dyn Replay>>> {
         self.driver.prepare(work)?;
-        Ok(Some(Box::new(Captured(self.driver.capture(work)?))))
+        self.driver.capture(work).map(Some)
     }
 }
 
 impl Backend for Launched {
     fn planner(&self) -> Result<Box<dyn Backend>> {
         let p = self.driver.properties();
-        let recorder = Recorder::new(&p.arch, p.multiprocessors, p.shared_bytes);
-        Ok(Box::new(Launched::new(Box::new(recorder), self.precision)?))
-    }
-}
-
-/// A recorded graph.
-struct Captured(Box<dyn Graph>);
-
-impl Replay for Captured {
-    fn replay(&self) -> Result<()> {
-        self.0.replay()
+        let dry_run = DryRun::new(&p.arch, p.multiprocessors, p.shared_bytes);
+        Ok(Box::new(Launched::new(Box::new(dry_run), self.precision)?))
     }
 }
 

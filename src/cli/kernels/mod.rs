@@ -21,8 +21,7 @@ use crate::{Error, Result};
 const ARCHITECTURES: [&str; 6] = ["sm_80", "sm_86", "sm_89", "sm_90a", "sm_100a", "sm_120"];
 
 /// Compile every CUDA kernel in every variant that the presets use (needs libnvrtc, but no GPU), and report registers,
-/// spilled bytes, shared memory, code size and occupancy. Fails where one does not compile, does not fit or, if hot,
-/// spills.
+/// spilled bytes, shared memory, code size and occupancy. Fails where one does not compile, does not fit or spills.
 #[derive(Args, Debug)]
 pub struct KernelsArgs {
     /// Architectures, separated by commas.
@@ -51,7 +50,6 @@ struct Row {
     cubin_bytes: usize,
     /// Share of the warps that a multiprocessor can hold, 0 to 1.
     occupancy: f64,
-    hot: bool,
     #[serde(skip)]
     problem: Option<String>,
 }
@@ -122,7 +120,6 @@ fn compile_all(variants: &[Variant], architectures: &[(&str, Limits)]) -> Result
                 shared_bytes,
                 cubin_bytes: cubin.image.len(),
                 occupancy: occupancy(limits, variant.threads, cubin.usage.registers, shared_bytes),
-                hot: variant.hot,
                 problem: None,
             };
             row.problem = problem(&row, variant, limits);
@@ -146,14 +143,14 @@ fn problem(row: &Row, variant: &Variant, limits: &Limits) -> Option<String> {
     let arch = &row.arch;
     if row.shared_bytes > limits.shared_per_block {
         let (needs, has) = (row.shared_bytes, limits.shared_per_block);
-        return Some(format!("kernel {label} needs {needs} bytes of shared memory a block, but {arch} has {has}"));
+        return Some(format!("kernel {label} needs {needs} bytes of shared memory per block, but {arch} has {has}"));
     }
     if row.occupancy == 0.0 {
         let (threads, registers) = (row.threads, row.registers);
         return Some(format!("kernel {label} does not fit on {arch}: {threads} threads of {registers} registers"));
     }
-    if row.hot && row.spill_bytes > 0 {
-        return Some(format!("hot kernel {label} spills {} bytes of registers on {arch}", row.spill_bytes));
+    if row.spill_bytes > 0 {
+        return Some(format!("kernel {label} spills {} bytes of registers on {arch}", row.spill_bytes));
     }
     None
 }
@@ -176,7 +173,7 @@ fn print_json(mut out: impl Write, rows: &[Row]) -> std::io::Result<()> {
     writeln!(out)
 }
 
-/// One line a variant and architecture, knobs last: they are of any length.
+/// One line per variant and architecture, knobs last: they are of any length.
 fn print_table(mut out: impl Write, rows: &[Row]) -> std::io::Result<()> {
     let width = rows.iter().map(|row| row.kernel.len()).max().unwrap_or(0).max("kernel".len());
     writeln!(
@@ -208,9 +205,9 @@ mod tests {
     use super::*;
     use crate::driver::KernelSpec;
 
-    fn row(spill_bytes: u32, hot: bool, shared_bytes: u32, registers: u32) -> (Row, Variant) {
+    fn row(spill_bytes: u32, shared_bytes: u32, registers: u32) -> (Row, Variant) {
         let spec = KernelSpec::new("x.cu", "x").define("TILE", 8);
-        let variant = Variant { spec, threads: 256, shared_bytes, hot };
+        let variant = Variant { spec, threads: 256, shared_bytes };
         let row = Row {
             kernel: "x".to_string(),
             knobs: vec!["TILE=8".to_string()],
@@ -221,7 +218,6 @@ mod tests {
             shared_bytes,
             cubin_bytes: 1000,
             occupancy: occupancy(&limits("sm_86").unwrap(), 256, registers, shared_bytes),
-            hot,
             problem: None,
         };
         (row, variant)
@@ -231,16 +227,15 @@ mod tests {
     fn only_what_matters_is_a_problem() {
         let limits = limits("sm_86").unwrap();
         let verdict = |(row, variant): (Row, Variant)| problem(&row, &variant, &limits);
-        assert_eq!(verdict(row(0, true, 0, 255)), None);
-        assert_eq!(verdict(row(8, false, 0, 255)), None);
-        assert_eq!(verdict(row(8, true, 0, 255)).unwrap(), "hot kernel x<TILE=8> spills 8 bytes of registers on sm_86");
-        let text = verdict(row(0, true, 150 * 1024, 32)).unwrap();
-        assert!(text.contains("153600 bytes of shared memory a block, but sm_86 has 101376"), "{text}");
+        assert_eq!(verdict(row(0, 0, 255)), None);
+        assert_eq!(verdict(row(8, 0, 255)).unwrap(), "kernel x<TILE=8> spills 8 bytes of registers on sm_86");
+        let text = verdict(row(0, 150 * 1024, 32)).unwrap();
+        assert!(text.contains("153600 bytes of shared memory per block, but sm_86 has 101376"), "{text}");
     }
 
     #[test]
     fn prints_every_field() {
-        let rows = [row(0, true, 2048, 40).0];
+        let rows = [row(0, 2048, 40).0];
         let (mut json, mut table) = (Vec::new(), Vec::new());
         print_json(&mut json, &rows).unwrap();
         print_table(&mut table, &rows).unwrap();

@@ -1,4 +1,4 @@
-//! Which kernels the presets need: their training steps and evaluations, run over a driver that only takes notes.
+//! Which kernels the presets need: their training steps and evaluations, run over a driver that only lists them.
 
 use std::collections::HashSet;
 
@@ -6,7 +6,7 @@ use super::super::stand_in::StandIn;
 use crate::backend::launched::Launched;
 use crate::config::{Config, PlacementSettings, Preset, Settings, presets};
 use crate::driver::Variant;
-use crate::driver::recorder::Recorder;
+use crate::driver::dry_run::DryRun;
 use crate::error::Result;
 use crate::memory::Memory;
 use crate::method::METHODS;
@@ -31,12 +31,12 @@ const SHARED_BYTES: u32 = 99 * 1024;
 /// # Errors
 /// When a preset cannot be planned: a bug that a test would show.
 pub fn variants() -> Result<Vec<Variant>> {
-    record(&presets(), ("sm_90a", MULTIPROCESSORS, SHARED_BYTES))
+    list(&presets(), ("sm_90a", MULTIPROCESSORS, SHARED_BYTES))
 }
 
 /// The variants of some presets on a GPU of this architecture, with that many multiprocessors and that much shared memory
 /// a block.
-fn record(presets: &[Preset], (arch, multiprocessors, shared_bytes): (&str, u32, u32)) -> Result<Vec<Variant>> {
+fn list(presets: &[Preset], (arch, multiprocessors, shared_bytes): (&str, u32, u32)) -> Result<Vec<Variant>> {
     let mut planned = Vec::new();
     let mut known = HashSet::new();
     let mut variants = Vec::new();
@@ -52,10 +52,10 @@ fn record(presets: &[Preset], (arch, multiprocessors, shared_bytes): (&str, u32,
         }
         planned.push(key);
         for precision in [Precision::F32, Precision::Bf16] {
-            let driver = Recorder::new(arch, multiprocessors, shared_bytes);
-            let recording = driver.recording();
+            let driver = DryRun::new(arch, multiprocessors, shared_bytes);
+            let listing = driver.listing();
             run(&Launched::new(Box::new(driver), precision)?, &config, &data)?;
-            variants.extend(recording.variants().into_iter().filter(|variant| known.insert(variant.clone())));
+            variants.extend(listing.variants().into_iter().filter(|variant| known.insert(variant.clone())));
         }
     }
     Ok(variants)
@@ -127,13 +127,13 @@ mod tests {
         // The smallest and the largest GPU that the architectures are made as.
         let gpus = [("sm_80", 108), ("sm_86", 6), ("sm_89", 144), ("sm_90a", 132), ("sm_100a", 160), ("sm_120", 188)];
         let presets = ["demo", "cifar10-lt-if100"].map(|name| preset(name).unwrap());
-        let recorded = gpus.map(|(arch, multiprocessors)| {
+        let listed = gpus.map(|(arch, multiprocessors)| {
             let shared_bytes = limits(arch).unwrap().shared_per_block;
-            record(&presets, (arch, multiprocessors, shared_bytes)).unwrap()
+            list(&presets, (arch, multiprocessors, shared_bytes)).unwrap()
         });
-        assert!(recorded[0].len() > 100);
-        for (gpu, variants) in gpus.iter().zip(&recorded) {
-            assert!(variants == &recorded[0], "{gpu:?} launches other kernels than {:?}", gpus[0]);
+        assert!(listed[0].len() > 100);
+        for (gpu, variants) in gpus.iter().zip(&listed) {
+            assert!(variants == &listed[0], "{gpu:?} launches other kernels than {:?}", gpus[0]);
         }
     }
 }

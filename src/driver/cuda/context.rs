@@ -133,13 +133,13 @@ impl Context {
             .map_err(|error| Error::device(&self.name, format!("entering the GPU's context: {}", explain(error))))
     }
 
-    /// Waits for what is in the stream, unless it is being recorded: then nothing runs, and waiting would break the recording.
+    /// Waits for what is in the stream, unless it is being captured: then nothing runs, and waiting would break the capture.
     /// The context must be current.
     pub fn drain(&self) {
         // SAFETY: the stream is alive as long as `self`. What went wrong in it comes back from the next call that can tell.
         unsafe {
-            let recording = result::stream::is_capturing(self.stream);
-            if recording == Ok(sys::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE) {
+            let status = result::stream::is_capturing(self.stream);
+            if status == Ok(sys::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE) {
                 let _ = result::stream::synchronize(self.stream);
             }
         }
@@ -154,7 +154,7 @@ impl Context {
 impl Drop for Context {
     fn drop(&mut self) {
         let bound = self.bind().is_ok();
-        // SAFETY: the stream is this context's own and nobody else holds it any more; the context was retained once.
+        // SAFETY: the stream is this context's own and has no other holder; the context was retained once.
         unsafe {
             if bound && !self.stream.is_null() {
                 let _ = result::stream::destroy(self.stream);

@@ -4,9 +4,7 @@ use std::sync::atomic::Ordering;
 
 use super::{Emulator, EmulatorGraph, Operation, SHARED_LIMIT};
 use crate::driver::spec::PackedArgs;
-use crate::driver::{
-    Arg, DevicePtr, Driver, Graph, Kernel, KernelSpec, Launch, Mark, MarkInner, MemoryInfo, Pinned, Properties,
-};
+use crate::driver::{Arg, DevicePtr, Driver, Kernel, KernelSpec, Launch, MemoryInfo, Pinned, Properties, Replay};
 use crate::{Error, Result};
 
 impl Driver for Emulator {
@@ -24,7 +22,7 @@ impl Driver for Emulator {
 
     fn upload(&self, to: DevicePtr, from: &[u8]) -> Result<()> {
         let stream = self.inner.stream();
-        stream.not_recording("upload from ordinary memory")?;
+        stream.not_capturing("upload from ordinary memory")?;
         let target = stream.arena.check(to, from.len(), "upload")?;
         // SAFETY: the target lies in a live allocation (checked); the stream is held, so no kernel runs.
         unsafe { target.copy_from_nonoverlapping(from.as_ptr(), from.len()) };
@@ -33,7 +31,7 @@ impl Driver for Emulator {
 
     fn download(&self, to: &mut [u8], from: DevicePtr) -> Result<()> {
         let stream = self.inner.stream();
-        stream.not_recording("download to ordinary memory")?;
+        stream.not_capturing("download to ordinary memory")?;
         let source = stream.arena.check(from, to.len(), "download")?;
         // SAFETY: the source lies in a live allocation (checked); the stream is held, so no kernel runs.
         unsafe { source.copy_to_nonoverlapping(to.as_mut_ptr(), to.len()) };
@@ -46,10 +44,6 @@ impl Driver for Emulator {
 
     fn copy(&self, to: DevicePtr, from: DevicePtr, bytes: usize) -> Result<()> {
         self.inner.submit(Operation::Copy(to, from, bytes))
-    }
-
-    fn alloc_pinned(&self, bytes: usize) -> Result<Pinned> {
-        Ok(Pinned::ordinary(bytes))
     }
 
     fn upload_async(&self, to: DevicePtr, from: &Pinned, offset: usize, bytes: usize) -> Result<()> {
@@ -86,38 +80,19 @@ impl Driver for Emulator {
 
     fn synchronize(&self) -> Result<()> {
         let stream = self.inner.stream();
-        stream.not_recording("waiting")?;
+        stream.not_capturing("waiting")?;
         stream.arena.check_canaries()
     }
 
-    fn mark(&self) -> Result<Mark> {
-        Ok(Mark::now())
-    }
-
-    fn reached(&self, _: &Mark) -> Result<bool> {
-        Ok(true)
-    }
-
-    fn wait(&self, _: &Mark) -> Result<()> {
-        Ok(())
-    }
-
-    fn elapsed(&self, from: &Mark, to: &Mark) -> Result<f64> {
-        match (&from.0, &to.0) {
-            (MarkInner::Host(from), MarkInner::Host(to)) => Ok(to.duration_since(*from).as_secs_f64()),
-            _ => Err(Error::device("emulator", "a mark of another driver")),
-        }
-    }
-
-    fn capture(&self, body: &mut dyn FnMut() -> Result<()>) -> Result<Box<dyn Graph>> {
+    fn capture(&self, body: &mut dyn FnMut() -> Result<()>) -> Result<Box<dyn Replay>> {
         let mut stream = self.inner.stream();
-        if stream.recording.is_some() {
+        if stream.capturing.is_some() {
             return Err(Error::device("emulator", "a capture inside a capture"));
         }
-        stream.recording = Some(Vec::new());
+        stream.capturing = Some(Vec::new());
         drop(stream);
         let outcome = body();
-        let operations = self.inner.stream().recording.take().unwrap_or_default();
+        let operations = self.inner.stream().capturing.take().unwrap_or_default();
         outcome?;
         Ok(Box::new(EmulatorGraph { inner: self.inner.clone(), operations }))
     }
@@ -135,7 +110,7 @@ impl Driver for Emulator {
     }
 }
 
-impl Graph for EmulatorGraph {
+impl Replay for EmulatorGraph {
     fn replay(&self) -> Result<()> {
         let mut stream = self.inner.stream();
         self.operations.iter().try_for_each(|operation| self.inner.perform(&mut stream, operation))

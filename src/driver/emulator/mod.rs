@@ -1,4 +1,4 @@
-//! The emulator: runs the very same `.cu` files on this machine, compiled by the system C++ compiler.
+//! The emulator: runs the same `.cu` files on this machine, compiled by the system C++ compiler.
 //!
 //! Blocks run in parallel over the cores; in a block each CUDA thread is a coroutine (`schedule`). With
 //! [`Checks::Full`] every memory access is looked up in a shadow (`arena`, `kernels/emulator/checks.h`), and the first
@@ -36,7 +36,7 @@ const SHARED_LIMIT: u32 = 227 * 1024;
 /// How much the emulator watches.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Checks {
-    /// Every memory access: for tests. Some ten times slower.
+    /// Every memory access: for tests. About ten times slower.
     #[default]
     Full,
     /// Barriers, arguments and what lies right around allocations: for training.
@@ -84,13 +84,14 @@ enum Operation {
     Download(Arc<HostMemory>, usize, DevicePtr, usize),
 }
 
-/// The stream's state: whoever holds it runs alone.
+/// The stream's state. Holding it excludes every other call.
 struct Stream {
     arena: Arena,
     /// 1..=255, counts launches for the shadow of writers.
     generation: u32,
     order: Order,
-    recording: Option<Vec<Operation>>,
+    /// While a graph is captured: its operations so far.
+    capturing: Option<Vec<Operation>>,
 }
 
 struct Inner {
@@ -101,7 +102,6 @@ struct Inner {
     kernels: KernelTable<Loaded>,
     workers: Mutex<Vec<Worker>>,
     dry: AtomicBool,
-    launches: AtomicU64,
 }
 
 /// A [`Driver`](super::Driver) on the host's processor.
@@ -131,7 +131,7 @@ impl Emulator {
             shared_bytes: SHARED_LIMIT,
             memory_bytes: arena.memory().total,
         };
-        let stream = Stream { arena, generation: 0, order: Order::Ascending, recording: None };
+        let stream = Stream { arena, generation: 0, order: Order::Ascending, capturing: None };
         Ok(Emulator {
             inner: Arc::new(Inner {
                 properties,
@@ -141,7 +141,6 @@ impl Emulator {
                 kernels: KernelTable::default(),
                 workers: Mutex::new(Vec::new()),
                 dry: AtomicBool::new(false),
-                launches: AtomicU64::new(0),
             }),
         })
     }
@@ -149,11 +148,6 @@ impl Emulator {
     /// Sets the order in which threads and blocks run from now on. Results must not depend on it.
     pub fn set_order(&self, order: Order) {
         self.inner.stream().order = order;
-    }
-
-    /// Launches that have run, replayed ones included.
-    pub fn launches(&self) -> u64 {
-        self.inner.launches.load(Ordering::Relaxed)
     }
 
     /// Sizes in bytes of the parameters of a kernel, which is loaded if it was not yet.
@@ -168,7 +162,7 @@ impl Emulator {
     /// Runs `body` in `orders` different thread orders and compares what it returns, byte for byte.
     ///
     /// # Errors
-    /// The first order whose result differs from the ascending one's, with the place; or what `body` returns.
+    /// Names the first order whose result differs from the ascending one's, and the byte; or what `body` returns.
     pub fn check_orders(&self, orders: u64, body: &mut dyn FnMut() -> Result<Vec<u8>>) -> Result<Vec<u8>> {
         let mut run = |n: u64| {
             self.set_order(Order::nth(n));
@@ -196,10 +190,10 @@ impl Emulator {
 }
 
 impl Stream {
-    /// Refuses what a recording cannot hold; a GPU would refuse it too.
-    fn not_recording(&self, action: &str) -> Result<()> {
-        match self.recording {
-            Some(_) => Err(Error::device("emulator", format!("{action} while a graph is recorded"))),
+    /// Refuses what a graph cannot hold; a GPU would refuse it too.
+    fn not_capturing(&self, action: &str) -> Result<()> {
+        match self.capturing {
+            Some(_) => Err(Error::device("emulator", format!("{action} while a graph is captured"))),
             None => Ok(()),
         }
     }
@@ -246,13 +240,13 @@ impl Inner {
         Ok(Loaded { entry, sizes, _library: library, temporary })
     }
 
-    /// Does `operation`, or records it.
+    /// Does `operation`, or captures it.
     fn submit(&self, operation: Operation) -> Result<()> {
         if self.dry.load(Ordering::Relaxed) {
             return Ok(());
         }
         let mut stream = self.stream();
-        match &mut stream.recording {
+        match &mut stream.capturing {
             Some(list) => {
                 list.push(operation);
                 Ok(())
@@ -303,7 +297,6 @@ impl Inner {
         if blocks == 0 {
             return Ok(());
         }
-        self.launches.fetch_add(1, Ordering::Relaxed);
         stream.generation += 1;
         if stream.generation > 255 {
             stream.arena.clear_owners();
@@ -329,7 +322,7 @@ impl Inner {
         }
     }
 
-    /// Runs all blocks over the cores; the failure of the lowest block that failed.
+    /// Runs all blocks over the cores; returns the failure of the lowest block that failed.
     fn run_blocks(&self, job: &Job, blocks: u64) -> Result<Option<Stop>> {
         let counter = AtomicU64::new(0);
         let failed = AtomicBool::new(false);

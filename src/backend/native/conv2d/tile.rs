@@ -1,8 +1,9 @@
 //! The innermost loops: a block of output pixels by sixteen output channels, held in registers.
 
+use super::super::cpu::Level;
 #[cfg(target_arch = "x86_64")]
 use super::lanes::{Avx2, Avx512};
-use super::lanes::{LANES, Lanes, Level, Portable};
+use super::lanes::{LANES, Lanes, Portable};
 
 /// What a correlation tile reads and writes; all pitches in floats.
 pub(super) struct Tile {
@@ -47,7 +48,7 @@ pub(super) struct Tile {
 /// # Safety
 /// The processor must have the level that the kernel was chosen for. The strip must hold every pixel that a whole
 /// tile reads (also beyond `rows` and `cols`), the weights `blocks * kernel_rows * inner` vectors, and the output
-/// `rows` by `cols` pixels of `lanes` floats that nobody else touches.
+/// `rows` by `cols` pixels of `lanes` floats that nothing else touches.
 pub(super) type TileKernel = unsafe fn(&Tile);
 
 /// A kernel, and the rows and columns of its tile.

@@ -1,13 +1,17 @@
-//! A driver without a device: it only notes which kernels are launched, and how.
+//! A driver without a device, which lists the kernels that are launched.
 //!
-//! Running a step over it lists every kernel variant that the step needs, so that they can be compiled and reported for
-//! any architecture on any machine. Downloads give zeros, marks are times.
+//! What it does not do: it computes nothing, compiles nothing, keeps no bytes (downloads give zeros), frees nothing, knows
+//! no stream (times are the host's) and replays nothing. Work that depends on a result takes another way here than on a
+//! device.
+//!
+//! What remains: a step run over it lists every kernel variant that the step needs, so that they can be compiled and
+//! reported for any architecture on any machine, and plans memory as the device would.
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::{Arg, DevicePtr, Driver, Graph, Kernel, KernelSpec, Launch, Mark, MemoryInfo, Pinned, Properties, Variant};
+use super::{Arg, DevicePtr, Driver, Kernel, KernelSpec, Launch, MemoryInfo, Properties, Replay, Variant};
 use crate::{Error, Result};
 
 #[derive(Default)]
@@ -18,7 +22,7 @@ struct Notes {
 }
 
 /// A [`Driver`] that computes nothing.
-pub struct Recorder {
+pub struct DryRun {
     properties: Properties,
     notes: Arc<Mutex<Notes>>,
     next: AtomicU64,
@@ -27,7 +31,7 @@ pub struct Recorder {
 
 struct Nothing;
 
-impl Graph for Nothing {
+impl Replay for Nothing {
     fn replay(&self) -> Result<()> {
         Ok(())
     }
@@ -37,43 +41,43 @@ impl Graph for Nothing {
     }
 }
 
-/// What a [`Recorder`] has noted, still readable when the driver has been given away.
+/// What a [`DryRun`] has listed, still readable when the driver has been given away.
 #[derive(Clone)]
-pub struct Recording(Arc<Mutex<Notes>>);
+pub struct Listing(Arc<Mutex<Notes>>);
 
-impl Recording {
+impl Listing {
     /// Every kernel that was launched, once for each way, in the order of first launches.
     pub fn variants(&self) -> Vec<Variant> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).variants.clone()
     }
 }
 
-/// Looks like the GPU that launch geometry is tuned for: an H100's multiprocessors, and the shared memory a block that
+/// Looks like the GPU that launch geometry is tuned for: an H100's multiprocessors, and the shared memory per block that
 /// every supported GPU has.
-impl Default for Recorder {
-    fn default() -> Recorder {
-        Recorder::new("sm_90a", 132, 99 * 1024)
+impl Default for DryRun {
+    fn default() -> DryRun {
+        DryRun::new("sm_90a", 132, 99 * 1024)
     }
 }
 
-impl Recorder {
-    /// A recorder that looks like a GPU of architecture `arch` with that many multiprocessors and that much shared memory
-    /// a block, where launch geometry depends on them.
-    pub fn new(arch: &str, multiprocessors: u32, shared_bytes: u32) -> Recorder {
+impl DryRun {
+    /// Looks like a GPU of architecture `arch` with that many multiprocessors and that much shared memory per block, where
+    /// launch geometry depends on them.
+    pub fn new(arch: &str, multiprocessors: u32, shared_bytes: u32) -> DryRun {
         let properties = Properties {
-            device: "recorder".to_string(),
+            device: "dry run".to_string(),
             product: "no device".to_string(),
             arch: arch.to_string(),
             multiprocessors,
             shared_bytes,
             memory_bytes: 1 << 40,
         };
-        Recorder { properties, notes: Arc::default(), next: AtomicU64::new(1 << 20), used: AtomicU64::new(0) }
+        DryRun { properties, notes: Arc::default(), next: AtomicU64::new(1 << 20), used: AtomicU64::new(0) }
     }
 
-    /// A view of what is noted.
-    pub fn recording(&self) -> Recording {
-        Recording(self.notes.clone())
+    /// A view of what is listed.
+    pub fn listing(&self) -> Listing {
+        Listing(self.notes.clone())
     }
 
     fn notes(&self) -> MutexGuard<'_, Notes> {
@@ -81,7 +85,7 @@ impl Recorder {
     }
 }
 
-impl Driver for Recorder {
+impl Driver for DryRun {
     fn properties(&self) -> &Properties {
         &self.properties
     }
@@ -112,18 +116,6 @@ impl Driver for Recorder {
         Ok(())
     }
 
-    fn alloc_pinned(&self, bytes: usize) -> Result<Pinned> {
-        Ok(Pinned::ordinary(bytes))
-    }
-
-    fn upload_async(&self, _: DevicePtr, _: &Pinned, _: usize, _: usize) -> Result<()> {
-        Ok(())
-    }
-
-    fn download_async(&self, _: &mut Pinned, _: usize, _: DevicePtr, _: usize) -> Result<()> {
-        Ok(())
-    }
-
     fn kernel(&self, spec: &KernelSpec) -> Result<Kernel> {
         spec.source()?;
         let mut notes = self.notes();
@@ -140,8 +132,7 @@ impl Driver for Recorder {
             return Err(Error::device(&self.properties.device, "a kernel handle of another driver"));
         };
         launch.check(&spec.label(), &self.properties.device, self.properties.shared_bytes)?;
-        let threads = launch.threads() as u32;
-        let variant = Variant { hot: !spec.cold, spec, threads, shared_bytes: launch.shared_bytes };
+        let variant = Variant { spec, threads: launch.threads() as u32, shared_bytes: launch.shared_bytes };
         if notes.seen.insert(variant.clone()) {
             notes.variants.push(variant);
         }
@@ -152,23 +143,7 @@ impl Driver for Recorder {
         Ok(())
     }
 
-    fn mark(&self) -> Result<Mark> {
-        Ok(Mark::now())
-    }
-
-    fn reached(&self, _: &Mark) -> Result<bool> {
-        Ok(true)
-    }
-
-    fn wait(&self, _: &Mark) -> Result<()> {
-        Ok(())
-    }
-
-    fn elapsed(&self, _: &Mark, _: &Mark) -> Result<f64> {
-        Ok(0.0)
-    }
-
-    fn capture(&self, body: &mut dyn FnMut() -> Result<()>) -> Result<Box<dyn Graph>> {
+    fn capture(&self, body: &mut dyn FnMut() -> Result<()>) -> Result<Box<dyn Replay>> {
         body()?;
         Ok(Box::new(Nothing))
     }
