@@ -103,7 +103,7 @@ fn words<const N: usize>(bytes: &[u8], value: impl Fn([u8; N]) -> f64) -> Vec<f6
     bytes.as_chunks::<N>().0.iter().map(|&word| value(word)).collect()
 }
 
-/// Random arrays from a seed.
+/// Random numbers and arrays from a seed, the same at every run.
 pub struct Random(Stream);
 
 impl Random {
@@ -114,6 +114,20 @@ impl Random {
     /// A number in `0..bound`.
     pub fn below(&mut self, bound: usize) -> usize {
         (self.0.unit() * bound as f64) as usize
+    }
+
+    /// A number in `low..=high`.
+    pub fn between(&mut self, low: usize, high: usize) -> usize {
+        low + self.below(high - low + 1)
+    }
+
+    pub fn flag(&mut self) -> bool {
+        self.below(2) == 1
+    }
+
+    /// Values in -1..=1 that bf16 holds exactly, so that every precision starts from the same.
+    pub fn values(&mut self, count: usize) -> Vec<f64> {
+        (0..count).map(|_| bf16::from_f64(2.0 * self.0.unit() - 1.0).to_f64()).collect()
     }
 
     /// Normal values.

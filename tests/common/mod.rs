@@ -1,8 +1,13 @@
-//! What tests of ops share: host arrays, devices, a rig that runs one op, the tolerance policy, PyTorch's fixtures.
+//! What test programs share: host arrays and random ones, a naive convolution, devices, a rig that runs one op, the tolerance
+//! policy, PyTorch's fixtures, whole training steps.
+
+#![allow(dead_code, reason = "no test program uses all of it")]
 
 pub mod array;
+pub mod convolution;
 pub mod devices;
 pub mod fixtures;
 pub mod rig;
 pub mod suite;
 pub mod tolerance;
+pub mod training;

@@ -3,8 +3,8 @@
 use glmc_engine::ops::conv2d::{Geometry, conv2d};
 
 use crate::common::array::{Array, Random};
-use crate::common::fixtures;
 use crate::common::suite::{Case, Suite};
+use crate::common::{convolution, fixtures};
 
 /// (views, parts, 2, filters) -> (views, 2, filters): how many parts there are is the backend's choice.
 fn whole_sums(sums: &Array) -> Array {
@@ -43,36 +43,10 @@ fn case(name: &str, g: &Geometry, inputs: Vec<(&'static str, Array)>) -> Case {
     }
 }
 
-/// Calls `term(y, x, w)` with the indices of every product.
-fn each_product(g: &Geometry, mut term: impl FnMut(usize, usize, usize)) {
-    let (rows, columns) = (g.out_height(), g.out_width());
-    for out in 0..g.batch * rows * columns {
-        let (n, top, left) = (out / (rows * columns), out / columns % rows * g.stride, out % columns * g.stride);
-        for position in 0..g.kernel * g.kernel {
-            let (y, x) = (top + position / g.kernel, left + position % g.kernel);
-            let inside = |i: usize, extent: usize| (g.padding..extent + g.padding).contains(&i);
-            if !inside(y, g.height) || !inside(x, g.width) {
-                continue;
-            }
-            let pixel = (n * g.height + y - g.padding) * g.width + x - g.padding;
-            for filter in 0..g.filters {
-                for channel in 0..g.channels {
-                    let weight = (filter * g.kernel * g.kernel + position) * g.channels + channel;
-                    term(out * g.filters + filter, pixel * g.channels + channel, weight);
-                }
-            }
-        }
-    }
-}
-
 /// y, sums, dx and dw by plain loops.
 fn naive(g: &Geometry, x: &Array, w: &Array, dy: &Array) -> Vec<(&'static str, Array)> {
-    let [mut y, mut dx, mut dw] = [g.output(), g.input(), g.weight()].map(|shape| Array::zeros(&shape));
-    each_product(g, |out, pixel, weight| {
-        y.data[out] += x.data[pixel] * w.data[weight];
-        dx.data[pixel] += dy.data[out] * w.data[weight];
-        dw.data[weight] += dy.data[out] * x.data[pixel];
-    });
+    let [y, dx, dw] = convolution::naive(g, &x.data, &w.data, &dy.data);
+    let (y, dx, dw) = (Array::new(&g.output(), y), Array::new(&g.input(), dx), Array::new(&g.weight(), dw));
     let mut sums = Array::zeros(&[g.views, 2, g.filters]);
     let view = y.data.len() / g.views;
     for (i, v) in y.data.iter().enumerate() {

@@ -118,7 +118,7 @@ impl NormCase {
 
 #[test]
 fn batch_norm() {
-    let mut random = Random(1);
+    let mut random = Random::new(1);
     let channels = [1, 2, 3, 8, 12, 16, 20, 24, 33, 64, 96, 160, 257, 320, 512];
     for (n, &c) in channels.iter().enumerate() {
         for kind in 0..3 {
@@ -156,7 +156,7 @@ fn batch_norm() {
 
 #[test]
 fn batch_norm_over_many_blocks() {
-    let mut random = Random(2);
+    let mut random = Random::new(2);
     let g = batch_norm::Geometry {
         views: 2,
         batch: 16,
@@ -174,7 +174,7 @@ fn batch_norm_over_many_blocks() {
 /// Two values of 300 that differ by 0.25 (the error of a sum of squares is larger than the variance), and more of them.
 #[test]
 fn batch_norm_of_few_values_far_from_zero() {
-    let mut random = Random(3);
+    let mut random = Random::new(3);
     for (batch, height) in [(2, 1), (1, 2), (3, 1), (4, 16)] {
         let g = batch_norm::Geometry {
             views: 2,

@@ -193,6 +193,10 @@ fn killed_at_any_moment() {
     let dir = TempDir::new().unwrap();
     let path = dir.path().join("a.lt");
     let args = ["prepare", "synthetic", "--out", text(&path), "--per-class", "300", "--imbalance", "2", "--force"];
+    let start = std::time::Instant::now();
+    prepared(&args[1..]);
+    let whole = start.elapsed();
+    fs::remove_dir_all(&path).unwrap();
     let mut killed = 0;
     for i in 0..12 {
         let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_glmc-engine"))
@@ -200,7 +204,7 @@ fn killed_at_any_moment() {
             .stdout(std::process::Stdio::null())
             .spawn()
             .unwrap();
-        std::thread::sleep(std::time::Duration::from_millis(4 + 9 * i));
+        std::thread::sleep(whole * i / 12);
         child.kill().unwrap();
         killed += usize::from(!child.wait().unwrap().success());
         if path.exists() {

@@ -12,7 +12,7 @@ use glmc_engine::tensor::Grad;
 
 #[test]
 fn global_avg_pool() {
-    let mut random = Random(3);
+    let mut random = Random::new(3);
     for channels in [1, 3, 8, 16, 24, 100, 256, 512, 2056] {
         let shape = [random.between(1, 5), random.between(1, 9), random.between(1, 9), channels];
         let (batch, pixels) = (shape[0], shape[1] * shape[2]);
@@ -37,7 +37,7 @@ fn global_avg_pool() {
 
 #[test]
 fn linear() {
-    let mut random = Random(4);
+    let mut random = Random::new(4);
     let extents = [[1, 1, 1], [1, 17, 3], [5, 64, 10], [33, 40, 129], [128, 64, 100], [7, 257, 16], [40, 24, 2000]];
     for [batch, inputs, outputs] in extents {
         let data = [batch * inputs, outputs * inputs, outputs, batch * outputs, batch * inputs];
@@ -65,8 +65,9 @@ fn linear() {
 
 #[test]
 fn losses() {
-    let mut random = Random(5);
-    for (batch, classes, features) in [(1, 2, 1), (3, 10, 24), (8, 100, 128), (5, 33, 65), (2, 1000, 256)] {
+    let mut random = Random::new(5);
+    // Two features at least: the cosine of one has no gradient, and what each side rounds cannot be compared.
+    for (batch, classes, features) in [(1, 2, 2), (3, 10, 24), (8, 100, 128), (5, 33, 65), (2, 1000, 256)] {
         for heads in [1, 2] {
             let count = 2 * batch;
             let logits: Vec<_> = (0..heads).map(|_| random.values(count * classes)).collect();
@@ -131,7 +132,7 @@ fn losses() {
 
 #[test]
 fn sgd() {
-    let mut random = Random(6);
+    let mut random = Random::new(6);
     for elements in [1, 3, 4, 1023, 4096, 10_001] {
         let data = [random.values(elements), random.values(elements), random.values(elements)];
         fn run<B: Memory + SgdKernels>(b: &B, data: &[Vec<f64>; 3]) -> Results {

@@ -8,19 +8,18 @@ mod listed;
 mod synthetic;
 
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::Output;
+
+use crate::{glmc, ok, text};
 
 /// Runs `glmc-engine prepare` with these arguments.
 fn prepare(args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_glmc-engine")).arg("prepare").args(args).output().unwrap()
+    glmc(&[&["prepare"], args].concat())
 }
 
 /// Runs `prepare`, which must succeed, and returns what it printed.
 fn prepared(args: &[&str]) -> String {
-    let output = prepare(args);
-    let stderr = String::from_utf8(output.stderr).unwrap();
-    assert!(output.status.success(), "prepare {args:?}: {stderr}");
-    String::from_utf8(output.stdout).unwrap()
+    ok(prepare(args))
 }
 
 /// Runs `prepare`, which must fail with status 1 and one line on stderr that begins with `error: `; returns that line.
@@ -31,10 +30,6 @@ fn refused(args: &[&str]) -> String {
     let errors: Vec<&str> = stderr.lines().filter(|line| !line.contains(" images/s")).collect();
     assert!(errors.len() == 1 && errors[0].starts_with("error: "), "prepare {args:?}: {stderr}");
     errors[0].to_string()
-}
-
-fn text(path: &Path) -> &str {
-    path.to_str().unwrap()
 }
 
 /// The names in a folder, sorted.

@@ -10,7 +10,7 @@ use glmc_engine::ops::soft_labels::{SoftLabels, SoftLabelsKernels};
 /// Everything that integers decide must be exact.
 #[test]
 fn steps_labels_and_ranks() {
-    let mut random = Random(7);
+    let mut random = Random::new(7);
     for (batch, classes, images) in [(1, 2, 3), (5, 10, 40), (70, 129, 200)] {
         let labels: Vec<usize> = (0..images).map(|_| random.between(0, classes - 1)).collect();
         let row = STEP_WORDS + 2 * batch;
@@ -54,7 +54,7 @@ fn steps_labels_and_ranks() {
 
 #[test]
 fn augment_mix() {
-    let mut random = Random(8);
+    let mut random = Random::new(8);
     for (images, batch, height, width, padding, flip) in
         [(3, 2, 5, 7, 2, true), (9, 4, 32, 32, 4, true), (2, 1, 1, 1, 1, false), (4, 3, 18, 17, 0, true)]
     {

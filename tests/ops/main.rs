@@ -3,24 +3,16 @@
 //!
 //! `cargo test --release --test ops -- conv2d` runs one op, `-- "on cpu f32"` one device.
 
-#[path = "ops/batch_norm.rs"]
 mod batch_norm;
-#[path = "ops/ceilings.rs"]
 mod ceilings;
+#[path = "../common/mod.rs"]
 mod common;
-#[path = "ops/conv2d.rs"]
 mod conv2d;
-#[path = "ops/errors.rs"]
 mod errors;
-#[path = "ops/inputs.rs"]
 mod inputs;
-#[path = "ops/layers.rs"]
 mod layers;
-#[path = "ops/losses.rs"]
 mod losses;
-#[path = "ops/network.rs"]
 mod network;
-#[path = "ops/sgd.rs"]
 mod sgd;
 
 fn main() -> std::process::ExitCode {

@@ -2,10 +2,8 @@
 //! must follow it step by step.
 
 use glmc_engine::tensor::Precision;
-use training::Rig;
 
-#[path = "common/training.rs"]
-mod training;
+use crate::common::training::{self, Rig};
 
 /// Ten full steps and a smaller one.
 const BATCH: usize = 6;

@@ -1,6 +1,5 @@
 //! The mock of NVIDIA's libraries finds what it is there to find: every misuse gets CUDA's error and a line in the report.
 
-#[path = "mock_cuda/install.rs"]
 mod install;
 
 use std::ffi::{CString, c_void};

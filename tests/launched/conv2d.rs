@@ -15,40 +15,12 @@ use glmc_engine::tensor::Grad;
 use glmc_engine::tensor::{DType, Precision, Tensor};
 use half::bf16;
 
-/// Sparse small integers: every sum in these tests stays exact in f32, every value in bf16.
-fn small(count: usize, salt: u32) -> Vec<f64> {
-    let value = |i: u32| match (i.wrapping_mul(2_654_435_761).wrapping_add(salt.wrapping_mul(40_503)) >> 17) % 8 {
-        0 | 1 => 1.0,
-        2 => -1.0,
-        3 => 2.0,
-        4 => -2.0,
-        _ => 0.0,
-    };
-    (0..count as u32).map(value).collect()
-}
+use crate::common::array::Random;
+use crate::common::convolution;
 
-/// Three products of one layer by their definition, in f64: y, dx and dweight.
-fn products(g: &Geometry, x: &[f64], weight: &[f64], dy: &[f64]) -> [Vec<f64>; 3] {
-    let [oh, ow] = [g.out_height(), g.out_width()];
-    let (mut y, mut dx, mut dw) = (vec![0.0; dy.len()], vec![0.0; x.len()], vec![0.0; weight.len()]);
-    for (n, i, j) in (0..g.batch).flat_map(|n| (0..oh).flat_map(move |i| (0..ow).map(move |j| (n, i, j)))) {
-        for (u, v) in (0..g.kernel).flat_map(|u| (0..g.kernel).map(move |v| (u, v))) {
-            let (h, w) = ((i * g.stride + u).wrapping_sub(g.padding), (j * g.stride + v).wrapping_sub(g.padding));
-            if h >= g.height || w >= g.width {
-                continue;
-            }
-            let (to, from) = (((n * oh + i) * ow + j) * g.filters, ((n * g.height + h) * g.width + w) * g.channels);
-            for f in 0..g.filters {
-                let tap = ((f * g.kernel + u) * g.kernel + v) * g.channels;
-                for c in 0..g.channels {
-                    y[to + f] += x[from + c] * weight[tap + c];
-                    dx[from + c] += dy[to + f] * weight[tap + c];
-                    dw[tap + c] += dy[to + f] * x[from + c];
-                }
-            }
-        }
-    }
-    [y, dx, dw]
+/// Small integers: every sum in these tests stays exact in f32, every value in bf16.
+fn small(count: usize, seed: u64) -> Vec<f64> {
+    Random::new(seed).integers(&[count], 2).data
 }
 
 /// A driver and the precision of its activations.
@@ -111,7 +83,7 @@ fn check(driver: &dyn Driver, precision: Precision, g: &Geometry, thorough: bool
     let size = |extents: [usize; 4]| extents.iter().product::<usize>();
     let (x, weight) = (small(size(g.input()), 1), small(size(g.weight()), 2));
     let (dy, old) = (small(size(g.output()), 3), small(size(g.input()), 4));
-    let [y, dx, dw] = products(g, &x, &weight, &dy);
+    let [y, dx, dw] = convolution::naive(g, &x, &weight, &dy);
     let y: Vec<f64> = y.into_iter().map(|v| device.rounded(v)).collect();
 
     let (px, pw, pdy) = (device.upload(&x, "x")?, device.upload(&weight, "weight")?, device.upload(&dy, "dy")?);

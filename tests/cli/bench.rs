@@ -1,13 +1,10 @@
 //! `glmc-engine bench` as a user calls it: its JSON, its table, and that the figures in them agree with each other.
 
-use std::process::Command;
+use crate::{glmc, ok};
 
 fn bench(arguments: &[&str]) -> String {
     let small = ["--model", "resnet20", "--width", "2", "--batch", "2", "--size", "8", "--seconds", "0"];
-    let mut command = Command::new(env!("CARGO_BIN_EXE_glmc-engine"));
-    let output = command.arg("bench").args(arguments).args(small).args(["--threads", "2"]).output().expect("it starts");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).expect("UTF-8")
+    ok(glmc(&[&["bench"], arguments, &small, &["--threads", "2"]].concat()))
 }
 
 fn json(arguments: &[&str]) -> serde_json::Value {

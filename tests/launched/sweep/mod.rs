@@ -9,41 +9,12 @@ use glmc_engine::ops::load_step::{STEP_WORDS, StepParams};
 use glmc_engine::tensor::{DType, Precision, Tensor};
 use half::bf16;
 
-#[path = "../common/array.rs"]
-#[allow(dead_code, reason = "shared with the tests of ops, which use more of it")]
-mod array;
+use crate::common::array::{Array, Random};
+use crate::common::tolerance;
+
 mod batch_norm;
 mod heads;
 mod inputs;
-#[path = "../common/tolerance.rs"]
-#[allow(dead_code, reason = "as above")]
-mod tolerance;
-
-use array::Array;
-
-/// A linear congruential generator: shapes and values of a sweep, the same at every run.
-struct Random(u64);
-
-impl Random {
-    fn word(&mut self) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        self.0 >> 33
-    }
-
-    /// An integer in `low..=high`.
-    fn between(&mut self, low: usize, high: usize) -> usize {
-        low + self.word() as usize % (high - low + 1)
-    }
-
-    fn flag(&mut self) -> bool {
-        self.word() % 2 == 1
-    }
-
-    /// `n` values in -1..1 that bf16 holds exactly, so that every precision starts from the same.
-    fn values(&mut self, n: usize) -> Vec<f64> {
-        (0..n).map(|_| bf16::from_f64(self.word() as f64 / (1u64 << 30) as f64 - 1.0).to_f64()).collect()
-    }
-}
 
 /// One side of the comparison: tensors of host values in its own types.
 trait Side: Memory {

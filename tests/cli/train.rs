@@ -1,40 +1,16 @@
-//! The program as its users run it: training, stopping in every way, resuming, evaluating, and every file of a run
+//! `glmc-engine train`, `--resume` and `eval`: training, stopping in every way, resuming, evaluating, and every file of a run
 //! damaged in every way.
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
-use std::time::Duration;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tempfile::TempDir;
 
-const BIN: &str = env!("CARGO_BIN_EXE_glmc-engine");
-
-fn glmc(arguments: &[&str]) -> Output {
-    Command::new(BIN).args(arguments).stdin(Stdio::null()).output().expect("the program starts")
-}
-
-fn text(path: &Path) -> &str {
-    path.to_str().expect("test paths are UTF-8")
-}
-
-/// Asserts success and returns stdout.
-fn ok(output: Output) -> String {
-    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(output.status.success(), "status {:?}: {stderr}", output.status);
-    String::from_utf8(output.stdout).expect("output is UTF-8")
-}
-
-/// Asserts an error of this exit status, told in just one line (besides progress lines), and returns that line.
-fn error(output: Output, status: i32) -> String {
-    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(status), "{stderr}");
-    assert!(!stderr.contains("panicked"), "{stderr}");
-    let lines: Vec<&str> = stderr.lines().filter(|line| line.starts_with("error:")).collect();
-    assert_eq!(lines.len(), 1, "{stderr}");
-    lines[0].to_string()
-}
+use crate::common::array::Random;
+use crate::{BIN, error, glmc, ok, text};
 
 /// A folder with a small long-tailed store in it.
 struct Place {
@@ -107,16 +83,6 @@ fn timeless_metrics(run: &Path) -> Vec<serde_json::Value> {
     text.lines().map(strip).collect()
 }
 
-/// A generator for moments and places: any fixed sequence will do.
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-        (self.0 >> 33) % bound
-    }
-}
-
 #[test]
 fn a_run_writes_its_folder_and_eval_agrees_with_it() {
     let place = Place::new();
@@ -176,10 +142,13 @@ fn weights(run: &Path) -> Vec<u8> {
 fn a_run_killed_at_any_moment_goes_on_to_the_same_bits() {
     let place = Place::new();
     let whole = place.path("whole");
+    let start = Instant::now();
     ok(place.train(&whole, &[]));
+    // Moments all over a run, however fast the machine is.
+    let longest = start.elapsed().as_micros() as usize;
     let expected = fs::read(whole.join("last.safetensors")).expect("a checkpoint");
     let run = place.path("killed");
-    let mut dice = Dice(11);
+    let mut dice = Random::new(11);
     let mut kills = 0;
     let mut finished = false;
     let arguments = place.training(&run);
@@ -193,7 +162,7 @@ fn a_run_killed_at_any_moment_goes_on_to_the_same_bits() {
             command.args(&arguments);
         }
         let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("the program starts");
-        std::thread::sleep(Duration::from_millis(5 + dice.below(250)));
+        std::thread::sleep(Duration::from_micros(dice.below(longest) as u64));
         child.kill().expect("a kill");
         let output = child.wait_with_output().expect("an end");
         let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -214,38 +183,41 @@ fn weights_of(run: &Path, name: &str) -> Vec<u8> {
     fs::read(run.join(name)).expect("a checkpoint")
 }
 
+/// Lines of metrics.jsonl so far.
+fn epochs(run: &Path) -> usize {
+    fs::read_to_string(run.join("metrics.jsonl")).map_or(0, |text| text.lines().count())
+}
+
+/// Starts the program and waits until the run has `more` epochs more than before, or is over.
+fn start_until(run: &Path, arguments: &[&str], more: usize) -> Child {
+    let (before, mut command) = (epochs(run), Command::new(BIN));
+    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("the program starts");
+    while epochs(run) < before + more && child.try_wait().expect("a child").is_none() {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    child
+}
+
 #[cfg(unix)]
 #[test]
 fn ctrl_c_saves_and_says_how_to_go_on() {
     let place = Place::new();
-    let whole = place.path("whole");
-    ok(place.train(&whole, &[]));
-    let run = place.path("stopped");
-    let mut stops = 0;
-    let mut next = Command::new(BIN);
-    next.args(place.training(&run));
-    loop {
-        let child = next.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("the program starts");
-        std::thread::sleep(Duration::from_millis(150));
+    let (whole, run) = (place.path("whole"), place.path("stopped"));
+    // Many times the epochs that pass before the signal comes.
+    let many = ["--epochs", "60"];
+    ok(place.train(&whole, &many));
+    let first = place.training(&run);
+    let first: Vec<&str> = first.iter().map(String::as_str).chain(many).collect();
+    for arguments in [&first[..], &["train", "--resume", text(&run)], &["train", "--resume", text(&run)]] {
+        let child = start_until(&run, arguments, 1);
         let interrupt = Command::new("kill").args(["-INT", &child.id().to_string()]).status().expect("kill runs");
         let output = child.wait_with_output().expect("an end");
         let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
-        match output.status.code() {
-            Some(0) => break,
-            Some(130) => assert!(stderr.contains("to continue: glmc-engine train --resume"), "{stderr}"),
-            // Hit before the handler was there.
-            None => assert!(interrupt.success()),
-            other => panic!("{other:?}: {stderr}"),
-        }
-        stops += usize::from(output.status.code() == Some(130));
-        next = Command::new(BIN);
-        match run.join("config.toml").exists() {
-            true => next.args(["train", "--resume", text(&run)]),
-            false => next.args(place.training(&run)),
-        };
-        assert!(stops < 200, "never finishes");
+        assert_eq!((interrupt.success(), output.status.code()), (true, Some(130)), "{stderr}");
+        assert!(stderr.contains("to continue: glmc-engine train --resume"), "{stderr}");
     }
-    assert!(stops > 0, "the run was over before it could be stopped");
+    ok(resume(&run));
     assert!(weights_of(&run, "last.safetensors") == weights_of(&whole, "last.safetensors"));
     assert_eq!(timeless_metrics(&run), timeless_metrics(&whole));
 }
@@ -256,14 +228,9 @@ fn a_run_goes_on_on_another_device_and_in_another_precision() {
     let small = ["--width", "2", "--epochs", "8"];
     let (whole, run) = (place.path("whole"), place.path("moved"));
     ok(place.train(&whole, &small));
-    let epochs = |run: &Path| fs::read_to_string(run.join("metrics.jsonl")).map_or(0, |text| text.lines().count());
     // Runs until an epoch more is done and saved, then kills it.
     let leg = |arguments: &[&str]| {
-        let (before, mut command) = (epochs(&run), Command::new(BIN));
-        let mut child = command.args(arguments).stderr(Stdio::null()).spawn().expect("the program starts");
-        while epochs(&run) < before + 2 && child.try_wait().expect("a child").is_none() {
-            std::thread::sleep(Duration::from_millis(2));
-        }
+        let mut child = start_until(&run, arguments, 2);
         child.kill().expect("a kill");
         child.wait().expect("an end");
     };
@@ -300,14 +267,9 @@ fn a_run_goes_on_on_another_device_and_in_another_precision() {
 fn a_second_process_on_the_same_folder_is_refused() {
     let place = Place::new();
     let run = place.path("run");
-    let mut arguments = place.training(&run);
-    let epochs = arguments.iter().position(|a| a == "--epochs").expect("a flag") + 1;
-    arguments[epochs] = "1000".into();
-    let mut first =
-        Command::new(BIN).args(&arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("starts");
-    while !run.join("config.toml").exists() {
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    let first = place.training(&run);
+    let first: Vec<&str> = first.iter().map(String::as_str).chain(["--epochs", "1000"]).collect();
+    let mut first = start_until(&run, &first, 1);
     let (again, resumed) = (place.train(&run, &[]), resume(&run));
     first.kill().expect("a kill");
     first.wait().expect("an end");
@@ -332,7 +294,7 @@ fn every_file_of_a_run_damaged_in_every_way() {
     let (run, other) = (place.path("run"), place.path("other"));
     ok(place.train(&run, &[]));
     ok(place.train(&other, &["--lr", "0.01"]));
-    let mut dice = Dice(5);
+    let mut dice = Random::new(5);
     for name in ["config.toml", "metrics.jsonl", "last.safetensors", "best.safetensors"] {
         let file = run.join(name);
         let whole = fs::read(&file).expect("a file of the run");
@@ -346,7 +308,7 @@ fn every_file_of_a_run_damaged_in_every_way() {
         }
         for _ in 0..6 {
             let mut flipped = whole.clone();
-            let at = dice.below(whole.len() as u64) as usize;
+            let at = dice.below(whole.len());
             flipped[at] ^= 1 << dice.below(8);
             damages.push((format!("bit flipped in byte {at}"), flipped));
         }

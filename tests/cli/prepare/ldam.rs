@@ -17,7 +17,7 @@ struct Case {
 
 #[test]
 fn the_ldam_split_is_numpys_index_for_index() {
-    let cases: Vec<Case> = serde_json::from_str(include_str!("../fixtures/ldam_indices.json")).unwrap();
+    let cases: Vec<Case> = serde_json::from_str(include_str!("../../fixtures/ldam_indices.json")).unwrap();
     assert_eq!(cases.len(), 8);
     for case in cases {
         let what = format!("{} images, {} classes, imbalance {}", case.total, case.classes, case.imbalance);

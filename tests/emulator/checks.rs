@@ -4,7 +4,7 @@ use glmc_engine::driver::emulator::{Checks, Emulator, Options};
 use glmc_engine::driver::{Arg, DevicePtr, Driver, KernelSpec, Launch};
 use glmc_engine::{Error, Result};
 
-const SOURCE: &str = include_str!("planted/bugs.cu");
+const SOURCE: &str = include_str!("../planted/bugs.cu");
 /// Elements of x and y; a multiple of nothing.
 const N: usize = 250;
 

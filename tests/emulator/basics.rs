@@ -26,7 +26,7 @@ fn download<T: bytemuck::Pod>(driver: &dyn Driver, ptr: DevicePtr, count: usize)
 }
 
 fn primitives(entry: &'static str) -> KernelSpec {
-    KernelSpec::from_text("primitives.cu", entry, include_str!("planted/primitives.cu"))
+    KernelSpec::from_text("primitives.cu", entry, include_str!("../planted/primitives.cu"))
 }
 
 /// Integers -8..8 as bf16 are exact, and so are sums of products of 16 of them.

@@ -2,7 +2,9 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Output;
+
+use crate::glmc;
 
 const FILES: [&str; 3] = ["step_w4_c10_b5", "step_w2_c7_b3", "step_w3_c100_b2"];
 
@@ -11,7 +13,7 @@ fn fixture(name: &str) -> PathBuf {
 }
 
 fn verify(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_glmc-engine")).arg("verify").args(arguments).output().expect("the program starts")
+    glmc(&[&["verify"], arguments].concat())
 }
 
 /// Verifies the references on a device; per group of all files, its name and the share of its limit that was used.

@@ -141,7 +141,7 @@ fn many_writers_and_readers_at_once() {
 
 fn run_add_one(driver: &Emulator) -> u32 {
     let spec =
-        KernelSpec::from_text("primitives.cu", "add_one", include_str!("planted/primitives.cu")).define("TILE", 4);
+        KernelSpec::from_text("primitives.cu", "add_one", include_str!("../planted/primitives.cu")).define("TILE", 4);
     let kernel = driver.kernel(&spec).unwrap();
     let data = driver.alloc(4, "data").unwrap();
     driver.upload(data, &7u32.to_ne_bytes()).unwrap();
