@@ -16,7 +16,8 @@ use glmc_engine::Result;
 use glmc_engine::backend;
 use glmc_engine::ops::Backend;
 use glmc_engine::ops::augment_mix::{AugmentMix, Augmentation, Mixing};
-use glmc_engine::ops::batch_norm::{self, Shortcut};
+use glmc_engine::ops::batch_norm_apply::{self, Shortcut};
+use glmc_engine::ops::batch_norm_statistics::{self, BatchNormStatistics};
 use glmc_engine::ops::classify::Classify;
 use glmc_engine::ops::conv2d;
 use glmc_engine::ops::load_step::STEP_WORDS;
@@ -131,18 +132,17 @@ impl Bench<'_> {
             (" + shortcut", Shortcut::Identity),
             (" + option A", Shortcut::OptionA { height: source.0, width: source.0, channels: source.1 }),
         ] {
-            let mut g = batch_norm::Geometry {
+            let g = batch_norm_apply::Geometry {
                 views: VIEWS,
                 batch: VIEWS * batch,
                 height: extent,
                 width: extent,
                 channels: width,
-                parts: 1,
                 shortcut,
                 relu: true,
             };
             // As many parts as the convolution before it makes.
-            g.parts = self.backend.conv2d_sum_parts(&conv2d::Geometry {
+            let parts = self.backend.conv2d_sum_parts(&conv2d::Geometry {
                 batch: g.batch,
                 height: extent,
                 width: extent,
@@ -161,18 +161,23 @@ impl Bench<'_> {
             };
             let source = source.map(|shape| [(); 2].map(|()| self.compute(&shape)));
             let [weight, bias, running_mean, running_var, dweight, dbias] = [(); 6].map(|()| self.float(&[width]));
-            let (sums, statistics) = (self.float(&[VIEWS, g.parts, 2, width]), self.float(&[VIEWS, 2, width]));
+            let (pixels, rows) = (g.pixels(), self.backend.batch_norm_statistics_rows());
+            let summed = batch_norm_statistics::Geometry { views: VIEWS, parts, pixels, channels: width };
+            let (sums, statistics) = (self.float(&[VIEWS, parts, 2, width]), self.float(&[VIEWS, rows, width]));
             let scratch = Some(scratch(self.backend, self.backend.batch_norm_backward_scratch(&g)));
             let name = format!("batch_norm {}x{extent}x{extent}x{width}{name}", g.batch);
             let shortcut = source.map(|[source, _]| source);
-            let forward =
-                batch_norm::Forward { x, sums, weight, bias, running_mean, running_var, shortcut, z, statistics };
+            let first = BatchNormStatistics { x, sums, weight, running_mean, running_var, statistics };
+            let forward = batch_norm_apply::Forward { x, statistics, weight, bias, shortcut, z };
             let others: Vec<Tensor> = shortcut.into_iter().collect();
             self.moves(&[&[x, z], others.as_slice()].concat());
-            self.run(&format!("{name} forward"), |b| b.batch_norm_forward(&g, &forward));
-            let inference = batch_norm::Inference { x, weight, bias, running_mean, running_var, shortcut, z };
+            self.run(&format!("{name} forward"), |b| {
+                b.batch_norm_statistics(&summed, &first)?;
+                b.batch_norm_apply(&g, &forward)
+            });
+            let inference = batch_norm_apply::Inference { x, weight, bias, running_mean, running_var, shortcut, z };
             self.run(&format!("{name} inference"), |b| b.batch_norm_inference(&g, &inference));
-            let backward = batch_norm::Backward {
+            let backward = batch_norm_apply::Backward {
                 x,
                 z,
                 statistics,

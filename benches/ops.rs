@@ -9,7 +9,8 @@ mod common;
 use common::{floats, indices, place, scratch, step};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use glmc_engine::ops::augment_mix::{AugmentMix, Augmentation, Mixing};
-use glmc_engine::ops::batch_norm::{Backward, Forward, Geometry, Shortcut};
+use glmc_engine::ops::batch_norm_apply::{Backward, Forward, Geometry, Shortcut};
+use glmc_engine::ops::batch_norm_statistics::{self, BatchNormStatistics};
 use glmc_engine::ops::sgd::{Sgd, SgdConfig};
 use glmc_engine::ops::soft_label_cross_entropy::Head;
 use glmc_engine::tensor::DType;
@@ -22,36 +23,21 @@ const PARAMETERS: usize = 490_000;
 fn batch_norm(c: &mut Criterion) {
     for (extent, channels) in [(32, 16), (16, 32), (8, 64)] {
         for shortcut in [Shortcut::None, Shortcut::Identity] {
-            let g = Geometry {
-                views: 2,
-                batch: 2 * BATCH,
-                height: extent,
-                width: extent,
-                channels,
-                parts: 8,
-                shortcut,
-                relu: true,
-            };
+            let g =
+                Geometry { views: 2, batch: 2 * BATCH, height: extent, width: extent, channels, shortcut, relu: true };
             let native = common::cpu();
             let native = native.as_ref();
             let [x, z, dz, dx] = [(); 4].map(|()| floats(native, &g.shape()));
             let source = (shortcut != Shortcut::None).then(|| [(); 2].map(|()| floats(native, &g.shape())));
             let [weight, bias, running_mean, running_var, dweight, dbias] =
                 [(); 6].map(|()| floats(native, &[channels]));
-            let sums = floats(native, &[g.views, g.parts, 2, channels]);
-            let statistics = floats(native, &[g.views, 2, channels]);
+            let (views, parts, pixels, rows) = (g.views, 8, g.pixels(), native.batch_norm_statistics_rows());
+            let summed = batch_norm_statistics::Geometry { views, parts, pixels, channels };
+            let sums = floats(native, &[views, parts, 2, channels]);
+            let statistics = floats(native, &[views, rows, channels]);
             let scratch = scratch(native, native.batch_norm_backward_scratch(&g));
-            let forward = Forward {
-                x,
-                sums,
-                weight,
-                bias,
-                running_mean,
-                running_var,
-                shortcut: source.map(|[s, _]| s),
-                z,
-                statistics,
-            };
+            let first = BatchNormStatistics { x, sums, weight, running_mean, running_var, statistics };
+            let forward = Forward { x, statistics, weight, bias, shortcut: source.map(|[s, _]| s), z };
             let backward = Backward {
                 x,
                 z,
@@ -69,7 +55,10 @@ fn batch_norm(c: &mut Criterion) {
             let mut group = c.benchmark_group(if plus == 1 { format!("{name} + shortcut") } else { name });
             group.throughput(Throughput::Bytes(((2 + plus) * x.bytes()) as u64));
             group.bench_function("forward", |b| {
-                b.iter(|| native.batch_norm_forward(&g, &forward).expect("shapes fit"));
+                b.iter(|| {
+                    native.batch_norm_statistics(&summed, &first).expect("shapes fit");
+                    native.batch_norm_apply(&g, &forward).expect("shapes fit");
+                });
             });
             group.throughput(Throughput::Bytes(((7 + plus) * x.bytes()) as u64));
             group.bench_function("backward", |b| {

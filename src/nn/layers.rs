@@ -3,7 +3,8 @@
 use super::parameters::{Kind, ParameterId, ParameterStore, Specs};
 use crate::error::Result;
 use crate::ops::Backend;
-use crate::ops::batch_norm::{Parameters, Statistics, batch_norm};
+use crate::ops::batch_norm_apply::{Parameters, batch_norm_apply};
+use crate::ops::batch_norm_statistics::batch_norm_statistics;
 use crate::ops::conv2d::conv2d;
 use crate::ops::linear::linear;
 use crate::tape::{Tape, Var};
@@ -89,8 +90,9 @@ impl ConvBn {
         };
         let kernel = r.parameter(self.weight);
         let (y, sums) = conv2d(&mut r.tape, r.backend, x, kernel, (self.stride, self.padding), views, sums)?;
-        let statistics = sums.map_or(Statistics::Running, |sums| Statistics::Batch { views, sums });
-        batch_norm(&mut r.tape, r.backend, y, parameters, statistics, shortcut, relu)
+        let statistics =
+            sums.map(|sums| batch_norm_statistics(&mut r.tape, r.backend, y, sums, parameters)).transpose()?;
+        batch_norm_apply(&mut r.tape, r.backend, y, parameters, statistics, shortcut, relu)
     }
 }
 

@@ -5,7 +5,8 @@
 //! `kernels/conv2d_*.cu` are what the latter launches.
 
 pub mod augment_mix;
-pub mod batch_norm;
+pub mod batch_norm_apply;
+pub mod batch_norm_statistics;
 pub mod ceilings;
 pub mod classify;
 pub mod conv2d;
@@ -26,7 +27,8 @@ use crate::tensor::Shape;
 pub trait Backend:
     Memory
     + augment_mix::AugmentMixKernels
-    + batch_norm::BatchNormKernels
+    + batch_norm_apply::BatchNormApplyKernels
+    + batch_norm_statistics::BatchNormStatisticsKernels
     + ceilings::CeilingKernels
     + classify::ClassifyKernels
     + conv2d::Conv2dKernels

@@ -7,7 +7,8 @@ use glmc_engine::driver::emulator::{Emulator, Options};
 use glmc_engine::driver::{Arg, Driver, KernelSpec, Launch};
 use glmc_engine::memory::Memory;
 use glmc_engine::ops::augment_mix::{AugmentMix, AugmentMixKernels, Augmentation, Mixing};
-use glmc_engine::ops::batch_norm::{self, BatchNormKernels, Shortcut};
+use glmc_engine::ops::batch_norm_apply::{self, BatchNormApplyKernels, Shortcut};
+use glmc_engine::ops::batch_norm_statistics::{self, BatchNormStatistics, BatchNormStatisticsKernels};
 use glmc_engine::ops::global_avg_pool::GlobalAvgPoolKernels;
 use glmc_engine::ops::linear::LinearKernels;
 use glmc_engine::ops::load_step::{LoadStepKernels, STEP_WORDS, StepParams};
@@ -177,6 +178,8 @@ struct Step {
 const CLASSES: usize = 10;
 const SIZE: usize = 12;
 const CHANNELS: usize = 8;
+/// Parts of the sums that a convolution would have made.
+const PARTS: usize = 3;
 
 impl Step {
     /// All tensors, filled from a fixed sequence.
@@ -242,7 +245,7 @@ impl Step {
         let g = norm_geometry(&b, batch);
         let scratch = b.batch_norm_backward_scratch(&g);
         let norm = [
-            f(&[2, g.parts, 2, stem]),
+            f(&[2, PARTS, 2, stem]),
             f(&[stem]),
             f(&[stem]),
             f(&[stem]),
@@ -286,18 +289,12 @@ impl Step {
         b.soft_labels(&SoftLabels { labels, originals, partners, class_weights, step, label, label_weighted })?;
         let g = norm_geometry(b, self.batch);
         let [sums, weight, bias, running_mean, running_var, z, statistics, scratch, dz] = self.norm;
-        let forward = batch_norm::Forward {
-            x: out,
-            sums,
-            weight,
-            bias,
-            running_mean,
-            running_var,
-            shortcut: Some(out),
-            z,
-            statistics,
-        };
-        b.batch_norm_forward(&g, &forward)?;
+        let (views, parts, pixels, channels) = (g.views, PARTS, g.pixels(), g.channels);
+        let geometry = batch_norm_statistics::Geometry { views, parts, pixels, channels };
+        let tensors = BatchNormStatistics { x: out, sums, weight, running_mean, running_var, statistics };
+        b.batch_norm_statistics(&geometry, &tensors)?;
+        let forward = batch_norm_apply::Forward { x: out, statistics, weight, bias, shortcut: Some(out), z };
+        b.batch_norm_apply(&g, &forward)?;
         b.global_avg_pool_forward(z, pooled)?;
         let master = self.sgd[0];
         let matrix = |offset: usize, shape: &[usize]| Tensor {
@@ -325,7 +322,7 @@ impl Step {
             dmatrix(CLASSES * CHANNELS, &[CLASSES]),
         )?;
         b.global_avg_pool_backward(pooled, Grad::write(dz))?;
-        let backward = batch_norm::Backward {
+        let backward = batch_norm_apply::Backward {
             x: out,
             z,
             statistics,
@@ -338,8 +335,8 @@ impl Step {
             scratch: Some(scratch),
         };
         // The shortcut is the input itself here, so its gradient goes on top of dx: in a pass of its own.
-        b.batch_norm_backward(&g, &batch_norm::Backward { dshortcut: None, ..backward })?;
-        b.batch_norm_backward(&g, &batch_norm::Backward { dx: None, ..backward })?;
+        b.batch_norm_backward(&g, &batch_norm_apply::Backward { dshortcut: None, ..backward })?;
+        b.batch_norm_backward(&g, &batch_norm_apply::Backward { dx: None, ..backward })?;
         let config = SgdConfig { momentum: 0.9, weight_decay: 5e-4 };
         b.sgd(
             &config,
@@ -360,14 +357,13 @@ impl Step {
     }
 }
 
-fn norm_geometry(b: &Launched, batch: usize) -> batch_norm::Geometry {
-    batch_norm::Geometry {
+fn norm_geometry(b: &Launched, batch: usize) -> batch_norm_apply::Geometry {
+    batch_norm_apply::Geometry {
         views: 2,
         batch: 2 * batch,
         height: SIZE,
         width: SIZE,
         channels: b.stem_channels(),
-        parts: 3,
         shortcut: Shortcut::Identity,
         relu: true,
     }

@@ -1,6 +1,7 @@
-//! `batch_norm`: with and without ReLU and shortcuts, training and inference.
+//! `batch_norm_statistics` and `batch_norm_apply`: with and without ReLU and shortcuts, training and inference.
 
-use glmc_engine::ops::batch_norm::{Parameters, Statistics, batch_norm};
+use glmc_engine::ops::batch_norm_apply::{Parameters, batch_norm_apply};
+use glmc_engine::ops::batch_norm_statistics::batch_norm_statistics;
 
 use crate::common::array::{Array, Random};
 use crate::common::fixtures;
@@ -44,8 +45,8 @@ fn training(name: &str, inputs: Vec<(&'static str, Array)>, views: usize, relu: 
         let shortcut = i.get("shortcut").map(|s| rig.leaf("shortcut", s, rig.compute()));
         let parameters = parameters(rig, i)?;
         let record = |rig: &mut Rig<'_>, name: &str, dz: &Array| {
-            let statistics = Statistics::Batch { views, sums };
-            let z = batch_norm(&mut rig.tape, rig.backend, x, parameters, statistics, shortcut, relu)?;
+            let statistics = batch_norm_statistics(&mut rig.tape, rig.backend, x, sums, parameters)?;
+            let z = batch_norm_apply(&mut rig.tape, rig.backend, x, parameters, Some(statistics), shortcut, relu)?;
             rig.output(name, z);
             rig.seed(z, dz);
             glmc_engine::Result::Ok(())
@@ -66,7 +67,7 @@ fn inference(name: &str, inputs: Vec<(&'static str, Array)>, relu: bool) -> Case
         let x = rig.constant(&i["x"], rig.compute())?;
         let shortcut = i.get("shortcut").map(|s| rig.constant(s, rig.compute())).transpose()?;
         let parameters = parameters(rig, i)?;
-        let z = batch_norm(&mut rig.tape, rig.backend, x, parameters, Statistics::Running, shortcut, relu)?;
+        let z = batch_norm_apply(&mut rig.tape, rig.backend, x, parameters, None, shortcut, relu)?;
         rig.output("z", z);
         Ok(())
     })

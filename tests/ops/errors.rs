@@ -3,7 +3,8 @@
 use glmc_engine::Error;
 use glmc_engine::ops::Backend;
 use glmc_engine::ops::augment_mix::{Augmentation, Mixing, augment_mix, mix_views};
-use glmc_engine::ops::batch_norm::{Parameters, Statistics, batch_norm};
+use glmc_engine::ops::batch_norm_apply::{Parameters, batch_norm_apply};
+use glmc_engine::ops::batch_norm_statistics::batch_norm_statistics;
 use glmc_engine::ops::classify::classify;
 use glmc_engine::ops::conv2d::conv2d;
 use glmc_engine::ops::global_avg_pool::global_avg_pool;
@@ -42,12 +43,21 @@ impl Attempt<'_> {
         conv2d(&mut self.tape, self.backend, x, w, (stride, 0), views, true).map(drop)
     }
 
-    fn norm(&mut self, x: &[usize], c: usize, source: Option<&[usize]>, sums: [usize; 4]) -> Result<(), Error> {
+    fn norm(&mut self, c: usize) -> Parameters {
         let [weight, bias, running_mean, running_var] = [0; 4].map(|_| self.real(&[c]));
-        let parameters = Parameters { weight, bias, running_mean, running_var };
-        let (x, source, views) = (self.real(x), source.map(|s| self.real(s)), sums[0]);
-        let statistics = Statistics::Batch { views, sums: self.real(&sums) };
-        batch_norm(&mut self.tape, self.backend, x, parameters, statistics, source, true).map(drop)
+        Parameters { weight, bias, running_mean, running_var }
+    }
+
+    fn statistics(&mut self, x: &[usize], c: usize, sums: &[usize]) -> Result<(), Error> {
+        let (x, sums, parameters) = (self.real(x), self.real(sums), self.norm(c));
+        batch_norm_statistics(&mut self.tape, self.backend, x, sums, parameters).map(drop)
+    }
+
+    fn apply(&mut self, x: &[usize], c: usize, views: usize, source: Option<&[usize]>) -> Result<(), Error> {
+        let rows = self.backend.batch_norm_statistics_rows();
+        let (x, parameters, statistics) = (self.real(x), self.norm(c), self.real(&[views, rows, 8]));
+        let source = source.map(|s| self.real(s));
+        batch_norm_apply(&mut self.tape, self.backend, x, parameters, Some(statistics), source, true).map(drop)
     }
 
     fn dense(&mut self, x: &[usize], w: &[usize], b: usize) -> Result<(), Error> {
@@ -85,17 +95,24 @@ const WRONG: &[(&str, &str, &[&str], Try)] = &[
     ("conv2d", "stride_0", &["[2, 5, 5, 3]"], |t| t.conv(&[2, 5, 5, 3], &[4, 3, 3, 3], 0, 1)),
     ("conv2d", "empty_batch", &["[0, 5, 5, 3]"], |t| t.conv(&[0, 5, 5, 3], &[4, 3, 3, 3], 1, 1)),
     ("conv2d", "views", &["2 views", "batch of 3"], |t| t.conv(&[3, 5, 5, 3], &[4, 3, 3, 3], 1, 2)),
-    ("batch_norm", "input_rank", &["[4, 8]", "four"], |t| t.norm(&[4, 8], 8, None, [2, 1, 2, 8])),
-    ("batch_norm", "parameters", &["[7]", "[8]"], |t| t.norm(&[4, 2, 2, 8], 7, None, [2, 1, 2, 8])),
-    ("batch_norm", "sums", &["[2, 1, 2, 7]", "[2, 1, 2, 8]"], |t| t.norm(&[4, 2, 2, 8], 8, None, [2, 1, 2, 7])),
-    ("batch_norm", "views", &["2 views", "batch of 3"], |t| t.norm(&[3, 2, 2, 8], 8, None, [2, 1, 2, 8])),
-    ("batch_norm", "one_value", &["more than one value"], |t| t.norm(&[2, 1, 1, 8], 8, None, [2, 1, 2, 8])),
-    ("batch_norm", "shortcut_rank", &["[4, 8]", "four"], |t| t.norm(&[4, 2, 2, 8], 8, Some(&[4, 8]), [2, 1, 2, 8])),
-    ("batch_norm", "shortcut_channels", &["[4, 4, 4, 9]", "[4, 2, 2, 8]"], |t| {
-        t.norm(&[4, 2, 2, 8], 8, Some(&[4, 4, 4, 9]), [2, 1, 2, 8])
+    ("batch_norm_statistics", "input_rank", &["[4, 8]", "four"], |t| t.statistics(&[4, 8], 8, &[2, 1, 2, 8])),
+    ("batch_norm_statistics", "sums_rank", &["[2, 8]", "four"], |t| t.statistics(&[4, 2, 2, 8], 8, &[2, 8])),
+    ("batch_norm_statistics", "parameters", &["[7]", "[8]"], |t| t.statistics(&[4, 2, 2, 8], 7, &[2, 1, 2, 8])),
+    ("batch_norm_statistics", "sums", &["[2, 1, 2, 7]", "[2, 1, 2, 8]"], |t| {
+        t.statistics(&[4, 2, 2, 8], 8, &[2, 1, 2, 7])
     }),
-    ("batch_norm", "shortcut_rows", &["[4, 5, 4, 8]", "[4, 2, 2, 8]"], |t| {
-        t.norm(&[4, 2, 2, 8], 8, Some(&[4, 5, 4, 8]), [2, 1, 2, 8])
+    ("batch_norm_statistics", "views", &["2 views", "batch of 3"], |t| t.statistics(&[3, 2, 2, 8], 8, &[2, 1, 2, 8])),
+    ("batch_norm_statistics", "one_value", &["more than one value"], |t| t.statistics(&[2, 1, 1, 8], 8, &[2, 1, 2, 8])),
+    ("batch_norm_apply", "input_rank", &["[4, 8]", "four"], |t| t.apply(&[4, 8], 8, 2, None)),
+    ("batch_norm_apply", "parameters", &["[7]", "[8]"], |t| t.apply(&[4, 2, 2, 8], 7, 2, None)),
+    ("batch_norm_apply", "statistics", &["[2, 3, 8]", "[2, 3, 9]"], |t| t.apply(&[4, 2, 2, 9], 9, 2, None)),
+    ("batch_norm_apply", "views", &["2 views", "batch of 3"], |t| t.apply(&[3, 2, 2, 8], 8, 2, None)),
+    ("batch_norm_apply", "shortcut_rank", &["[4, 8]", "four"], |t| t.apply(&[4, 2, 2, 8], 8, 2, Some(&[4, 8]))),
+    ("batch_norm_apply", "shortcut_channels", &["[4, 4, 4, 9]", "[4, 2, 2, 8]"], |t| {
+        t.apply(&[4, 2, 2, 8], 8, 2, Some(&[4, 4, 4, 9]))
+    }),
+    ("batch_norm_apply", "shortcut_rows", &["[4, 5, 4, 8]", "[4, 2, 2, 8]"], |t| {
+        t.apply(&[4, 2, 2, 8], 8, 2, Some(&[4, 5, 4, 8]))
     }),
     ("global_avg_pool", "rank", &["[4, 8]", "four"], |t| {
         let x = t.real(&[4, 8]);

@@ -2,7 +2,8 @@
 //! shortcuts, two heads, and a gradient that must stop.
 
 use glmc_engine::Result;
-use glmc_engine::ops::batch_norm::{Parameters, Statistics, batch_norm};
+use glmc_engine::ops::batch_norm_apply::{Parameters, batch_norm_apply};
+use glmc_engine::ops::batch_norm_statistics::batch_norm_statistics;
 use glmc_engine::ops::conv2d::conv2d;
 use glmc_engine::ops::global_avg_pool::global_avg_pool;
 use glmc_engine::ops::linear::linear;
@@ -45,8 +46,9 @@ fn block(rig: &mut Rig<'_>, i: &Arrays, k: usize, x: Var, stride: usize, shortcu
         running_mean: rig.constant(&Array::zeros(&channels), accumulate)?,
         running_var: rig.constant(&Array::filled(&channels, 1.0), accumulate)?,
     };
-    let statistics = Statistics::Batch { views: VIEWS, sums: sums.expect("asked for") };
-    batch_norm(&mut rig.tape, rig.backend, y, parameters, statistics, shortcut, true)
+    let sums = sums.expect("asked for");
+    let statistics = batch_norm_statistics(&mut rig.tape, rig.backend, y, sums, parameters)?;
+    batch_norm_apply(&mut rig.tape, rig.backend, y, parameters, Some(statistics), shortcut, true)
 }
 
 fn dense(rig: &mut Rig<'_>, i: &Arrays, name: &str, x: Var) -> Result<Var> {

@@ -1,11 +1,12 @@
 //! The launched backend: every op as hand-written kernels, over a [`Driver`] that is a CUDA GPU or the emulator.
 //!
-//! A launcher per op (`conv2d`, `batch_norm`, ...) owns its kernels' geometry: it checks the tensors that it is given,
+//! A launcher per op (`conv2d`, `batch_norm_apply`, ...) owns its kernels' geometry: it checks the tensors that it is given,
 //! chooses the knobs (`-D`) and the grid, and launches. Nothing is computed on the host, and nothing depends on what the
 //! driver is, so that the emulator runs just the launches that a GPU runs.
 
 mod augment_mix;
-mod batch_norm;
+mod batch_norm_apply;
+mod batch_norm_statistics;
 mod ceilings;
 mod checksum;
 mod classify;

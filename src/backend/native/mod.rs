@@ -6,8 +6,9 @@
 //! threads nor, but for convolutions in single precision, on the vectors.
 
 mod augment_mix;
-mod batch_norm;
-mod batch_norm_rows;
+mod batch_norm_apply;
+mod batch_norm_apply_rows;
+mod batch_norm_statistics;
 mod ceilings;
 mod classify;
 mod conv2d;

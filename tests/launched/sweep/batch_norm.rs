@@ -2,17 +2,18 @@
 
 use super::*;
 use glmc_engine::memory::Memory;
-use glmc_engine::ops::batch_norm::{self, BatchNormKernels, Shortcut};
+use glmc_engine::ops::batch_norm_apply::{self, BatchNormApplyKernels, Geometry, Shortcut};
+use glmc_engine::ops::batch_norm_statistics::{self, BatchNormStatistics, BatchNormStatisticsKernels};
 use glmc_engine::tensor::Grad;
 
 /// `(sums, views, parts, 2, channels)` of x and of its square, as `conv2d` would give them.
-fn sums_of(x: &[f64], g: &batch_norm::Geometry) -> Vec<f64> {
+fn sums_of(x: &[f64], g: &Geometry, parts: usize) -> Vec<f64> {
     let (pixels, c) = (g.pixels(), g.channels);
-    let mut sums = vec![0.0; g.views * g.parts * 2 * c];
+    let mut sums = vec![0.0; g.views * parts * 2 * c];
     for (i, value) in x.iter().enumerate() {
         let (pixel, channel) = (i / c, i % c);
-        let (view, part) = (pixel / pixels, pixel % pixels * g.parts / pixels);
-        let at = (view * g.parts + part) * 2 * c + channel;
+        let (view, part) = (pixel / pixels, pixel % pixels * parts / pixels);
+        let at = (view * parts + part) * 2 * c + channel;
         sums[at] += value;
         sums[at + c] += value * value;
     }
@@ -21,7 +22,8 @@ fn sums_of(x: &[f64], g: &batch_norm::Geometry) -> Vec<f64> {
 
 /// The data of a batch normalisation.
 struct NormCase {
-    g: batch_norm::Geometry,
+    g: Geometry,
+    parts: usize,
     x: Vec<f64>,
     source: Vec<f64>,
     source_shape: [usize; 4],
@@ -36,7 +38,7 @@ struct NormCase {
 }
 
 impl NormCase {
-    fn new(random: &mut Random, g: batch_norm::Geometry) -> NormCase {
+    fn new(random: &mut Random, g: Geometry, parts: usize) -> NormCase {
         let count = g.shape().iter().product();
         let source_shape = match g.shortcut {
             Shortcut::OptionA { height, width, channels } => [g.batch, height, width, channels],
@@ -46,6 +48,7 @@ impl NormCase {
         let c = g.channels;
         NormCase {
             g,
+            parts,
             x: random.values(count).iter().map(|v| bf16::from_f64(v * 2.0 + 0.5).to_f64()).collect(),
             source: random.values(source_count),
             source_shape,
@@ -59,7 +62,7 @@ impl NormCase {
         }
     }
 
-    fn run<B: Memory + BatchNormKernels>(&self, b: &B) -> Results {
+    fn run<B: Memory + BatchNormStatisticsKernels + BatchNormApplyKernels>(&self, b: &B) -> Results {
         let (g, c) = (&self.g, self.g.channels);
         let shape = g.shape();
         let count: usize = shape.iter().product();
@@ -68,23 +71,25 @@ impl NormCase {
         let (weight, bias) = (b.float(&self.weight, &[c]), b.float(&self.bias, &[c]));
         let (running_mean, running_var) = (b.float(&self.mean, &[c]), b.float(&self.var, &[c]));
         let z = b.compute(&vec![0.0; count], &shape);
-        let whole = batch_norm::Geometry { views: 1, ..*g };
-        b.batch_norm_inference(
-            &whole,
-            &batch_norm::Inference { x, weight, bias, running_mean, running_var, shortcut, z },
-        )
-        .unwrap();
+        let whole = Geometry { views: 1, ..*g };
+        let tensors = batch_norm_apply::Inference { x, weight, bias, running_mean, running_var, shortcut, z };
+        b.batch_norm_inference(&whole, &tensors).unwrap();
         let mut results = vec![("inference", b.get(z))];
 
-        let sums = b.float(&sums_of(&self.x, g), &[g.views, g.parts, 2, c]);
-        let statistics = b.float(&vec![0.0; g.views * 2 * c], &[g.views, 2, c]);
-        let tensors = batch_norm::Forward { x, sums, weight, bias, running_mean, running_var, shortcut, z, statistics };
-        b.batch_norm_forward(g, &tensors).unwrap();
-        for (name, tensor) in
-            [("z", z), ("statistics", statistics), ("running_mean", running_mean), ("running_var", running_var)]
-        {
+        let (views, parts, rows) = (g.views, self.parts, b.batch_norm_statistics_rows());
+        let sums = b.float(&sums_of(&self.x, g, parts), &[views, parts, 2, c]);
+        let statistics = b.float(&vec![0.0; views * rows * c], &[views, rows, c]);
+        let geometry = batch_norm_statistics::Geometry { views, parts, pixels: g.pixels(), channels: c };
+        let tensors = BatchNormStatistics { x, sums, weight, running_mean, running_var, statistics };
+        b.batch_norm_statistics(&geometry, &tensors).unwrap();
+        let tensors = batch_norm_apply::Forward { x, statistics, weight, bias, shortcut, z };
+        b.batch_norm_apply(g, &tensors).unwrap();
+        for (name, tensor) in [("z", z), ("running_mean", running_mean), ("running_var", running_var)] {
             results.push((name, b.get(tensor)));
         }
+        // The rows that every backend has.
+        let common = b.get(statistics).chunks_exact(rows * c).flat_map(|view| view[..2 * c].to_vec()).collect();
+        results.push(("statistics", common));
 
         let source_count = self.source.len();
         let grad = |tensor| Grad { tensor, accumulate: self.accumulate };
@@ -96,7 +101,7 @@ impl NormCase {
         let dz = b.compute(&self.dz, &shape);
         // The mask must be the same on every side, however z was rounded.
         let z = b.compute(&self.x.iter().map(|v| v.max(0.0)).collect::<Vec<_>>(), &shape);
-        let tensors = batch_norm::Backward {
+        let tensors = batch_norm_apply::Backward {
             x,
             z,
             statistics,
@@ -138,18 +143,18 @@ fn batch_norm() {
                 Shortcut::OptionA { channels: 0, height, width } => Shortcut::OptionA { channels: c, height, width },
                 other => other,
             };
-            let g = batch_norm::Geometry {
+            let g = Geometry {
                 views,
                 batch: views * random.between(1, 3),
                 height,
                 width,
                 channels: c,
-                parts: random.between(1, 70).min(height * width),
                 shortcut,
                 relu: n % 2 == 0 || kind == 1,
             };
-            let case = NormCase::new(&mut random, g);
-            sweep!("batch_norm", &format!("{g:?}, add {}", case.accumulate), |b| case.run(b));
+            let parts = random.between(1, 70).min(height * width);
+            let case = NormCase::new(&mut random, g, parts);
+            sweep!("batch_norm", &format!("{g:?}, {parts} parts, add {}", case.accumulate), |b| case.run(b));
         }
     }
 }
@@ -157,17 +162,16 @@ fn batch_norm() {
 #[test]
 fn batch_norm_over_many_blocks() {
     let mut random = Random::new(2);
-    let g = batch_norm::Geometry {
+    let g = Geometry {
         views: 2,
         batch: 16,
         height: 32,
         width: 32,
         channels: 16,
-        parts: 64,
         shortcut: Shortcut::OptionA { height: 64, width: 64, channels: 8 },
         relu: true,
     };
-    let case = NormCase::new(&mut random, g);
+    let case = NormCase::new(&mut random, g, 64);
     sweep!("batch_norm", "many blocks", |b| case.run(b));
 }
 
@@ -176,17 +180,16 @@ fn batch_norm_over_many_blocks() {
 fn batch_norm_of_few_values_far_from_zero() {
     let mut random = Random::new(3);
     for (batch, height) in [(2, 1), (1, 2), (3, 1), (4, 16)] {
-        let g = batch_norm::Geometry {
+        let g = Geometry {
             views: 2,
             batch: 2 * batch,
             height,
             width: 1,
             channels: 20,
-            parts: height,
             shortcut: Shortcut::None,
             relu: false,
         };
-        let mut case = NormCase::new(&mut random, g);
+        let mut case = NormCase::new(&mut random, g, height);
         let steps = random.values(case.x.len());
         case.x = steps.iter().enumerate().map(|(i, v)| 300.0 + 0.25 * (i / g.channels % 2) as f64 + v / 64.0).collect();
         case.x.iter_mut().for_each(|v| *v = (*v * 1024.0).round() / 1024.0);

@@ -1,22 +1,16 @@
-//! Batch normalisation: `batch_norm_statistics` then `batch_norm_apply`; `batch_norm_inference`; backward
-//! `batch_norm_backward_sums`, `_totals` and `_apply`.
+//! `batch_norm_apply`; for inference `batch_norm_inference`; backward `batch_norm_backward_sums`, `_totals` and `_apply`.
 
 use bytemuck::{Pod, Zeroable};
 
+use super::batch_norm_statistics::{PART_CHANNELS, parts_launch};
 use super::grid::{BLOCK, ChannelGrid};
 use super::{Launched, Operands, add_flag, aligned, optional};
-use crate::driver::{Arg, DevicePtr, KernelSpec, Launch};
-use crate::ops::batch_norm::{Backward, BatchNormKernels, EPSILON, Forward, Geometry, Inference, MOMENTUM, Shortcut};
+use crate::driver::{Arg, DevicePtr, KernelSpec};
+use crate::ops::batch_norm_apply::{Backward, BatchNormApplyKernels, Forward, Geometry, Inference, NAME, Shortcut};
+use crate::ops::batch_norm_statistics::EPSILON;
 use crate::tensor::Tensor;
 use crate::{Error, Result};
 
-const NAME: &str = "batch_norm";
-
-/// Channels of a block in the kernels that add up parts: 32 bytes of each part are then read together.
-const PART_CHANNELS: usize = 8;
-/// Values of a channel in a view up to which the statistics are made from x itself: far fewer than any training worth its
-/// name has, and enough that the difference of sums is safe above.
-const FEW: usize = 64;
 /// Pixels that a thread loads before it computes.
 const ITEMS: usize = 2;
 /// Pixels of a thread where nothing is reduced: enough to repay the loading of its channels' numbers.
@@ -116,44 +110,16 @@ impl Launched {
     }
 }
 
-/// A launch with `PART_CHANNELS` channels a block.
-fn parts_launch(channels: usize) -> Launch {
-    Launch::linear(channels.div_ceil(PART_CHANNELS) as u32, BLOCK as u32).shared((2 * BLOCK * size_of::<f64>()) as u32)
-}
-
-impl BatchNormKernels for Launched {
-    fn batch_norm_forward(&self, g: &Geometry, t: &Forward) -> Result<()> {
+impl BatchNormApplyKernels for Launched {
+    fn batch_norm_apply(&self, g: &Geometry, t: &Forward) -> Result<()> {
         let operands = Operands::new(self, NAME);
         let (count, c) = (elements(g), g.channels);
         let (x, z) = (operands.compute("x", t.x, count)?, operands.compute("z", t.z, count)?);
-        let sums = operands.float("the sums", t.sums, g.views * g.parts * 2 * c)?;
         let statistics = operands.float("the statistics", t.statistics, g.views * 2 * c)?;
         let weight = operands.float("the weight", t.weight, c)?;
         let bias = operands.float("the bias", t.bias, c)?;
-        let mean = operands.float("the running mean", t.running_mean, c)?;
-        let var = operands.float("the running variance", t.running_var, c)?;
         let shortcut = self.batch_norm_shortcut(&operands, g, t.shortcut)?;
         let pixels = self.batch_norm_pixels(&operands, g)?;
-
-        let spec = self
-            .spec("batch_norm_statistics.cu", "batch_norm_statistics")
-            .define("BLOCK", BLOCK)
-            .define("CHANNELS", PART_CHANNELS)
-            .define("FEW", FEW);
-        let args = [
-            Arg::Ptr(x),
-            Arg::Ptr(sums),
-            Arg::Ptr(statistics),
-            Arg::Ptr(mean),
-            Arg::Ptr(var),
-            operands.extent("views", g.views)?,
-            operands.extent("parts", g.parts)?,
-            operands.extent("channels", c)?,
-            Arg::U32(pixels),
-            Arg::F32(EPSILON as f32),
-            Arg::F32(MOMENTUM as f32),
-        ];
-        self.launch(&spec, parts_launch(c), &args)?;
 
         let grid = self.batch_norm_grid(g, &[x, z, shortcut.unwrap_or(0)]);
         let spec = grid
@@ -170,7 +136,7 @@ impl BatchNormKernels for Launched {
             optional(shortcut),
             Arg::Ptr(z),
             Arg::U32(pixels),
-            Arg::U32(c as u32),
+            operands.extent("channels", c)?,
             Arg::U32(grid.columns as u32),
             Arg::Bytes(bytemuck::bytes_of(&option_a)),
         ];

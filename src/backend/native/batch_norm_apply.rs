@@ -1,24 +1,21 @@
-//! `batch_norm` on the CPU: statistics, and the passes over whole tensors that `batch_norm_rows` holds.
+//! `batch_norm_apply` on the CPU: per-channel coefficients, and the passes over whole tensors whose inner loops
+//! `batch_norm_apply_rows` holds.
 //!
 //! A *row* is one pixel, or several where the channels are few, so that inner loops are long; per-channel coefficients
 //! are repeated to a row's length. A *chunk* is what one thread does at a time: so many rows, by shape alone.
 
 use super::Native;
-use super::batch_norm_rows::{self as rows, Coefficients};
+use super::batch_norm_apply_rows::{self as rows, Coefficients};
+use super::batch_norm_statistics::ROWS;
 use super::memory::Access;
 use super::parallel::{Rows, for_chunks};
 use super::real::{Real, with_real};
 use super::workspace::Workspace;
 use crate::error::{Error, Result};
-use crate::ops::batch_norm::{Backward, BatchNormKernels, EPSILON, Forward, Geometry, Inference, MOMENTUM, Shortcut};
+use crate::ops::batch_norm_apply::{Backward, BatchNormApplyKernels, Forward, Geometry, Inference, NAME, Shortcut};
+use crate::ops::batch_norm_statistics::EPSILON;
 use crate::tensor::Grad;
 use crate::tensor::Tensor;
-
-/// Values of a channel in a view up to which the statistics are made from x itself: the difference of two sums loses the
-/// variance where mean² is far above it, which takes few values (see `kernels/batch_norm_statistics.cu`).
-const FEW: usize = 64;
-
-const NAME: &str = "batch_norm";
 
 /// Elements that a row has at least, if more than one pixel makes it.
 const ROW: usize = 256;
@@ -154,41 +151,13 @@ fn apply<T: Real>(
 
 fn forward<T: Real>(native: &Native, g: &Geometry, t: &Forward) -> Result<()> {
     let a = native.memory.access()?;
-    let (x, z, sums) = (a.read::<T>(t.x)?, a.write::<T>(t.z)?, a.read::<T>(t.sums)?);
-    let (weight, bias, shortcut) = (a.read::<T>(t.weight)?, a.read::<T>(t.bias)?, a.read_maybe::<T>(t.shortcut)?);
-    let (running_mean, running_var) = (a.write::<T>(t.running_mean)?, a.write::<T>(t.running_var)?);
-    let statistics = a.write::<T>(t.statistics)?;
-    let layout = Layout::forward(g, g.views);
+    let (x, z, shortcut) = (a.read::<T>(t.x)?, a.write::<T>(t.z)?, a.read_maybe::<T>(t.shortcut)?);
+    let (statistics, bias) = (a.read::<T>(t.statistics)?, a.read::<T>(t.bias)?);
     check(g, t.x, t.z, t.shortcut)?;
-    let (channels, count) = (g.channels, g.pixels() as f64);
+    let layout = Layout::forward(g, g.views);
     let mut coefficients = Workspace::<T>::take(g.views * 3 * layout.row);
-    for view in 0..g.views {
-        let parts = &sums[view * g.parts * 2 * channels..][..g.parts * 2 * channels];
-        let pixels = &x[view * g.pixels() * channels..][..g.pixels() * channels];
-        let (means, invstds) = statistics[view * 2 * channels..][..2 * channels].split_at_mut(channels);
-        expand(&mut coefficients[view * 3 * layout.row..][..3 * layout.row], &layout, |c| {
-            let (mean, var) = if g.pixels() <= FEW {
-                let values = || pixels.iter().skip(c).step_by(channels).map(|x| x.to_f64());
-                let mean = values().sum::<f64>() / count;
-                (mean, values().map(|x| (x - mean) * (x - mean)).sum::<f64>() / count)
-            } else {
-                let total = |k: usize| -> f64 { parts.iter().skip(k).step_by(2 * channels).map(|s| s.to_f64()).sum() };
-                let mean = total(c) / count;
-                // Rounding may leave a tiny negative value where a channel is constant; a NaN must stay one.
-                match total(channels + c) / count - mean * mean {
-                    var if var < 0.0 => (mean, 0.0),
-                    var => (mean, var),
-                }
-            };
-            let invstd = (var + EPSILON).sqrt().recip();
-            let update = |running: &mut T, value: f64| {
-                *running = T::from_f64((1.0 - MOMENTUM) * running.to_f64() + MOMENTUM * value);
-            };
-            update(&mut running_mean[c], mean);
-            update(&mut running_var[c], var * count / (count - 1.0));
-            (means[c], invstds[c]) = (T::from_f64(mean), T::from_f64(invstd));
-            [mean, weight[c].to_f64() * invstd, bias[c].to_f64()]
-        });
+    for (s, coefficients) in per_view(g, statistics)?.zip(coefficients.chunks_exact_mut(3 * layout.row)) {
+        expand(coefficients, &layout, |c| [s[c], s[2 * g.channels + c], bias[c]].map(Real::to_f64));
     }
     apply(native, g, &layout, &coefficients, (x, shortcut, z));
     Ok(())
@@ -229,6 +198,14 @@ fn check(g: &Geometry, x: Tensor, z: Tensor, shortcut: Option<Tensor>) -> Result
     Err(Error::op(NAME, format!("tensors of {} and {} do not fit the geometry {:?}", x.shape, z.shape, g.shape())))
 }
 
+/// Each view's statistics: `ROWS` rows of channels.
+fn per_view<'a, T>(g: &Geometry, statistics: &'a [T]) -> Result<std::slice::ChunksExact<'a, T>> {
+    if statistics.len() != g.views * ROWS * g.channels {
+        return Err(Error::op(NAME, format!("statistics of {} elements do not fit {g:?}", statistics.len())));
+    }
+    Ok(statistics.chunks_exact(ROWS * g.channels))
+}
+
 /// A gradient's slice and whether to add to it.
 fn target<'a, T: Real>(a: &'a Access<'_>, grad: Option<Grad>) -> Result<Option<(&'a mut [T], bool)>> {
     grad.map(|g| Ok((a.write::<T>(g.tensor)?, g.accumulate))).transpose()
@@ -247,7 +224,7 @@ fn backward<T: Real>(native: &Native, g: &Geometry, t: &Backward) -> Result<()> 
     let scratch = a.scratch::<f64>(scratch)?;
     let layout = Layout::new(g, g.views);
     let (channels, words, parts) = (g.channels, layout.part_words(), layout.parts());
-    let per_view = statistics.chunks_exact(2 * channels);
+    let per_view = per_view(g, statistics)?;
 
     // Sums over each view of dy and of dy * (x - mean), dy the gradient past the ReLU.
     let mut workspace = Workspace::<T>::take(g.views * 4 * layout.row);
@@ -278,7 +255,7 @@ fn backward<T: Real>(native: &Native, g: &Geometry, t: &Backward) -> Result<()> 
         write(dbias, &|c| (0..g.views).map(|v| total(v, c)).sum());
     }
     if let Some(dweight) = dweight {
-        let invstd = |view: usize, c: usize| statistics[(2 * view + 1) * channels + c].to_f64();
+        let invstd = |view: usize, c: usize| statistics[(ROWS * view + 1) * channels + c].to_f64();
         write(dweight, &|c| (0..g.views).map(|v| total(v, channels + c) * invstd(v, c)).sum());
     }
 
@@ -346,8 +323,8 @@ fn option_a_backward<T: Real>(
     });
 }
 
-impl BatchNormKernels for Native {
-    fn batch_norm_forward(&self, geometry: &Geometry, t: &Forward) -> Result<()> {
+impl BatchNormApplyKernels for Native {
+    fn batch_norm_apply(&self, geometry: &Geometry, t: &Forward) -> Result<()> {
         with_real!(self, T => forward::<T>(self, geometry, t))
     }
 

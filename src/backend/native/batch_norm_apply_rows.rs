@@ -1,4 +1,4 @@
-//! The inner loops of `batch_norm`: one chunk of pixels each, walked row by row so that the channels' coefficients, as
+//! The inner loops of `batch_norm_apply`: one chunk of pixels each, walked row by row so that the channels' coefficients, as
 //! long as a row, stay in the first-level cache. All are compiled for the widest vectors of the machine.
 
 use super::cpu::vectorize;

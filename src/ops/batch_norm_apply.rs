@@ -1,18 +1,14 @@
-//! Batch normalisation with its neighbours: `z = relu(bn(x) + shortcut)` (`torch.nn.BatchNorm2d`, momentum 0.1,
-//! epsilon 1e-5). Each view of the batch has statistics of its own; the running statistics are updated by the first
-//! view, then by the second.
+//! The second half of a batch normalisation, with its neighbours: `z = relu(bn(x) + shortcut)` (`torch.nn.BatchNorm2d`,
+//! momentum 0.1, epsilon 1e-5), by each view's own statistics from `batch_norm_statistics` or by the running ones. The
+//! backward is that of both halves.
 
 use super::{Backend, expect, four};
 use crate::error::{Error, Result};
 use crate::tape::{Op, Pass, Run, Scratch, Tape, Var};
 use crate::tensor::{DType, Grad, Tensor};
 
-const NAME: &str = "batch_norm";
-
-/// Added to the variance.
-pub const EPSILON: f64 = 1e-5;
-/// Weight of a batch's statistics in the running ones.
-pub const MOMENTUM: f64 = 0.1;
+/// The op's name.
+pub const NAME: &str = "batch_norm_apply";
 
 /// What is added after the normalisation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -47,8 +43,6 @@ pub struct Geometry {
     pub width: usize,
     /// Channels.
     pub channels: usize,
-    /// Parts of the sums that the convolution before it made, per view.
-    pub parts: usize,
     /// What is added after the normalisation.
     pub shortcut: Shortcut,
     /// Whether a ReLU comes last.
@@ -56,7 +50,7 @@ pub struct Geometry {
 }
 
 impl Geometry {
-    /// Pixels of one view: over so many values of each channel goes the mean.
+    /// Pixels of one view.
     pub fn pixels(&self) -> usize {
         self.batch / self.views * self.height * self.width
     }
@@ -72,22 +66,16 @@ impl Geometry {
 pub struct Forward {
     /// (batch, height, width, channels).
     pub x: Tensor,
-    /// (views, parts, 2, channels): sums of x and of x², see `conv2d`.
-    pub sums: Tensor,
+    /// (views, rows, channels), from `batch_norm_statistics`.
+    pub statistics: Tensor,
     /// (channels): scale.
     pub weight: Tensor,
     /// (channels): shift.
     pub bias: Tensor,
-    /// (channels), updated.
-    pub running_mean: Tensor,
-    /// (channels), updated with the unbiased variance.
-    pub running_var: Tensor,
     /// The shortcut's source.
     pub shortcut: Option<Tensor>,
     /// Written: like x.
     pub z: Tensor,
-    /// Written: (views, 2, channels), mean and 1/sqrt(var + epsilon).
-    pub statistics: Tensor,
 }
 
 /// The tensors of an inference forward.
@@ -116,7 +104,7 @@ pub struct Backward {
     pub x: Tensor,
     /// The forward's output: where it is 0, the ReLU stopped the gradient.
     pub z: Tensor,
-    /// (views, 2, channels), from the forward.
+    /// The forward's.
     pub statistics: Tensor,
     /// (channels): scale.
     pub weight: Tensor,
@@ -130,14 +118,14 @@ pub struct Backward {
     pub dbias: Option<Grad>,
     /// Gradient of the shortcut's source.
     pub dshortcut: Option<Grad>,
-    /// [`BatchNormKernels::batch_norm_backward_scratch`] bytes.
+    /// [`BatchNormApplyKernels::batch_norm_backward_scratch`] bytes.
     pub scratch: Option<Tensor>,
 }
 
-/// What a backend provides for `batch_norm`.
-pub trait BatchNormKernels {
-    /// Statistics from the sums, running statistics, then `z = relu(bn(x) + shortcut)`.
-    fn batch_norm_forward(&self, geometry: &Geometry, t: &Forward) -> Result<()>;
+/// What a backend provides for `batch_norm_apply`.
+pub trait BatchNormApplyKernels {
+    /// `z = relu(bn(x) + shortcut)` with each view's statistics.
+    fn batch_norm_apply(&self, geometry: &Geometry, t: &Forward) -> Result<()>;
     /// `z = relu(bn(x) + shortcut)` with the running statistics.
     fn batch_norm_inference(&self, geometry: &Geometry, t: &Inference) -> Result<()>;
     /// All gradients. `dweight` and `dbias` are sums over both views.
@@ -159,53 +147,46 @@ pub struct Parameters {
     pub running_var: Var,
 }
 
-/// Where a batch normalisation's statistics come from.
-#[derive(Clone, Copy, Debug)]
-pub enum Statistics {
-    /// Training: the batch's own, one set a view, from the sums that `conv2d` made.
-    Batch {
-        /// Number of views.
-        views: usize,
-        /// (views, parts, 2, channels).
-        sums: Var,
-    },
-    /// Inference: the running ones.
-    Running,
+impl Parameters {
+    /// Checks that all four are (channels).
+    pub(super) fn check(&self, op: &'static str, tape: &Tape, channels: usize) -> Result<()> {
+        let all = [self.weight, self.bias, self.running_mean, self.running_var];
+        all.into_iter().try_for_each(|var| expect(op, "a parameter", tape.shape(var), &[channels]))
+    }
 }
 
 #[derive(Debug)]
-struct BatchNorm {
+struct Record {
     geometry: Geometry,
     compute: DType,
     parameters: Parameters,
     x: Var,
     shortcut: Option<Var>,
     z: Var,
-    /// Sums and statistics; `None` for inference.
-    batch: Option<(Var, Var)>,
+    /// `None` for inference.
+    statistics: Option<Var>,
 }
 
-/// Records `z = relu(bn(x) + shortcut)` and returns z.
+/// Records `z = relu(bn(x) + shortcut)` and returns z. Training takes x's `statistics` from `batch_norm_statistics`;
+/// inference has none, and takes the running ones.
 ///
 /// `shortcut` is the source of the residual connection: of x's shape it is added as it is; with twice the rows and
 /// columns (rounded up) it goes through option A.
 ///
 /// # Errors
-/// When the shapes do not fit each other, or one value per channel leaves no variance to compute.
-pub fn batch_norm(
+/// When the shapes do not fit each other.
+pub fn batch_norm_apply(
     tape: &mut Tape,
     backend: &dyn Backend,
     x: Var,
     parameters: Parameters,
-    statistics: Statistics,
+    statistics: Option<Var>,
     shortcut: Option<Var>,
     relu: bool,
 ) -> Result<Var> {
     let shape = four(NAME, "the input", tape.shape(x))?;
     let [batch, height, width, channels] = shape;
-    for var in [parameters.weight, parameters.bias, parameters.running_mean, parameters.running_var] {
-        expect(NAME, "a parameter", tape.shape(var), &[channels])?;
-    }
+    parameters.check(NAME, tape, channels)?;
     let kind = match shortcut.map(|v| four(NAME, "the shortcut", tape.shape(v))).transpose()? {
         None => Shortcut::None,
         Some(source) if source == shape => Shortcut::Identity,
@@ -216,29 +197,25 @@ pub fn batch_norm(
             return Err(Error::op(NAME, format!("a shortcut of shape {source:?} does not fit an output of {shape:?}")));
         }
     };
-    let compute = tape.dtype(x);
-    let z = tape.value(&shape, compute);
-    let (views, parts, batch_values) = match statistics {
-        Statistics::Running => (1, 0, None),
-        Statistics::Batch { views, sums } => {
-            let [v, parts, ..] = four(NAME, "the sums", tape.shape(sums))?;
-            expect(NAME, "the sums", tape.shape(sums), &[views, parts, 2, channels])?;
-            if v == 0 || batch % v != 0 {
-                return Err(Error::op(NAME, format!("{v} views do not divide a batch of {batch}")));
+    let views = match statistics {
+        None => 1,
+        Some(var) => {
+            let views = tape.shape(var).dims()[0];
+            expect(NAME, "the statistics", tape.shape(var), &[views, backend.batch_norm_statistics_rows(), channels])?;
+            if views == 0 || batch % views != 0 {
+                return Err(Error::op(NAME, format!("{views} views do not divide a batch of {batch}")));
             }
-            if batch / v * height * width < 2 {
-                return Err(Error::op(NAME, "training needs more than one value per channel: take a larger batch"));
-            }
-            let saved = tape.value(&[views, 2, channels], backend.precision().accumulate());
-            (views, parts, Some((sums, saved)))
+            views
         }
     };
-    let geometry = Geometry { views, batch, height, width, channels, parts, shortcut: kind, relu };
-    tape.record(BatchNorm { geometry, compute, parameters, x, shortcut, z, batch: batch_values });
+    let compute = tape.dtype(x);
+    let z = tape.value(&shape, compute);
+    let geometry = Geometry { views, batch, height, width, channels, shortcut: kind, relu };
+    tape.record(Record { geometry, compute, parameters, x, shortcut, z, statistics });
     Ok(z)
 }
 
-impl Op for BatchNorm {
+impl Op for Record {
     fn name(&self) -> &'static str {
         NAME
     }
@@ -246,18 +223,18 @@ impl Op for BatchNorm {
     fn reads(&self) -> Vec<Var> {
         let mut vars = vec![self.x, self.parameters.weight, self.parameters.bias];
         vars.extend(self.shortcut);
-        vars.extend(self.batch.map(|(sums, _)| sums));
+        vars.extend(self.statistics);
         vars
     }
 
     fn writes(&self) -> Vec<Var> {
-        [Some(self.z), self.batch.map(|(_, saved)| saved)].into_iter().flatten().collect()
+        vec![self.z]
     }
 
     fn saves(&self) -> Vec<Var> {
         let mut vars = vec![self.x, self.parameters.weight];
         vars.extend(self.geometry.relu.then_some(self.z));
-        vars.extend(self.batch.map(|(_, saved)| saved));
+        vars.extend(self.statistics);
         vars
     }
 
@@ -312,28 +289,27 @@ impl Op for BatchNorm {
         let p = &self.parameters;
         let (x, z, shortcut) = (run.value(self.x), run.value(self.z), self.shortcut.map(|v| run.value(v)));
         let (weight, bias) = (run.value(p.weight), run.value(p.bias));
-        let (running_mean, running_var) = (run.value(p.running_mean), run.value(p.running_var));
-        match self.batch {
+        match self.statistics.map(|v| run.value(v)) {
             None => {
+                let (running_mean, running_var) = (run.value(p.running_mean), run.value(p.running_var));
                 let tensors = Inference { x, weight, bias, running_mean, running_var, shortcut, z };
                 run.backend.batch_norm_inference(&self.geometry, &tensors)
             }
-            Some((sums, saved)) => {
-                let (sums, statistics) = (run.value(sums), run.value(saved));
-                let tensors = Forward { x, sums, weight, bias, running_mean, running_var, shortcut, z, statistics };
-                run.backend.batch_norm_forward(&self.geometry, &tensors)
+            Some(statistics) => {
+                let tensors = Forward { x, statistics, weight, bias, shortcut, z };
+                run.backend.batch_norm_apply(&self.geometry, &tensors)
             }
         }
     }
 
     fn backward(&self, run: &Run<'_>) -> Result<()> {
-        let Some((_, saved)) = self.batch else {
+        let Some(statistics) = self.statistics else {
             return Err(Error::op(NAME, "inference statistics have no backward"));
         };
         let tensors = Backward {
             x: run.value(self.x),
             z: run.value(self.z),
-            statistics: run.value(saved),
+            statistics: run.value(statistics),
             weight: run.value(self.parameters.weight),
             dz: run.grad(self.z),
             dx: run.grad_target(self.x),
