@@ -17,13 +17,13 @@ DEVICE Colour read_colour(const float* views, u64 pixel) {
 }
 
 extern "C" __global__ void __launch_bounds__(BLOCK)
-    mix_views(const float* __restrict__ views, const StepParams* __restrict__ step, Storage* __restrict__ out,
+    mix_views(const float* __restrict__ views, const StepParams* __restrict__ scalars, Storage* __restrict__ out,
               u32 batch, u32 height, u32 width) {
     u32 area = height * width;
     u64 all = static_cast<u64>(batch) * area, at = static_cast<u64>(blockIdx.x) * BLOCK + threadIdx.x;
     if (at >= all) return;
     u32 pixel = static_cast<u32>(at % area);
-    put_colour(out, at, mix(step->lambda, read_colour(views, at), read_colour(views, 2 * all + at)));
-    bool cut = in_box(step->cut, static_cast<i32>(pixel / width), static_cast<i32>(pixel % width));
+    put_colour(out, at, mix(scalars->lambda, read_colour(views, at), read_colour(views, 2 * all + at)));
+    bool cut = in_box(scalars->cut, static_cast<i32>(pixel / width), static_cast<i32>(pixel % width));
     put_colour(out, all + at, read_colour(views, (cut ? 3 : 1) * all + at));
 }

@@ -22,6 +22,15 @@ pub trait Memory {
     /// When there is not that much.
     fn alloc(&self, bytes: usize, what: &str) -> Result<BufferId>;
 
+    /// Allocates a zeroed tensor; `what` is for messages.
+    ///
+    /// # Errors
+    /// When there is not that much memory.
+    fn tensor(&self, shape: &[usize], dtype: DType, what: &str) -> Result<Tensor> {
+        let bytes = shape.iter().product::<usize>() * dtype.bytes();
+        Ok(Tensor::at_start(self.alloc(bytes, what)?, shape, dtype))
+    }
+
     /// Gives an allocation back.
     fn free(&self, buffer: BufferId);
 

@@ -4,7 +4,7 @@ use super::parameters::{Kind, ParameterId, ParameterStore, Specs};
 use crate::error::Result;
 use crate::ops::Backend;
 use crate::ops::batch_norm::{Parameters, Statistics, batch_norm};
-use crate::ops::conv2d::conv2d;
+use crate::ops::conv2d::{self, conv2d};
 use crate::ops::linear::linear;
 use crate::tape::{Tape, Var};
 
@@ -88,7 +88,8 @@ impl ConvBn {
             Mode::Inference => (1, false),
         };
         let kernel = r.parameter(self.weight);
-        let (y, sums) = conv2d(&mut r.tape, r.backend, x, kernel, (self.stride, self.padding), views, sums)?;
+        let config = conv2d::Config { stride: self.stride, padding: self.padding, views, sums };
+        let (y, sums) = conv2d(&mut r.tape, r.backend, x, kernel, config)?;
         let statistics = sums.map_or(Statistics::Running, |sums| Statistics::Batch { views, sums });
         batch_norm(&mut r.tape, r.backend, y, parameters, statistics, shortcut, relu)
     }

@@ -5,7 +5,8 @@ use crate::error::Result;
 use crate::tape::{Op, Pass, Run, Tape, Var};
 use crate::tensor::{Grad, Tensor};
 
-const NAME: &str = "global_avg_pool";
+/// The op's name at every layer.
+pub const NAME: &str = "global_avg_pool";
 
 /// What a backend provides for `global_avg_pool`. x has the compute type, y the accumulation type.
 pub trait GlobalAvgPoolKernels {

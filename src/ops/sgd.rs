@@ -4,6 +4,9 @@
 use crate::error::Result;
 use crate::tensor::Tensor;
 
+/// The op's name at every layer.
+pub const NAME: &str = "sgd";
+
 /// The optimiser's constants.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct SgdConfig {
@@ -25,7 +28,7 @@ pub struct Sgd {
     /// Accumulation type, updated. Starts as zero.
     pub momentum: Tensor,
     /// A `StepParams`: the learning rate.
-    pub step: Tensor,
+    pub scalars: Tensor,
 }
 
 /// What a backend provides for `sgd`.

@@ -5,7 +5,7 @@ use glmc_engine::ops::Backend;
 use glmc_engine::ops::augment_mix::{Augmentation, Mixing, augment_mix, mix_views};
 use glmc_engine::ops::batch_norm::{Parameters, Statistics, batch_norm};
 use glmc_engine::ops::classify::classify;
-use glmc_engine::ops::conv2d::conv2d;
+use glmc_engine::ops::conv2d::{self, conv2d};
 use glmc_engine::ops::global_avg_pool::global_avg_pool;
 use glmc_engine::ops::linear::linear;
 use glmc_engine::ops::load_step::{StepVars, load_step};
@@ -34,12 +34,12 @@ impl Attempt<'_> {
     }
 
     fn step(&mut self, batch: usize) -> StepVars {
-        StepVars { step: self.whole(&[16]), originals: self.whole(&[batch]), partners: self.whole(&[batch]) }
+        StepVars { scalars: self.whole(&[16]), originals: self.whole(&[batch]), partners: self.whole(&[batch]) }
     }
 
     fn conv(&mut self, x: &[usize], w: &[usize], stride: usize, views: usize) -> Result<(), Error> {
         let (x, w) = (self.real(x), self.real(w));
-        conv2d(&mut self.tape, self.backend, x, w, (stride, 0), views, true).map(drop)
+        conv2d(&mut self.tape, self.backend, x, w, conv2d::Config { stride, padding: 0, views, sums: true }).map(drop)
     }
 
     fn norm(&mut self, x: &[usize], c: usize, source: Option<&[usize]>, sums: [usize; 4]) -> Result<(), Error> {

@@ -32,7 +32,7 @@ fn steps(name: &str, config: SgdConfig, rates: Vec<f32>, param: Array, grads: Ve
                 compute: copy,
                 grad: rig.memory(&i[GRADS[s]], dtype)?,
                 momentum: rig.memory(&momentum, dtype)?,
-                step: rig.memory(&Array::vector(&words), DType::I32)?,
+                scalars: rig.memory(&Array::vector(&words), DType::I32)?,
             };
             backend.sgd(&config, &tensors)?;
             let down = |tensor: glmc_engine::tensor::Tensor| {

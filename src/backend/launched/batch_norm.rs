@@ -136,7 +136,7 @@ impl BatchNormKernels for Launched {
         let pixels = self.batch_norm_pixels(&operands, g)?;
 
         let spec = self
-            .spec("batch_norm_statistics.cu", "batch_norm_statistics")
+            .spec("batch_norm_statistics")
             .define("BLOCK", BLOCK)
             .define("CHANNELS", PART_CHANNELS)
             .define("FEW", FEW);
@@ -157,7 +157,7 @@ impl BatchNormKernels for Launched {
 
         let grid = self.batch_norm_grid(g, &[x, z, shortcut.unwrap_or(0)]);
         let spec = grid
-            .define(self.spec("batch_norm_apply.cu", "batch_norm_apply"))
+            .define(self.spec("batch_norm_apply"))
             .define("ITEMS", ITEMS)
             .define("RELU", u32::from(g.relu))
             .define("SHORTCUT", shortcut_knob(g.shortcut));
@@ -191,7 +191,7 @@ impl BatchNormKernels for Launched {
 
         let grid = self.batch_norm_grid(g, &[x, z, shortcut.unwrap_or(0)]);
         let spec = grid
-            .define(self.spec("batch_norm_inference.cu", "batch_norm_inference"))
+            .define(self.spec("batch_norm_inference"))
             .define("ITEMS", ITEMS)
             .define("RELU", u32::from(g.relu))
             .define("SHORTCUT", shortcut_knob(g.shortcut));
@@ -240,9 +240,7 @@ impl BatchNormKernels for Launched {
         let grid = self.batch_norm_grid(g, &[x, z, dz, dx.unwrap_or(0), dshortcut.unwrap_or(0)]);
         let channels = operands.extent("channels", c)?;
         let columns = Arg::U32(grid.columns as u32);
-        let spec = grid
-            .define(self.spec("batch_norm_backward_sums.cu", "batch_norm_backward_sums"))
-            .define("RELU", u32::from(g.relu));
+        let spec = grid.define(self.spec("batch_norm_backward_sums")).define("RELU", u32::from(g.relu));
         let shared = 2 * grid.vector * BLOCK * size_of::<f32>();
         let args = [
             Arg::Ptr(x),
@@ -256,9 +254,8 @@ impl BatchNormKernels for Launched {
         ];
         self.launch(&spec, grid.launch(parts, g.views).shared(shared as u32), &args)?;
 
-        let spec = KernelSpec::new("batch_norm_backward_totals.cu", "batch_norm_backward_totals")
-            .define("BLOCK", BLOCK)
-            .define("CHANNELS", PART_CHANNELS);
+        let spec =
+            KernelSpec::new("batch_norm_backward_totals").define("BLOCK", BLOCK).define("CHANNELS", PART_CHANNELS);
         let args = [
             Arg::Ptr(sums),
             Arg::Ptr(totals),
@@ -276,7 +273,7 @@ impl BatchNormKernels for Launched {
             return Ok(());
         }
         let spec = grid
-            .define(self.spec("batch_norm_backward_apply.cu", "batch_norm_backward_apply"))
+            .define(self.spec("batch_norm_backward_apply"))
             .define("RELU", u32::from(g.relu))
             .define("SHORTCUT", shortcut_knob(g.shortcut));
         let option_a = OptionA::new(g);

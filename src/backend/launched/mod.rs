@@ -100,8 +100,8 @@ impl Launched {
     }
 
     /// The kernel `entry` in `kernels/ENTRY.cu`, told how tensors are stored.
-    pub(crate) fn spec(&self, file: &'static str, entry: &'static str) -> KernelSpec {
-        KernelSpec::new(file, entry).define("STORAGE_BF16", u32::from(self.precision == Precision::Bf16))
+    pub(crate) fn spec(&self, entry: &'static str) -> KernelSpec {
+        KernelSpec::new(entry).define("STORAGE_BF16", u32::from(self.precision == Precision::Bf16))
     }
 
     /// Elements of sixteen bytes: what kernels move at a time where sizes and addresses allow.
