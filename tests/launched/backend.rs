@@ -307,8 +307,8 @@ impl Step {
         let (weight2, bias2) = (matrix(0, &[CLASSES, CHANNELS]), matrix(CLASSES * CHANNELS, &[CLASSES]));
         // As many features as the heads want, whatever the stem's channels are.
         let features = Tensor::at_start(hidden.buffer, &[2 * self.batch, CHANNELS], DType::F32);
-        let weight = matrix(0, &[pooled.shape.dims()[1], CHANNELS]);
-        b.linear_input_grad(&linear::InputGrad { dy: pooled, weight, dx: Grad::write(features) })?;
+        let weight1 = matrix(0, &[pooled.shape.dims()[1], CHANNELS]);
+        b.linear_input_grad(&linear::InputGrad { dy: pooled, weight: weight1, dx: Grad::write(features) })?;
         b.linear_forward(&linear::Forward { x: features, weight: weight2, bias: bias2, y: logits })?;
         let head = Head { logits, label, dlogits: Some(Grad::write(dlogits)) };
         b.soft_label_cross_entropy(&SoftLabelCrossEntropy { heads: &[head], scalars, rows })?;
