@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::backend;
+use crate::backend::native::cpu;
 use crate::config::{Config, Method, Settings, preset};
 use crate::data::store::Store;
 use crate::error::{Error, Result};
@@ -29,6 +30,7 @@ pub struct InfoArgs {
 
 /// Runs the subcommand.
 pub fn run(args: InfoArgs) -> Result<()> {
+    let cpu = cpu::choice()?;
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let devices: Vec<Value> = backend::devices()
         .into_iter()
@@ -46,7 +48,7 @@ pub fn run(args: InfoArgs) -> Result<()> {
     let info = json!({
         "version": env!("CARGO_PKG_VERSION"),
         "devices": devices,
-        "cpu": {"threads": threads, "features": features()},
+        "cpu": {"threads": threads, "features": features(), "level": cpu.level.name(), "why": cpu.why},
         "memory": memory,
     });
     if args.json {
@@ -61,7 +63,8 @@ pub fn run(args: InfoArgs) -> Result<()> {
             _ => println!("  {:<10}not usable: {}", text("device"), text("reason")),
         }
     }
-    println!("CPU: {threads} threads; {}", features().join(" "));
+    let level = format!("level {} ({})", cpu.level.name(), cpu.why);
+    println!("CPU: {threads} threads; {}; {level}", features().join(" "));
     println!("Predicted device memory of a run: {}", memory["what"].as_str().unwrap_or_default());
     for key in ["parameters_bytes", "activations_bytes", "images_bytes", "other_bytes", "total_bytes"] {
         let name = key.trim_end_matches("_bytes");
@@ -113,6 +116,9 @@ fn features() -> Vec<&'static str> {
         ("avx2", std::arch::is_x86_feature_detected!("avx2")),
         ("fma", std::arch::is_x86_feature_detected!("fma")),
         ("avx512f", std::arch::is_x86_feature_detected!("avx512f")),
+        ("avx512vl", std::arch::is_x86_feature_detected!("avx512vl")),
+        ("avx512bw", std::arch::is_x86_feature_detected!("avx512bw")),
+        ("avx512dq", std::arch::is_x86_feature_detected!("avx512dq")),
         ("avx512bf16", std::arch::is_x86_feature_detected!("avx512bf16")),
     ] {
         if is_there {

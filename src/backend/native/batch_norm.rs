@@ -8,6 +8,7 @@ use super::batch_norm_rows::{self as rows, Coefficients};
 use super::memory::Access;
 use super::parallel::{Rows, for_chunks};
 use super::real::{Real, with_real};
+use super::workspace::Workspace;
 use crate::error::{Error, Result};
 use crate::ops::batch_norm::{Backward, BatchNormKernels, EPSILON, Forward, Geometry, Inference, MOMENTUM, Shortcut};
 use crate::tensor::Grad;
@@ -160,7 +161,7 @@ fn forward<T: Real>(native: &Native, g: &Geometry, t: &Forward) -> Result<()> {
     let layout = Layout::forward(g, g.views);
     check(g, t.x, t.z, t.shortcut)?;
     let (channels, count) = (g.channels, g.pixels() as f64);
-    let mut coefficients = native.workspace.take::<T>(g.views * 3 * layout.row);
+    let mut coefficients = Workspace::<T>::take(g.views * 3 * layout.row);
     for view in 0..g.views {
         let parts = &sums[view * g.parts * 2 * channels..][..g.parts * 2 * channels];
         let pixels = &x[view * g.pixels() * channels..][..g.pixels() * channels];
@@ -200,7 +201,7 @@ fn inference<T: Real>(native: &Native, g: &Geometry, t: &Inference) -> Result<()
     let (mean, var) = (a.read::<T>(t.running_mean)?, a.read::<T>(t.running_var)?);
     check(g, t.x, t.z, t.shortcut)?;
     let layout = Layout::forward(g, 1);
-    let mut coefficients = native.workspace.take::<T>(3 * layout.row);
+    let mut coefficients = Workspace::<T>::take(3 * layout.row);
     expand(&mut coefficients, &layout, |c| {
         let invstd = (var[c].to_f64() + EPSILON).sqrt().recip();
         [mean[c].to_f64(), weight[c].to_f64() * invstd, bias[c].to_f64()]
@@ -249,7 +250,7 @@ fn backward<T: Real>(native: &Native, g: &Geometry, t: &Backward) -> Result<()> 
     let per_view = statistics.chunks_exact(2 * channels);
 
     // Sums over each view of dy and of dy * (x - mean), dy the gradient past the ReLU.
-    let mut workspace = native.workspace.take::<T>(g.views * 4 * layout.row);
+    let mut workspace = Workspace::<T>::take(g.views * 4 * layout.row);
     for (view, s) in per_view.clone().enumerate() {
         expand(&mut workspace[view * 4 * layout.row..][..layout.row], &layout, |c| [s[c].to_f64()]);
     }

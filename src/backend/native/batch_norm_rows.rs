@@ -1,8 +1,8 @@
 //! The inner loops of `batch_norm`: one chunk of pixels each, walked row by row so that the channels' coefficients, as
 //! long as a row, stay in the first-level cache. All are compiled for the widest vectors of the machine.
 
+use super::cpu::vectorize;
 use super::real::Real;
-use super::simd::vectorize;
 
 /// Rows whose sums are kept in the compute type before they are added up in double.
 const TILE: usize = 32;

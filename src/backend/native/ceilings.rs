@@ -2,9 +2,9 @@
 //! pass through the caches on its way out.
 
 use super::Native;
-use super::conv2d::lanes::{self, LANES, Lanes, Level, instantiate};
+use super::conv2d::lanes::{self, LANES, Lanes, instantiate};
+use super::cpu::{Level, vectorize};
 use super::parallel::{Rows, for_chunks};
-use super::simd::vectorize;
 use crate::error::{Error, Result};
 use crate::ops::ceilings::CeilingKernels;
 use crate::tensor::{DType, Precision, Tensor};
@@ -123,7 +123,7 @@ impl CeilingKernels for Native {
         if !count.is_multiple_of(TILE) {
             return Err(Error::op(NAME, format!("{count} values are no multiple of {TILE}")));
         }
-        let level = Level::detect();
+        let level = Level::in_use();
         let access = self.memory.access()?;
         if self.precision == Precision::F64 {
             let values = access.write::<f64>(values)?;
@@ -148,7 +148,7 @@ impl CeilingKernels for Native {
             let one = std::hint::black_box(1.0);
             let work = |_: usize, tile: Rows<'_, f32>| {
                 let args = Chains { values: tile.0.as_mut_ptr(), count: tile.0.len(), rounds, one };
-                // SAFETY: the level was detected, and the slice is this call's own.
+                // SAFETY: the level in use is available, and the slice is this call's own.
                 unsafe { run(&args) }
             };
             self.pool.install(|| for_chunks(Rows(values, 1), count, TILE, &work));

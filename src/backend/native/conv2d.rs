@@ -1,7 +1,7 @@
-//! `conv2d` on the CPU. Single precision: direct convolution, sixteen channels a vector, without a patch matrix.
-//! Where it pays, by Winograd's method. Double precision, the oracle: a patch matrix an image, and a matrix product.
+//! `conv2d` on the CPU. Single precision: direct convolution, sixteen channels per vector, without a patch matrix, or
+//! Winograd's method where that is faster. Double precision, the oracle: one patch matrix per image, and a matrix product.
 //!
-//! - `lanes`: the vectors, and working memory;
+//! - `lanes`: the vectors;
 //! - `tile`: the innermost loops of all products;
 //! - `strip`: input rows as direct convolution reads them;
 //! - `correlate`: direct forward and input gradient;
@@ -24,12 +24,12 @@ mod winograd;
 mod winograd_grad;
 
 use super::Native;
+use super::cpu::Level;
 use super::real::{Real, with_real};
 use crate::error::{Error, Result};
 use crate::ops::conv2d::{Conv2dKernels, Geometry};
 use crate::tensor::Grad;
 use crate::tensor::Tensor;
-use lanes::Level;
 
 /// How a precision convolves, on slices that have the geometry's sizes, on the threads of the current pool.
 trait Convolve: Real {
@@ -50,17 +50,17 @@ impl Convolve for f32 {
 
     fn forward(g: &Geometry, x: &[f32], weight: &[f32], y: &mut [f32], sums: Option<&mut [f32]>) {
         let run = if winograd::applies(g) { winograd::forward } else { correlate::forward };
-        run(Level::detect(), g, x, weight, y, sums);
+        run(Level::in_use(), g, x, weight, y, sums);
     }
 
     fn input_grad(g: &Geometry, dy: &[f32], weight: &[f32], dx: &mut [f32], accumulate: bool) {
         let run = if winograd::applies(g) { winograd::input_grad } else { correlate::input_grad };
-        run(Level::detect(), g, dy, weight, dx, accumulate);
+        run(Level::in_use(), g, dy, weight, dx, accumulate);
     }
 
     fn weight_grad(g: &Geometry, x: &[f32], dy: &[f32], dweight: &mut [f32], scratch: &mut [f32]) {
         let run = if winograd::applies(g) { winograd_grad::weight_grad } else { weight_grad::weight_grad };
-        run(Level::detect(), g, x, dy, dweight, scratch);
+        run(Level::in_use(), g, x, dy, dweight, scratch);
     }
 }
 

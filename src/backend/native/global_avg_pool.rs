@@ -1,9 +1,9 @@
 //! `global_avg_pool` on the CPU.
 
 use super::Native;
+use super::cpu::vectorize;
 use super::parallel::{Rows, for_chunks};
 use super::real::{Real, with_real};
-use super::simd::vectorize;
 use crate::error::{Error, Result};
 use crate::ops::global_avg_pool::GlobalAvgPoolKernels;
 use crate::tensor::Grad;

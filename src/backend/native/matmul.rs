@@ -3,8 +3,8 @@
 //!
 //! By hand, as the gemm crate allocates its packing buffers in every call, and a step is to allocate nothing.
 
+use super::cpu::vectorize;
 use super::real::Real;
-use super::simd::vectorize;
 
 /// A tile of the result that is summed in registers: so many rows ...
 const ROWS: usize = 6;

@@ -1,9 +1,9 @@
 //! The native backend: Rust on the CPU, in single precision, or in double as the oracle of the other backends.
 //!
-//! One file an op, each named as the op is. Ops get slices from `memory`, are written once for both precisions
-//! (`real`), run in parallel over chunks whose borders depend on shapes alone (`parallel`) and with the widest
-//! vectors that the machine has (`simd`). Results depend neither on the number of threads nor, but for
-//! convolutions in single precision, on the vector width.
+//! One file per op, each named as the op is. Ops get slices from `memory` and room for what they need meanwhile from
+//! `workspace`, are written once for both precisions (`real`), run in parallel over chunks whose borders depend on shapes
+//! alone (`parallel`) and with the best vectors that the machine has ([`cpu`]). Results depend neither on the number of
+//! threads nor, but for convolutions in single precision, on the vectors.
 
 mod augment_mix;
 mod batch_norm;
@@ -11,6 +11,7 @@ mod batch_norm_rows;
 mod ceilings;
 mod classify;
 mod conv2d;
+pub mod cpu;
 mod global_avg_pool;
 mod linear;
 mod load_step;
@@ -20,7 +21,6 @@ mod negative_cosine;
 mod parallel;
 mod real;
 mod sgd;
-mod simd;
 mod soft_label_cross_entropy;
 mod soft_labels;
 mod total_loss;
@@ -37,15 +37,16 @@ pub struct Native {
     memory: memory::Allocations,
     /// The backend's own threads; ops enter it with `pool.install`.
     pool: rayon::ThreadPool,
-    workspace: workspace::Workspace,
 }
 
 impl Native {
-    /// Opens the CPU with so many threads; 0 takes all.
+    /// Opens the CPU with `threads` threads; 0 takes all.
     ///
     /// # Errors
-    /// For bf16, which the CPU does not compute in, and when the system gives no threads.
+    /// For bf16, which the CPU does not compute in, when `GLMC_CPU` asks for what the machine does not have, and when the
+    /// system gives no threads.
     pub fn new(precision: Precision, threads: usize) -> Result<Native> {
+        cpu::choice()?;
         if precision == Precision::Bf16 {
             return Err(Error::device("cpu", "computes in f32 (or f64); bf16 runs on cuda and on the emulator"));
         }
@@ -54,12 +55,7 @@ impl Native {
             .thread_name(|i| format!("cpu-{i}"))
             .build()
             .map_err(|e| Error::device("cpu", format!("cannot start {threads} threads: {e}")))?;
-        Ok(Native {
-            precision,
-            memory: memory::Allocations::default(),
-            pool,
-            workspace: workspace::Workspace::default(),
-        })
+        Ok(Native { precision, memory: memory::Allocations::default(), pool })
     }
 }
 

@@ -1,10 +1,10 @@
 //! `sgd` on the CPU.
 
 use super::Native;
+use super::cpu::vectorize;
 use super::load_step;
 use super::parallel::{Rows, for_chunks};
 use super::real::{Real, with_real};
-use super::simd::vectorize;
 use crate::error::{Error, Result};
 use crate::ops::sgd::{Sgd, SgdConfig, SgdKernels};
 use crate::tensor::Tensor;

@@ -8,7 +8,9 @@ use smallvec::{SmallVec, smallvec};
 
 use rayon::prelude::*;
 
-use super::lanes::{Ahead, LANES, Level, Workspace};
+use super::super::cpu::Level;
+use super::super::workspace::Workspace;
+use super::lanes::{Ahead, LANES};
 use super::strip::{Image, Strip};
 use super::tile::{self, Tile};
 use crate::ops::conv2d::Geometry;
@@ -166,19 +168,17 @@ impl Correlation {
         let strip = Strip { rows: strip_extent(band, 0), cols: strip_cols, ..strip };
         let job = Job { correlation: self, strip, choice, rows, band, accumulate };
 
-        Workspace::with(|workspace| {
-            let block = self.packed_block(&strip);
-            let packed = workspace.floats(block * self.to.channels.div_ceil(LANES));
-            packed.par_chunks_mut(block).enumerate().for_each(|(i, packed)| self.pack(&strip, weight, i, packed));
-            let packed = &*packed;
-            let images = y.par_chunks_mut(self.to.floats()).zip(x.par_chunks(self.from.floats()));
-            match sums {
-                None => images.for_each(|(y, x)| job.image(packed, x, y, &mut [])),
-                Some(sums) => images
-                    .zip(sums.par_chunks_mut(2 * self.to.channels))
-                    .for_each(|((y, x), sums)| job.image(packed, x, y, sums)),
-            }
-        });
+        let block = self.packed_block(&strip);
+        let mut packed = Workspace::<f32>::take(block * self.to.channels.div_ceil(LANES));
+        packed.par_chunks_mut(block).enumerate().for_each(|(i, packed)| self.pack(&strip, weight, i, packed));
+        let packed = &*packed;
+        let images = y.par_chunks_mut(self.to.floats()).zip(x.par_chunks(self.from.floats()));
+        match sums {
+            None => images.for_each(|(y, x)| job.image(packed, x, y, &mut [])),
+            Some(sums) => images
+                .zip(sums.par_chunks_mut(2 * self.to.channels))
+                .for_each(|((y, x), sums)| job.image(packed, x, y, sums)),
+        }
     }
 }
 
@@ -199,31 +199,29 @@ impl Job<'_> {
     fn image(&self, packed: &[f32], x: &[f32], y: &mut [f32], sums: &mut [f32]) {
         let c = self.correlation;
         sums.fill(0.0);
-        Workspace::with(|workspace| {
-            let strip = workspace.floats(self.strip.floats());
-            let tile_rows = |phase: &Phase| phase.extent[0].div_ceil(self.choice.rows);
-            let steps = c.phases.iter().map(tile_rows).sum::<usize>() * c.to.channels.div_ceil(LANES);
-            let mut ahead = Ahead::of(x, steps);
-            for first in (0..self.rows).step_by(self.band) {
-                let top = (first * c.stride) as isize - c.zeros[0] as isize;
-                self.strip.fill(strip, self.strip.block_pitch(), &c.from, x, (top, -(c.zeros[1] as isize)));
-                for (i, packed) in packed.chunks_exact(c.packed_block(&self.strip)).enumerate() {
-                    let mut block_sums = [0.0; 2 * LANES];
-                    for phase in &c.phases {
-                        let wanted = (!sums.is_empty()).then_some(&mut block_sums);
-                        self.phase(phase, strip, first, packed, i * LANES, y, wanted, &mut ahead);
-                    }
-                    if !sums.is_empty() {
-                        let (plain, squares) = sums.split_at_mut(c.to.channels);
-                        for (sums, block_sums) in [plain, squares].into_iter().zip(block_sums.chunks_exact(LANES)) {
-                            for (sum, more) in sums[i * LANES..].iter_mut().zip(block_sums) {
-                                *sum += *more as f32;
-                            }
+        let mut strip = Workspace::<f32>::take(self.strip.floats());
+        let tile_rows = |phase: &Phase| phase.extent[0].div_ceil(self.choice.rows);
+        let steps = c.phases.iter().map(tile_rows).sum::<usize>() * c.to.channels.div_ceil(LANES);
+        let mut ahead = Ahead::of(x, steps);
+        for first in (0..self.rows).step_by(self.band) {
+            let top = (first * c.stride) as isize - c.zeros[0] as isize;
+            self.strip.fill(&mut strip, self.strip.block_pitch(), &c.from, x, (top, -(c.zeros[1] as isize)));
+            for (i, packed) in packed.chunks_exact(c.packed_block(&self.strip)).enumerate() {
+                let mut block_sums = [0.0; 2 * LANES];
+                for phase in &c.phases {
+                    let wanted = (!sums.is_empty()).then_some(&mut block_sums);
+                    self.phase(phase, &strip, first, packed, i * LANES, y, wanted, &mut ahead);
+                }
+                if !sums.is_empty() {
+                    let (plain, squares) = sums.split_at_mut(c.to.channels);
+                    for (sums, block_sums) in [plain, squares].into_iter().zip(block_sums.chunks_exact(LANES)) {
+                        for (sum, more) in sums[i * LANES..].iter_mut().zip(block_sums) {
+                            *sum += *more as f32;
                         }
                     }
                 }
             }
-        });
+        }
     }
 
     /// Sixteen output channels, from `channel` on, of a phase's rows in the band that starts at `first`.

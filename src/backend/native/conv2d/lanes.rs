@@ -1,50 +1,11 @@
-//! Sixteen single-precision lanes on whatever the processor has, and memory aligned for them.
+//! Sixteen single-precision lanes on whatever the processor has.
 //!
 //! Kernels are written once over [`Lanes`] and instantiated inside functions that enable the features of one
-//! [`Level`]; everything on the way is `#[inline(always)]`, so that it is compiled with those features.
-
-use std::cell::Cell;
-use std::sync::OnceLock;
+//! [`Level`](crate::backend::native::cpu::Level); everything on the way is `#[inline(always)]`, so that it is compiled
+//! with those features.
 
 /// Floats in a vector.
 pub(in crate::backend::native) const LANES: usize = 16;
-
-/// What the processor can do, from the best down.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::backend::native) enum Level {
-    /// One 512-bit register a vector, 32 of them.
-    #[cfg(target_arch = "x86_64")]
-    Avx512,
-    /// Two 256-bit registers a vector, 8 of them.
-    #[cfg(target_arch = "x86_64")]
-    Avx2,
-    /// Whatever the compiler makes of arrays.
-    Portable,
-}
-
-impl Level {
-    /// The best level of this processor.
-    pub(in crate::backend::native) fn detect() -> Level {
-        static LEVEL: OnceLock<Level> = OnceLock::new();
-        *LEVEL.get_or_init(|| Level::available()[0])
-    }
-
-    /// All levels of this processor, best first.
-    pub(in crate::backend::native) fn available() -> Vec<Level> {
-        let mut levels = Vec::new();
-        #[cfg(target_arch = "x86_64")]
-        {
-            if is_x86_feature_detected!("avx512f") {
-                levels.push(Level::Avx512);
-            }
-            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-                levels.push(Level::Avx2);
-            }
-        }
-        levels.push(Level::Portable);
-        levels
-    }
-}
 
 /// Operations on vectors of [`LANES`] floats.
 ///
@@ -82,7 +43,7 @@ mod x86 {
     use super::Lanes;
     use std::arch::x86_64::*;
 
-    /// See [`super::Level::Avx512`].
+    /// See [`Level::Avx512`](crate::backend::native::cpu::Level::Avx512).
     #[derive(Clone, Copy)]
     pub(in crate::backend::native) struct Avx512;
 
@@ -131,7 +92,7 @@ mod x86 {
         }
     }
 
-    /// See [`super::Level::Avx2`].
+    /// See [`Level::Avx2`](crate::backend::native::cpu::Level::Avx2).
     #[derive(Clone, Copy)]
     pub(in crate::backend::native) struct Avx2;
 
@@ -190,8 +151,8 @@ mod x86 {
     }
 }
 
-/// See [`Level::Portable`]. Multiplies and adds with two roundings: a fused multiply-add is a library call where the
-/// processor has none.
+/// See [`Level::Portable`](crate::backend::native::cpu::Level::Portable). Multiplies and adds with two roundings: a fused
+/// multiply-add is a library call where the processor has none.
 #[derive(Clone, Copy)]
 pub(in crate::backend::native) struct Portable;
 
@@ -238,12 +199,12 @@ impl Lanes for Portable {
 }
 
 /// `instantiate!(name, body, Args)`: a function `name(level)` that gives `body::<L>`, an `unsafe fn(&Args)` over
-/// [`Lanes`] that is `#[inline(always)]`, compiled with the features of a level. Needs
-/// the module [`self`] in scope.
+/// [`Lanes`] that is `#[inline(always)]`, compiled with the features of a level. Needs the module [`self`] in scope.
 macro_rules! instantiate {
     ($name:ident, $body:ident, $args:ty) => {
         /// The kernel for a level; see its body.
-        pub(super) fn $name(level: lanes::Level) -> unsafe fn(&$args) {
+        pub(super) fn $name(level: $crate::backend::native::cpu::Level) -> unsafe fn(&$args) {
+            use $crate::backend::native::cpu::Level;
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx512f")]
             unsafe fn avx512(args: &$args) {
@@ -258,10 +219,10 @@ macro_rules! instantiate {
             }
             match level {
                 #[cfg(target_arch = "x86_64")]
-                lanes::Level::Avx512 => avx512,
+                Level::Avx512 => avx512,
                 #[cfg(target_arch = "x86_64")]
-                lanes::Level::Avx2 => avx2,
-                lanes::Level::Portable => $body::<lanes::Portable>,
+                Level::Avx2 => avx2,
+                Level::Portable => $body::<lanes::Portable>,
             }
         }
     };
@@ -269,7 +230,7 @@ macro_rules! instantiate {
 pub(in crate::backend::native) use instantiate;
 
 /// Asks for memory that will be read next, a little at a time, while arithmetic keeps the processor busy: what follows
-/// a slice, which is what the same thread mostly goes on with. Nothing is read, so it need not belong to anybody.
+/// a slice, which is what the same thread mostly needs next. Nothing is read, so it may be anyone's memory.
 pub(super) struct Ahead {
     next: *const f32,
     lines: usize,
@@ -277,7 +238,7 @@ pub(super) struct Ahead {
 }
 
 impl Ahead {
-    /// As many floats after `slice` as it has itself, in so many steps.
+    /// As many floats after `slice` as it has itself, in `steps` steps.
     pub(super) fn of(slice: &[f32], steps: usize) -> Ahead {
         let lines = slice.len().div_ceil(LANES);
         Ahead { next: slice.as_ptr_range().end, lines, at_once: lines.div_ceil(steps.max(1)) }
@@ -297,42 +258,5 @@ impl Ahead {
             self.next = self.next.wrapping_add(LANES);
         }
         self.lines -= lines;
-    }
-}
-
-/// One vector in memory: a cache line.
-#[derive(Clone, Copy, Default, bytemuck::Zeroable, bytemuck::Pod)]
-#[repr(C, align(64))]
-pub(super) struct Line([f32; LANES]);
-
-thread_local! {
-    static IDLE: Cell<Vec<Workspace>> = const { Cell::new(Vec::new()) };
-}
-
-/// Working memory of one thread, kept from call to call, so that a step in a warmed-up program allocates nothing.
-#[derive(Default)]
-pub(super) struct Workspace(Vec<Line>);
-
-impl Workspace {
-    /// Lends this thread's working memory. Calls may nest, also by way of a job that the thread takes on while it
-    /// waits: each gets memory of its own.
-    pub(super) fn with<R>(work: impl FnOnce(&mut Workspace) -> R) -> R {
-        let mut idle = IDLE.take();
-        let mut workspace = idle.pop().unwrap_or_default();
-        IDLE.set(idle);
-        let result = work(&mut workspace);
-        let mut idle = IDLE.take();
-        idle.push(workspace);
-        IDLE.set(idle);
-        result
-    }
-
-    /// That many floats, aligned to a cache line, with any contents.
-    pub(super) fn floats(&mut self, floats: usize) -> &mut [f32] {
-        let lines = floats.div_ceil(LANES);
-        if self.0.len() < lines {
-            self.0.resize(lines, Line::default());
-        }
-        &mut bytemuck::cast_slice_mut(&mut self.0[..lines])[..floats]
     }
 }

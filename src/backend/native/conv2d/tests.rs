@@ -3,7 +3,7 @@
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use super::lanes::Level;
+use super::super::cpu::Level;
 use super::{correlate, patches, weight_grad, winograd, winograd_grad};
 use crate::ops::conv2d::Geometry;
 
@@ -108,7 +108,7 @@ fn geometry(batch: usize, [height, width]: [usize; 2], [channels, filters]: [usi
 
 #[test]
 fn layers_of_the_networks() {
-    let best = &Level::available()[..1];
+    let best = &[Level::in_use()];
     for (i, g) in [
         geometry(2, [32, 32], [3, 16], [3, 1, 1]),
         geometry(2, [32, 32], [16, 16], [3, 1, 1]),
@@ -166,7 +166,7 @@ fn threads_do_not_change_a_bit() {
     let results = [1, 2, 5].map(|threads| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         pool.install(|| {
-            let level = Level::detect();
+            let level = Level::in_use();
             let outputs = || [vec![0.0; dy.len()], vec![0.0; g.batch * 2 * g.filters], w.clone(), x.clone()];
             let ([mut y, mut sums, mut dw, mut dx], mut scratch) =
                 (outputs(), vec![0.0; weight_grad::scratch_floats(&g)]);
@@ -200,7 +200,7 @@ fn winograd_is_as_accurate_as_direct() {
         println!("{what}: {error:e}, {:.0}% of the limit", 100.0 * error / limit);
         assert!(error < limit, "{what}: {error:e} > {limit:e}");
     };
-    let level = Level::detect();
+    let level = Level::in_use();
     let (mut want, mut got) = (vec![0.0; dy.len()], vec![0.0; dy.len()]);
     patches::forward(&g, &double(&x), &double(&w), &mut want, None);
     correlate::forward(level, &g, &x, &w, &mut got, None);

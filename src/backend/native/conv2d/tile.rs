@@ -1,8 +1,9 @@
 //! The innermost loops: a block of output pixels by sixteen output channels, held in registers.
 
+use super::super::cpu::Level;
 #[cfg(target_arch = "x86_64")]
 use super::lanes::{Avx2, Avx512};
-use super::lanes::{LANES, Lanes, Level, Portable};
+use super::lanes::{LANES, Lanes, Portable};
 
 /// What a correlation tile reads and writes; all pitches in floats.
 pub(super) struct Tile {

@@ -5,7 +5,9 @@
 
 use rayon::prelude::*;
 
-use super::lanes::{LANES, Level, Workspace};
+use super::super::cpu::Level;
+use super::super::workspace::Workspace;
+use super::lanes::LANES;
 use super::strip::{Image, Strip};
 use super::tile::{self, OuterTile};
 use crate::ops::conv2d::Geometry;
@@ -90,33 +92,31 @@ impl Plan {
         let strip_image = self.strip.floats();
         let dy_image = self.band * self.out.cols * LANES;
         let packed_dy = if self.in_place { 0 } else { blocks * self.images * dy_image };
-        Workspace::with(|workspace| {
-            // A run may reach beyond the last pixel, where anything may lie: its sums are not used.
-            let packed = workspace.floats(packed_dy + self.images * strip_image + LANES);
-            let (packed_dy, strip) = packed.split_at_mut(packed_dy);
-            let x = x.chunks(self.images * self.image.floats());
-            for (x, dy) in x.zip(dy.chunks(self.images * self.out.floats())) {
-                let images = x.len() / self.image.floats();
-                for row in (0..self.out.rows).step_by(self.band) {
-                    let rows = self.band.min(self.out.rows - row);
-                    let corner = ((row * self.stride) as isize - self.padding as isize, -(self.padding as isize));
-                    for (x, strip) in x.chunks_exact(self.image.floats()).zip(strip.chunks_exact_mut(strip_image)) {
-                        self.strip.fill(strip, self.strip.block_pitch(), &self.image, x, corner);
-                    }
-                    for (i, sums) in sums.chunks_exact_mut(self.block_sums()).enumerate() {
-                        let block = first_block + i;
-                        let (dy, dy_image) = if self.in_place {
-                            (&dy[row * self.out.cols * LANES..], self.out.floats())
-                        } else {
-                            let packed = &mut packed_dy[i * self.images * dy_image..][..self.images * dy_image];
-                            self.pack_dy(dy, row, rows, block, packed);
-                            (&*packed, dy_image)
-                        };
-                        self.sweep(kernel, strip, dy, dy_image, images, rows, sums);
-                    }
+        // A run may reach beyond the last pixel, where anything may lie: its sums are not used.
+        let mut packed = Workspace::<f32>::take(packed_dy + self.images * strip_image + LANES);
+        let (packed_dy, strip) = packed.split_at_mut(packed_dy);
+        let x = x.chunks(self.images * self.image.floats());
+        for (x, dy) in x.zip(dy.chunks(self.images * self.out.floats())) {
+            let images = x.len() / self.image.floats();
+            for row in (0..self.out.rows).step_by(self.band) {
+                let rows = self.band.min(self.out.rows - row);
+                let corner = ((row * self.stride) as isize - self.padding as isize, -(self.padding as isize));
+                for (x, strip) in x.chunks_exact(self.image.floats()).zip(strip.chunks_exact_mut(strip_image)) {
+                    self.strip.fill(strip, self.strip.block_pitch(), &self.image, x, corner);
+                }
+                for (i, sums) in sums.chunks_exact_mut(self.block_sums()).enumerate() {
+                    let block = first_block + i;
+                    let (dy, dy_image) = if self.in_place {
+                        (&dy[row * self.out.cols * LANES..], self.out.floats())
+                    } else {
+                        let packed = &mut packed_dy[i * self.images * dy_image..][..self.images * dy_image];
+                        self.pack_dy(dy, row, rows, block, packed);
+                        (&*packed, dy_image)
+                    };
+                    self.sweep(kernel, strip, dy, dy_image, images, rows, sums);
                 }
             }
-        });
+        }
     }
 
     /// Packs sixteen filters of some rows of each image: (image, row, column, filter).

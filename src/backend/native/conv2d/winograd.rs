@@ -5,7 +5,9 @@
 
 use rayon::prelude::*;
 
-use super::lanes::{Ahead, LANES, Level, Workspace};
+use super::super::cpu::Level;
+use super::super::workspace::Workspace;
+use super::lanes::{Ahead, LANES};
 use super::strip::Image;
 use super::tile::{self, Tile, TileChoice};
 use super::transform::{self, Kernels, Outputs, POINTS, Rows};
@@ -201,23 +203,21 @@ impl Correlation<'_> {
             nothing,
         };
         let rows = x.len() / self.from.floats() * self.tiling.rows;
-        Workspace::with(|workspace| {
-            let all = workspace.floats(self.transformed.floats() + self.transformed.block_pitch());
-            let (transformed, products) = all.split_at_mut(self.transformed.floats());
-            for first in (0..rows).step_by(self.tiling.band) {
-                let count = self.tiling.band.min(rows - first);
-                input.run(x, first, count, transformed);
-                let steps = POINTS * self.to.channels / LANES;
-                let mut ahead = [
-                    Ahead::of(self.tiling.pixels(&self.from, x, first, count), steps),
-                    Ahead::of(self.tiling.pixels(&self.to, y, first, count), steps),
-                ];
-                for (i, weight) in weight.chunks_exact(self.block()).enumerate() {
-                    self.multiply(weight, transformed, count * self.tiling.cols, products, &mut ahead);
-                    self.finish(products, first, count, i * LANES, y, sums);
-                }
+        let mut all = Workspace::<f32>::take(self.transformed.floats() + self.transformed.block_pitch());
+        let (transformed, products) = all.split_at_mut(self.transformed.floats());
+        for first in (0..rows).step_by(self.tiling.band) {
+            let count = self.tiling.band.min(rows - first);
+            input.run(x, first, count, transformed);
+            let steps = POINTS * self.to.channels / LANES;
+            let mut ahead = [
+                Ahead::of(self.tiling.pixels(&self.from, x, first, count), steps),
+                Ahead::of(self.tiling.pixels(&self.to, y, first, count), steps),
+            ];
+            for (i, weight) in weight.chunks_exact(self.block()).enumerate() {
+                self.multiply(weight, transformed, count * self.tiling.cols, products, &mut ahead);
+                self.finish(products, first, count, i * LANES, y, sums);
             }
-        });
+        }
     }
 
     /// The products of sixteen output channels: (point, tile, output channel).
@@ -294,22 +294,20 @@ impl Correlation<'_> {
     }
 
     fn run(&self, x: &[f32], y: &mut [f32], sums: Option<&mut [f32]>) {
-        Workspace::with(|workspace| {
-            let all = workspace.floats(self.block() * (self.to.channels / LANES) + self.from.channels);
-            let (nothing, weight) = all.split_at_mut(self.from.channels);
-            nothing.fill(0.0);
-            let nothing = &*nothing;
-            weight.par_chunks_mut(self.block()).enumerate().for_each(|(i, to)| self.transform_weights(i, to));
-            let weight = &*weight;
-            let images = self.tiling.images;
-            let pieces = y.par_chunks_mut(images * self.to.floats()).zip(x.par_chunks(images * self.from.floats()));
-            match sums {
-                None => pieces.for_each(|(y, x)| self.images(weight, nothing, x, y, &mut [])),
-                Some(sums) => pieces
-                    .zip(sums.par_chunks_mut(images * 2 * self.to.channels))
-                    .for_each(|((y, x), sums)| self.images(weight, nothing, x, y, sums)),
-            }
-        });
+        let mut all = Workspace::<f32>::take(self.block() * (self.to.channels / LANES) + self.from.channels);
+        let (nothing, weight) = all.split_at_mut(self.from.channels);
+        nothing.fill(0.0);
+        let nothing = &*nothing;
+        weight.par_chunks_mut(self.block()).enumerate().for_each(|(i, to)| self.transform_weights(i, to));
+        let weight = &*weight;
+        let images = self.tiling.images;
+        let pieces = y.par_chunks_mut(images * self.to.floats()).zip(x.par_chunks(images * self.from.floats()));
+        match sums {
+            None => pieces.for_each(|(y, x)| self.images(weight, nothing, x, y, &mut [])),
+            Some(sums) => pieces
+                .zip(sums.par_chunks_mut(images * 2 * self.to.channels))
+                .for_each(|((y, x), sums)| self.images(weight, nothing, x, y, sums)),
+        }
     }
 
     fn new(level: Level, from: Image, to: Image, zeros: usize, batch: usize, weight: &[f32]) -> Correlation<'_> {

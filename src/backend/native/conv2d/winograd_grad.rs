@@ -5,7 +5,9 @@
 
 use rayon::prelude::*;
 
-use super::lanes::{Ahead, LANES, Level, Workspace};
+use super::super::cpu::Level;
+use super::super::workspace::Workspace;
+use super::lanes::{Ahead, LANES};
 use super::strip::Image;
 use super::tile::{self, OuterTile};
 use super::transform::{self, Kernels, POINTS};
@@ -66,64 +68,62 @@ impl Plan {
             [(0, channel_block), (1, filter_block)].map(|(i, first)| BLOCKS.min(self.blocks[i] - first));
         let [from, gradient] = [channels, filters].map(|blocks| Transformed { blocks, tiles: self.tiling.tiles() });
         let outer = tile::choose_outer(level);
-        Workspace::with(|workspace| {
-            let most = self.image.channels.max(self.out.channels);
-            let all = workspace.floats(from.floats() + gradient.floats() + most);
-            let (v, all) = all.split_at_mut(from.floats());
-            let (d, nothing) = all.split_at_mut(gradient.floats());
-            nothing.fill(0.0);
-            let input = RowTransform {
-                kernel: transform::input_kernel(level),
-                image: self.image,
-                zeros: self.padding,
-                tiling: self.tiling,
-                to: from,
-                channel: channel_block * LANES,
-                nothing,
-            };
-            let output = RowTransform {
-                kernel: transform::output_grad_kernel(level),
-                image: self.out,
-                zeros: 0,
-                tiling: self.tiling,
-                to: gradient,
-                channel: filter_block * LANES,
-                nothing,
-            };
-            let rows = x.len() / self.image.floats() * self.tiling.rows;
-            for first in (0..rows).step_by(self.tiling.band) {
-                let count = self.tiling.band.min(rows - first);
-                input.run(x, first, count, v);
-                output.run(dy, first, count, d);
-                let mut ahead = [
-                    Ahead::of(self.tiling.pixels(&self.image, x, first, count), POINTS),
-                    Ahead::of(self.tiling.pixels(&self.out, dy, first, count), POINTS),
-                ];
-                for point in 0..POINTS {
-                    ahead.iter_mut().for_each(Ahead::step);
-                    for (i, sums) in sums.chunks_exact_mut(SUMS).enumerate() {
-                        let (filter, channel) = (i / channels, i % channels);
-                        let tile = OuterTile {
-                            strip: v[channel * from.block_pitch() + point * from.point_pitch()..].as_ptr(),
-                            strip_image: 0,
-                            strip_row: 0,
-                            strip_col: LANES,
-                            dy: d[filter * gradient.block_pitch() + point * gradient.point_pitch()..].as_ptr(),
-                            dy_image: 0,
-                            dy_row: 0,
-                            dy_col: LANES,
-                            images: 1,
-                            rows: 1,
-                            cols: count * self.tiling.cols,
-                            sums: sums[point * LANES * LANES..][..LANES * LANES].as_mut_ptr(),
-                        };
-                        // SAFETY: `choose_outer` was given this processor's level; both transformed sides hold a
-                        // vector for each of the tiles, which were just written; the sums are borrowed mutably.
-                        unsafe { outer(&tile) }
-                    }
+        let most = self.image.channels.max(self.out.channels);
+        let mut all = Workspace::<f32>::take(from.floats() + gradient.floats() + most);
+        let (v, all) = all.split_at_mut(from.floats());
+        let (d, nothing) = all.split_at_mut(gradient.floats());
+        nothing.fill(0.0);
+        let input = RowTransform {
+            kernel: transform::input_kernel(level),
+            image: self.image,
+            zeros: self.padding,
+            tiling: self.tiling,
+            to: from,
+            channel: channel_block * LANES,
+            nothing,
+        };
+        let output = RowTransform {
+            kernel: transform::output_grad_kernel(level),
+            image: self.out,
+            zeros: 0,
+            tiling: self.tiling,
+            to: gradient,
+            channel: filter_block * LANES,
+            nothing,
+        };
+        let rows = x.len() / self.image.floats() * self.tiling.rows;
+        for first in (0..rows).step_by(self.tiling.band) {
+            let count = self.tiling.band.min(rows - first);
+            input.run(x, first, count, v);
+            output.run(dy, first, count, d);
+            let mut ahead = [
+                Ahead::of(self.tiling.pixels(&self.image, x, first, count), POINTS),
+                Ahead::of(self.tiling.pixels(&self.out, dy, first, count), POINTS),
+            ];
+            for point in 0..POINTS {
+                ahead.iter_mut().for_each(Ahead::step);
+                for (i, sums) in sums.chunks_exact_mut(SUMS).enumerate() {
+                    let (filter, channel) = (i / channels, i % channels);
+                    let tile = OuterTile {
+                        strip: v[channel * from.block_pitch() + point * from.point_pitch()..].as_ptr(),
+                        strip_image: 0,
+                        strip_row: 0,
+                        strip_col: LANES,
+                        dy: d[filter * gradient.block_pitch() + point * gradient.point_pitch()..].as_ptr(),
+                        dy_image: 0,
+                        dy_row: 0,
+                        dy_col: LANES,
+                        images: 1,
+                        rows: 1,
+                        cols: count * self.tiling.cols,
+                        sums: sums[point * LANES * LANES..][..LANES * LANES].as_mut_ptr(),
+                    };
+                    // SAFETY: `choose_outer` was given this processor's level; both transformed sides hold a
+                    // vector for each of the tiles, which were just written; the sums are borrowed mutably.
+                    unsafe { outer(&tile) }
                 }
             }
-        });
+        }
     }
 
     /// Adds up all groups' sums of sixteen filters, and brings them back to the weight's taps and layout.
