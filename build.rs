@@ -11,10 +11,7 @@ fn collect(folder: &Path, found: &mut Vec<PathBuf>) {
     for entry in entries.flatten() {
         let path = entry.path();
         if path.is_dir() {
-            // Ladders (kernels/lab) are for study; the shipped program has none of them.
-            if path.file_name().is_some_and(|name| name != "lab") {
-                collect(&path, found);
-            }
+            collect(&path, found);
         } else if path.extension().is_some_and(|e| e == "cu" || e == "cuh" || e == "h") {
             found.push(path);
         }

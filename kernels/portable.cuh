@@ -52,7 +52,7 @@ DEVICE u32 pack_bf16(float low, float high) {
     return result;
 }
 
-// ---- vector loads and stores: one transaction of 16 (8) bytes ----
+// ---- vector loads and stores: one transaction of 16 bytes (store8: 8) ----
 
 DEVICE Vec16 load16(const void* address) {
     return *reinterpret_cast<const Vec16*>(address);
@@ -60,10 +60,6 @@ DEVICE Vec16 load16(const void* address) {
 
 DEVICE void store16(void* address, Vec16 value) {
     *reinterpret_cast<Vec16*>(address) = value;
-}
-
-DEVICE Vec8 load8(const void* address) {
-    return *reinterpret_cast<const Vec8*>(address);
 }
 
 DEVICE void store8(void* address, Vec8 value) {
@@ -81,13 +77,6 @@ DEVICE u32 shared_address(const void* pointer) {
 DEVICE void cp_async_16(void* shared, const void* global, bool valid = true) {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(shared)), "l"(global),
                  "r"(valid ? 16 : 0)
-                 : "memory");
-}
-
-// The same for 4 bytes (multiples of 4), for rows that are not multiples of 16 bytes.
-DEVICE void cp_async_4(void* shared, const void* global, bool valid = true) {
-    asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(shared_address(shared)), "l"(global),
-                 "r"(valid ? 4 : 0)
                  : "memory");
 }
 

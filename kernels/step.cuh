@@ -1,4 +1,4 @@
-// The step's scalars: sixteen 32-bit words, the same as `StepParams` in src/ops/step.rs.
+// The step's scalars: sixteen 32-bit words, the same as `StepParams` in src/ops/load_step.rs.
 #pragma once
 
 #include "portable.cuh"

@@ -13,7 +13,7 @@ pub trait Memory {
     /// The device's name: `cpu`, `cuda:0`, `emulator`.
     fn name(&self) -> String;
 
-    /// In what arithmetic this backend was opened.
+    /// The precision that this backend computes in.
     fn precision(&self) -> Precision;
 
     /// Allocates zeroed memory, aligned to 256 bytes; `what` is for messages.
@@ -46,8 +46,8 @@ pub trait Memory {
     /// When the sizes differ or the device fails.
     fn download(&self, from: Tensor, bytes: &mut [u8]) -> Result<()>;
 
-    /// Zeroed host memory that [`Memory::upload_async`] and [`Memory::download_async`] copy from and to. Devices that
-    /// compute behind the host's back give page-locked memory; what is said here is for those that do not.
+    /// Zeroed host memory that [`Memory::upload_async`] and [`Memory::download_async`] copy from and to: page-locked where
+    /// a device copies while the host computes. The defaults from here on are for devices that do not.
     ///
     /// # Errors
     /// When there is not that much.

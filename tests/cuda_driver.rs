@@ -470,8 +470,8 @@ fn wrong_launches(cuda: &Cuda) -> Result<()> {
     for (error, part) in [
         (launch(Launch::linear(1, 32), &args[..2]), "kernel add: launched with 2 arguments, but it takes 3"),
         (launch(Launch::linear(1, 32), &[Arg::Ptr(0), Arg::U64(1), Arg::U32(0)]), "argument 2 has 8 bytes"),
-        (launch(Launch::linear(1, 2000), &args), "2000, 1, 1] threads a block"),
-        (launch(Launch::linear(1, 32).shared(1 << 20), &args), "1048576 bytes of shared memory a block"),
+        (launch(Launch::linear(1, 2000), &args), "2000, 1, 1] threads per block"),
+        (launch(Launch::linear(1, 32).shared(1 << 20), &args), "1048576 bytes of shared memory per block"),
     ] {
         assert!(error.starts_with("cuda:0: ") && error.contains(part), "{error}");
     }

@@ -1,4 +1,4 @@
-// cp.async: when checked, a copy lands no sooner than the wait that covers it, and its target may be touched by nobody
+// cp.async: when checked, a copy lands no sooner than the wait that covers it, and its target may not be touched
 // until then, so that a missing wait shows; otherwise it lands at once.
 #pragma once
 
@@ -61,7 +61,4 @@ DEVICE void cp_async_wait() {}
 
 DEVICE void cp_async_16(void* shared, const void* global, bool valid = true, GLMC_HERE) {
     glmc_copy_async(shared, global, 16, valid, file, line);
-}
-DEVICE void cp_async_4(void* shared, const void* global, bool valid = true, GLMC_HERE) {
-    glmc_copy_async(shared, global, 4, valid, file, line);
 }

@@ -156,32 +156,14 @@ enum : u64 { GLMC_LANES_OFFSET = 4096, GLMC_REGION_BYTES = 1ull << 27 };
 
 #define __global__
 #define __device__
-#define __host__
 #define __forceinline__ inline
 #define __launch_bounds__(...)
-#define __align__(bytes) alignas(bytes)
-#define __constant__
 #define __shared__ static_assert(false, "shared memory comes from SHARED_MEMORY(name) alone");
 #define __restrict__ __restrict
 #define DEVICE static inline
 
-struct uint2 { u32 x, y; } __attribute__((aligned(8)));
 struct uint3 { u32 x, y, z; };
-struct uint4 { u32 x, y, z, w; } __attribute__((aligned(16)));
-struct int2 { i32 x, y; } __attribute__((aligned(8)));
-struct int3 { i32 x, y, z; };
-struct int4 { i32 x, y, z, w; } __attribute__((aligned(16)));
-struct float2 { float x, y; } __attribute__((aligned(8)));
-struct float3 { float x, y, z; };
 struct float4 { float x, y, z, w; } __attribute__((aligned(16)));
-typedef uint3 dim3;
-
-DEVICE uint2 make_uint2(u32 x, u32 y) { return {x, y}; }
-DEVICE uint4 make_uint4(u32 x, u32 y, u32 z, u32 w) { return {x, y, z, w}; }
-DEVICE int2 make_int2(i32 x, i32 y) { return {x, y}; }
-DEVICE int4 make_int4(i32 x, i32 y, i32 z, i32 w) { return {x, y, z, w}; }
-DEVICE float2 make_float2(float x, float y) { return {x, y}; }
-DEVICE float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
 
 GLMC_CONTEXT uint3 glmc_thread_index() {
     const GlmcLane* lane = GLMC_LANE();
@@ -207,12 +189,11 @@ GLMC_CONTEXT u8* glmc_shared_memory() {
 #define blockIdx (glmc_block_index())
 #define blockDim (glmc_block_dim())
 #define gridDim (glmc_grid_dim())
-#define warpSize 32
 #define SHARED_MEMORY(name) unsigned char* const name = glmc_shared_memory()
 
 // ---- failures and waiting ----
 
-// Reports a failure of the running thread; never comes back.
+// Reports a failure of the running thread; never returns.
 static __attribute__((noinline, cold, noreturn, no_sanitize("thread"))) void glmc_fail(u32 kind, const void* address,
                                                                                       u32 size, bool is_write,
                                                                                       u64 pc, u32 other,
@@ -250,7 +231,6 @@ static __attribute__((noinline, no_sanitize("thread"))) void __syncthreads(GLMC_
     lane->block->suspend(lane);
 }
 
-DEVICE void __threadfence_block() {}
 GLMC_RUNTIME void __threadfence() {
     GLMC_LANE()->fenced = 1;
 }
@@ -272,39 +252,19 @@ GLMC_RUNTIME void store16(void* address, Vec16 value) {
     GLMC_CHECK_WRITE(address, 16);
     *static_cast<Vec16*>(address) = value;
 }
-GLMC_RUNTIME Vec8 load8(const void* address) {
-    GLMC_CHECK_READ(address, 8);
-    return *static_cast<const Vec8*>(address);
-}
 GLMC_RUNTIME void store8(void* address, Vec8 value) {
     GLMC_CHECK_WRITE(address, 8);
     *static_cast<Vec8*>(address) = value;
-}
-template <typename T>
-DEVICE T __ldg(const T* address) {
-    return *address;
 }
 
 // ---- asynchronous copies ----
 
 #include "copies.h"
 
-// ---- atomics on integers (floats have none: reductions are two-stage) ----
+// ---- atomics, on integers alone: on floats they would add in any order ----
 
 GLMC_RUNTIME u32 atomicAdd(u32* address, u32 value) {
     return __atomic_fetch_add(address, value, __ATOMIC_SEQ_CST);
-}
-GLMC_RUNTIME i32 atomicAdd(i32* address, i32 value) {
-    return __atomic_fetch_add(address, value, __ATOMIC_SEQ_CST);
-}
-GLMC_RUNTIME u64 atomicAdd(u64* address, u64 value) {
-    return __atomic_fetch_add(address, value, __ATOMIC_SEQ_CST);
-}
-GLMC_RUNTIME u32 atomicXor(u32* address, u32 value) {
-    return __atomic_fetch_xor(address, value, __ATOMIC_SEQ_CST);
-}
-GLMC_RUNTIME u32 atomicOr(u32* address, u32 value) {
-    return __atomic_fetch_or(address, value, __ATOMIC_SEQ_CST);
 }
 
 // ---- arithmetic ----
@@ -319,28 +279,10 @@ DEVICE float __uint_as_float(u32 bits) {
     __builtin_memcpy(&value, &bits, 4);
     return value;
 }
-DEVICE i32 __float_as_int(float value) { return static_cast<i32>(__float_as_uint(value)); }
-DEVICE float __int_as_float(i32 bits) { return __uint_as_float(static_cast<u32>(bits)); }
-DEVICE float rsqrtf(float value) { return 1.0f / sqrtf(value); }
-DEVICE double rsqrt(double value) { return 1.0 / sqrt(value); }
 DEVICE u32 __umulhi(u32 a, u32 b) { return static_cast<u32>((static_cast<u64>(a) * b) >> 32); }
-DEVICE i32 __popc(u32 bits) { return __builtin_popcount(bits); }
-DEVICE i32 __clz(i32 bits) { return bits == 0 ? 32 : __builtin_clz(static_cast<u32>(bits)); }
-DEVICE i32 __ffs(i32 bits) { return __builtin_ffs(bits); }
 DEVICE float __fmaf_rn(float a, float b, float c) { return fmaf(a, b, c); }
-DEVICE float __fadd_rn(float a, float b) { return a + b; }
-DEVICE float __fsub_rn(float a, float b) { return a - b; }
-DEVICE float __fmul_rn(float a, float b) { return a * b; }
-DEVICE float __fdiv_rn(float a, float b) { return a / b; }
-DEVICE i32 __float2int_rd(float value) { return static_cast<i32>(floorf(value)); }
-DEVICE float __int2float_rn(i32 value) { return static_cast<float>(value); }
-DEVICE float __uint2float_rn(u32 value) { return static_cast<float>(value); }
-DEVICE double __longlong_as_double(i64 bits) {
-    double value;
-    __builtin_memcpy(&value, &bits, 8);
-    return value;
-}
 
+// Kernels use few of these; without the others an argument would be converted in silence.
 DEVICE i32 min(i32 a, i32 b) { return a < b ? a : b; }
 DEVICE i32 max(i32 a, i32 b) { return a > b ? a : b; }
 DEVICE u32 min(u32 a, u32 b) { return a < b ? a : b; }

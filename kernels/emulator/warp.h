@@ -1,5 +1,5 @@
 // Warp-wide functions: a lane leaves its operands in its record and waits; the last lane to arrive computes the result
-// of every lane, and all go on. One switch a lane and call.
+// of every lane, and all continue. One switch per lane and call.
 #pragma once
 
 // Layouts: see portable.cuh. Operands in `in`: mma has a in 0..3, b in 4..5 and c in 6..9.

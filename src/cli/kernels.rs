@@ -141,7 +141,7 @@ fn problem(row: &Row, variant: &Variant, limits: &Limits) -> Option<String> {
     let arch = &row.arch;
     if row.shared_bytes > limits.shared_per_block {
         let (needs, has) = (row.shared_bytes, limits.shared_per_block);
-        return Some(format!("kernel {label} needs {needs} bytes of shared memory a block, but {arch} has {has}"));
+        return Some(format!("kernel {label} needs {needs} bytes of shared memory per block, but {arch} has {has}"));
     }
     if row.occupancy == 0.0 {
         let (threads, registers) = (row.threads, row.registers);
@@ -171,7 +171,7 @@ fn print_json(mut out: impl Write, rows: &[Row]) -> std::io::Result<()> {
     writeln!(out)
 }
 
-/// One line a variant and architecture, knobs last: they are of any length.
+/// One line per variant and architecture, knobs last: they are of any length.
 fn print_table(mut out: impl Write, rows: &[Row]) -> std::io::Result<()> {
     let width = rows.iter().map(|row| row.kernel.len()).max().unwrap_or(0).max("kernel".len());
     writeln!(
@@ -228,7 +228,7 @@ mod tests {
         assert_eq!(verdict(row(0, 0, 255)), None);
         assert_eq!(verdict(row(8, 0, 255)).unwrap(), "kernel x<TILE=8> spills 8 bytes of registers on sm_86");
         let text = verdict(row(0, 150 * 1024, 32)).unwrap();
-        assert!(text.contains("153600 bytes of shared memory a block, but sm_86 has 101376"), "{text}");
+        assert!(text.contains("153600 bytes of shared memory per block, but sm_86 has 101376"), "{text}");
     }
 
     #[test]

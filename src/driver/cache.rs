@@ -2,7 +2,7 @@
 //!
 //! An entry's name is the BLAKE3 of everything that decides its content (sources, options, architecture, compiler), so
 //! that no entry is ever wrong, only absent. An entry ends in a trailer with a checksum of its content: a truncated or
-//! damaged one counts as absent. Writing is temporary file + rename, so two processes never see each other's halves.
+//! damaged one counts as absent. Writing is temporary file + rename, so two processes never see each other's unfinished entries.
 //! Whatever fails here (a read-only folder, a full disk) costs a compilation and nothing else.
 
 use std::fs;
@@ -13,7 +13,7 @@ use std::time::{Duration, SystemTime};
 /// Environment variable that names the cache folder.
 pub const FOLDER_VARIABLE: &str = "GLMC_CACHE";
 
-/// Default size limit: some thousands of kernels.
+/// Default size limit: a few thousand kernels.
 pub const DEFAULT_LIMIT: u64 = 1 << 30;
 
 const MAGIC: &[u8; 8] = b"GLMCkrn1";
@@ -86,8 +86,8 @@ impl Cache {
         Some(bytes)
     }
 
-    /// The path of the entry `key` and its content's length, if it is there and whole. For files that the system loads
-    /// by path: the trailer behind an ELF image disturbs nobody.
+    /// The path of the entry `key`, if it is there and whole. For files that the system loads by path: a loader ignores
+    /// the trailer behind an ELF image.
     pub fn get_path(&self, key: &Key) -> Option<PathBuf> {
         self.get(key)?;
         Some(self.folder.as_ref()?.join(&key.0))

@@ -1,7 +1,7 @@
 //! A CUDA GPU, through the driver API: one context, one stream, nothing tracked per buffer.
 //!
 //! libcuda is loaded at run time; a machine without it gets one sentence and no panic. Only symbols of CUDA 12.0 are
-//! used, so that drivers 12.x and 13.x both serve.
+//! used, so that drivers 12.x and 13.x both work.
 
 mod context;
 mod handles;
@@ -53,7 +53,7 @@ pub struct Cuda {
 }
 
 impl Cuda {
-    /// Opens the GPU number `ordinal`.
+    /// Opens GPU number `ordinal`.
     ///
     /// # Errors
     /// Without a driver, a GPU of that number, compute capability 8.0 or libnvrtc; each says what to do.
@@ -250,12 +250,12 @@ impl Driver for Cuda {
         let start = unsafe { result::malloc_host(bytes.max(1), 0) }
             .map_err(|error| self.error(&format!("allocating {bytes} bytes of page-locked host memory"), error))?
             .cast::<u8>();
-        // SAFETY: the driver gave `bytes` bytes that nobody else knows.
+        // SAFETY: the driver gave `bytes` bytes, which nothing else refers to yet.
         unsafe { start.write_bytes(0, bytes) };
         let context = self.context.clone();
         let release = move |start: *mut u8, _| {
             if context.bind().is_ok() {
-                // A copy may be in flight, after an error say, and no manual promises that freeing waits for it.
+                // A copy may be in flight, after an error for example, and no manual promises that freeing waits for it.
                 context.drain();
                 // SAFETY: allocated above, released once, by the last holder; nothing in the stream uses it any more.
                 let _ = unsafe { result::free_host(start.cast::<c_void>()) };
@@ -324,7 +324,7 @@ impl Driver for Cuda {
         let mut pointers: Vec<*mut c_void> = packed.pointers().into_iter().map(<*const c_void>::cast_mut).collect();
         let ([gx, gy, gz], [bx, by, bz]) = (launch.grid, launch.block);
         // SAFETY: one pointer per parameter, each to a value of its size (checked where the driver tells the sizes); the
-        // driver copies the values before it returns. What the kernel does to device memory is the launcher's to answer.
+        // driver copies the values before it returns. What the kernel does to device memory is the launcher's responsibility.
         unsafe {
             result::launch_kernel(
                 loaded.function,

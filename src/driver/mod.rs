@@ -34,11 +34,11 @@ pub struct Properties {
     pub product: String,
     /// What kernels are compiled for: `sm_90a`; `emulator` on the emulator.
     pub arch: String,
-    /// Multiprocessors of a GPU; threads that run blocks on the emulator.
+    /// Multiprocessors of a GPU; on the emulator, threads that run blocks.
     pub multiprocessors: u32,
-    /// Dynamic shared memory that one block may ask for, in bytes.
+    /// Dynamic shared memory that a block may ask for, in bytes.
     pub shared_bytes: u32,
-    /// Memory of the device, in bytes.
+    /// The device's memory, in bytes.
     pub memory_bytes: u64,
 }
 
@@ -51,7 +51,7 @@ pub struct MemoryInfo {
     pub peak: u64,
     /// Free on the device, other programs considered.
     pub free: u64,
-    /// All there is.
+    /// The device's whole memory.
     pub total: u64,
 }
 

@@ -59,7 +59,7 @@ pub struct Nvrtc {
 /// What the compiler says about a kernel.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
-    /// Registers a thread.
+    /// Registers per thread.
     pub registers: u32,
     /// Bytes stored to and loaded from local memory for want of registers.
     pub spill_bytes: u32,
@@ -79,10 +79,10 @@ pub struct Cubin {
 }
 
 impl Nvrtc {
-    /// libnvrtc, loaded once a process.
+    /// libnvrtc, loaded once per process.
     ///
     /// # Errors
-    /// When none is found, with where it was looked for and what to do.
+    /// When none is found or usable; says what to do.
     pub fn load() -> Result<&'static Nvrtc> {
         static LOADED: OnceLock<Result<Nvrtc, String>> = OnceLock::new();
         let loaded = LOADED.get_or_init(|| Nvrtc::search(&|name| env::var_os(name)));
@@ -98,7 +98,7 @@ impl Nvrtc {
             return Nvrtc::open(&file).map_err(|error| format!("{VARIABLE} names {}: {error}", file.display()));
         }
         let mut problems = Vec::new();
-        // By name first: what the loader knows is what the system's owner chose.
+        // By name first: what the loader finds is what the system's owner chose.
         for name in ["libnvrtc.so", "libnvrtc.so.13", "libnvrtc.so.12"] {
             if let Ok(found) = Nvrtc::open(Path::new(name)) {
                 return Ok(found);
@@ -248,7 +248,7 @@ impl Nvrtc {
         }
         // SAFETY: NVRTC returns a static string for every status.
         let text = unsafe { CStr::from_ptr((self.functions.error_string)(status)) }.to_string_lossy();
-        // The assembler's chatter about entries that did compile is no part of the problem.
+        // What the assembler says about entries that did compile has nothing to do with the problem.
         let log: Vec<&str> = log.lines().filter(|line| !line.starts_with("ptxas info")).collect();
         let what = format!("kernel {} does not compile for {arch} ({text}):\n{}", spec.label(), log.join("\n"));
         Err(Error::device("nvrtc", what.trim_end_matches('\n')))
@@ -292,7 +292,7 @@ impl Drop for Guard<'_> {
     }
 }
 
-/// The headers that NVRTC gets: what `text` includes but for the emulator's.
+/// The headers that NVRTC gets: all that `text` includes except the emulator's.
 fn headers(text: &str) -> Vec<(&'static str, &'static str)> {
     let mut headers = sources::included(text);
     headers.retain(|(name, _)| !name.starts_with("emulator/"));

@@ -15,7 +15,7 @@ pub struct Limits {
     pub shared_per_block: u32,
 }
 
-/// Registers of a multiprocessor, since sm_80 unchanged.
+/// Registers of a multiprocessor, unchanged since sm_80.
 const REGISTERS: u32 = 65_536;
 /// Registers are given to a warp in units of this.
 const REGISTER_UNIT: u32 = 256;
@@ -41,7 +41,7 @@ pub fn limits(arch: &str) -> Option<Limits> {
 }
 
 /// Resident warps over the most possible, for blocks of `threads` threads with `registers` registers each and
-/// `shared_bytes` of shared memory a block. 0 where not one block fits.
+/// `shared_bytes` of shared memory per block. 0 where not one block fits.
 pub fn occupancy(limits: &Limits, threads: u32, registers: u32, shared_bytes: u32) -> f64 {
     if threads == 0 || shared_bytes > limits.shared_per_block {
         return 0.0;
@@ -63,7 +63,7 @@ mod tests {
     fn agrees_with_nvidias_calculator() {
         let a100 = limits("sm_80").unwrap();
         assert_eq!(occupancy(&a100, 256, 32, 0), 1.0);
-        assert_eq!(occupancy(&a100, 256, 33, 0), 0.75); // 40 registers granted: 12 warps a scheduler, 6 blocks
+        assert_eq!(occupancy(&a100, 256, 33, 0), 0.75); // 40 registers granted: 12 warps per scheduler, 6 blocks
         assert_eq!(occupancy(&a100, 256, 128, 0), 0.25);
         assert_eq!(occupancy(&a100, 1024, 65, 0), 0.0); // 28 warps fit, a block has 32
         assert_eq!(occupancy(&a100, 32, 16, 0), 0.5); // 32 blocks at most

@@ -17,7 +17,7 @@ unsafe impl Send for HostMemory {}
 unsafe impl Sync for HostMemory {}
 
 impl HostMemory {
-    /// Memory of the ordinary kind, zeroed.
+    /// Ordinary memory, zeroed.
     pub(crate) fn ordinary(bytes: usize) -> HostMemory {
         let start = Box::into_raw(vec![0u8; bytes].into_boxed_slice()).cast::<u8>();
         let release = |start: *mut u8, bytes: usize| {
@@ -34,7 +34,7 @@ impl Drop for HostMemory {
     }
 }
 
-/// Host memory that a GPU copies from and to without a detour. Made by
+/// Host memory that a GPU copies from and to directly. Made by
 /// [`Driver::alloc_pinned`](super::Driver::alloc_pinned).
 ///
 /// A copy that is still in the stream reads or writes the buffer: wait for a [`Mark`](super::Mark) set behind it before
@@ -42,7 +42,7 @@ impl Drop for HostMemory {
 pub struct Pinned(pub(crate) Arc<HostMemory>);
 
 impl Pinned {
-    /// Memory of the ordinary kind, zeroed: for devices that are done with a copy when the call returns.
+    /// Ordinary memory, zeroed: for devices that are done with a copy when the call returns.
     pub(crate) fn ordinary(bytes: usize) -> Pinned {
         Pinned(Arc::new(HostMemory::ordinary(bytes)))
     }

@@ -19,7 +19,7 @@ pub struct KernelSpec {
 }
 
 impl KernelSpec {
-    /// The kernel `entry` in `kernels/FILE`, as yet without knobs.
+    /// The kernel `entry` in `kernels/FILE`, without knobs so far.
     pub fn new(file: &'static str, entry: &'static str) -> KernelSpec {
         KernelSpec { file: file.into(), entry: entry.into(), defines: Vec::new(), text: None }
     }
@@ -86,7 +86,7 @@ impl Launch {
         Launch { grid: [blocks, 1, 1], block: [threads, 1, 1], shared_bytes: 0 }
     }
 
-    /// As many blocks of `threads` threads as cover `items`, at least one.
+    /// Enough blocks of `threads` threads to cover `items`, at least one.
     ///
     /// # Panics
     /// Never for `threads` > 0; a grid holds 2^31 - 1 blocks, and more items than that is a bug of the caller.
@@ -114,11 +114,11 @@ impl Launch {
     /// Refuses what no device takes.
     pub(crate) fn check(&self, label: &str, device: &str, shared_limit: u32) -> Result<()> {
         let problem = if !(1..=1024).contains(&self.threads()) {
-            format!("{:?} threads a block; a block holds 1 to 1024", self.block)
+            format!("{:?} threads per block; a block holds 1 to 1024", self.block)
         } else if self.grid[1] > 65_535 || self.grid[2] > 65_535 || self.grid[0] > i32::MAX as u32 {
             format!("a grid of {:?} blocks; the limits are 2147483647, 65535 and 65535", self.grid)
         } else if self.shared_bytes > shared_limit {
-            format!("{} bytes of shared memory a block; the device has {shared_limit}", self.shared_bytes)
+            format!("{} bytes of shared memory per block; the device has {shared_limit}", self.shared_bytes)
         } else {
             return Ok(());
         };
@@ -191,7 +191,7 @@ impl PackedArgs {
         packed
     }
 
-    /// One pointer an argument, valid as long as `self` is neither moved out of nor changed.
+    /// One pointer per argument, valid as long as `self` is neither moved out of nor changed.
     pub(crate) fn pointers(&self) -> Vec<*const std::ffi::c_void> {
         let mut word = 0;
         let mut pointers = Vec::with_capacity(self.sizes.len());

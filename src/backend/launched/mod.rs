@@ -124,7 +124,7 @@ impl Launched {
 impl Drop for Launched {
     fn drop(&mut self) {
         for allocation in self.allocations().slots.drain(..).flatten() {
-            // Nobody is left to tell; a driver that goes gives its memory back anyway.
+            // An error has nowhere to go; a driver that is dropped frees its memory anyway.
             let _ = self.driver.free(allocation.ptr);
         }
     }

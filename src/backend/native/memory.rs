@@ -1,6 +1,6 @@
-//! The CPU's memory, and who may look at what during an op.
+//! The CPU's memory, and what an op may touch of it.
 //!
-//! A [`Tensor`] is only a description, so that two of them may well name the same bytes. [`Access`] is a borrow checker
+//! A [`Tensor`] is only a description: two of them may name the same bytes. [`Access`] is a borrow checker
 //! at run time: an op asks it for every tensor that it reads or writes, and gets slices that are sure to lie in an
 //! allocation, to be aligned, and to share no written byte with each other. The ops themselves need no `unsafe`.
 
@@ -96,7 +96,7 @@ impl Allocations {
 /// # Errors
 /// When the system does not say.
 pub fn available() -> Result<usize> {
-    // Linux's own estimate, which counts what its caches would give up; elsewhere nobody is told a better one.
+    // Linux's own estimate, which counts what its caches would give up; elsewhere there is none.
     let Ok(text) = std::fs::read_to_string("/proc/meminfo") else { return Ok(usize::MAX) };
     let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
     let kibibytes = line.and_then(|rest| rest.split_whitespace().next()?.parse::<usize>().ok());
@@ -120,7 +120,7 @@ struct Taken {
 
 /// The memory as one op sees it: hands out slices, each tensor once.
 pub struct Access<'m> {
-    /// Borrowed mutably: as long as this lives, nobody allocates, frees or opens another access.
+    /// Borrowed mutably: as long as this lives, nothing is allocated or freed and no other access opened.
     table: RefMut<'m, Table>,
     taken: RefCell<Taken>,
 }

@@ -104,7 +104,7 @@ impl Memory for Native {
 
 impl Backend for Native {
     fn planner(&self) -> Result<Box<dyn Backend>> {
-        // Memory that nobody touches is never really given.
+        // Memory that is never touched is never really taken.
         Ok(Box::new(Native::new(self.precision, 1)?))
     }
 }

@@ -2,50 +2,50 @@
 //! results do not depend on the number of threads.
 
 /// Data that can be cut in two after a number of units, such as images or pixels.
-pub trait Split: Send + Sized {
+pub trait Divide: Send + Sized {
     /// The first `units` units, and the rest.
-    fn split(self, units: usize) -> (Self, Self);
+    fn divide(self, units: usize) -> (Self, Self);
 }
 
-/// A written slice whose unit is so many elements.
+/// A written slice, and the elements of a unit.
 pub struct Rows<'a, T>(pub &'a mut [T], pub usize);
 
-impl<T: Send> Split for Rows<'_, T> {
-    fn split(self, units: usize) -> (Self, Self) {
+impl<T: Send> Divide for Rows<'_, T> {
+    fn divide(self, units: usize) -> (Self, Self) {
         let (a, b) = self.0.split_at_mut(units * self.1);
         (Rows(a, self.1), Rows(b, self.1))
     }
 }
 
-impl<S: Split> Split for Option<S> {
-    fn split(self, units: usize) -> (Self, Self) {
-        self.map(|s| s.split(units)).unzip()
+impl<S: Divide> Divide for Option<S> {
+    fn divide(self, units: usize) -> (Self, Self) {
+        self.map(|s| s.divide(units)).unzip()
     }
 }
 
-impl<A: Split, B: Split> Split for (A, B) {
-    fn split(self, units: usize) -> (Self, Self) {
-        let ((a, c), (b, d)) = (self.0.split(units), self.1.split(units));
+impl<A: Divide, B: Divide> Divide for (A, B) {
+    fn divide(self, units: usize) -> (Self, Self) {
+        let ((a, c), (b, d)) = (self.0.divide(units), self.1.divide(units));
         ((a, b), (c, d))
     }
 }
 
-impl<A: Split, B: Split, C: Split> Split for (A, B, C) {
-    fn split(self, units: usize) -> (Self, Self) {
-        let ((a, d), (b, e), (c, f)) = (self.0.split(units), self.1.split(units), self.2.split(units));
+impl<A: Divide, B: Divide, C: Divide> Divide for (A, B, C) {
+    fn divide(self, units: usize) -> (Self, Self) {
+        let ((a, d), (b, e), (c, f)) = (self.0.divide(units), self.1.divide(units), self.2.divide(units));
         ((a, b, c), (d, e, f))
     }
 }
 
 /// Cuts `data` of `units` units into chunks of `chunk` units (the last may be shorter) and calls `work` with each
 /// chunk's first unit and data, on as many threads as the current pool has.
-pub fn for_chunks<S: Split>(data: S, units: usize, chunk: usize, work: &(impl Fn(usize, S) + Sync)) {
-    fn halve<S: Split>(data: S, first: usize, units: usize, chunk: usize, work: &(impl Fn(usize, S) + Sync)) {
+pub fn for_chunks<S: Divide>(data: S, units: usize, chunk: usize, work: &(impl Fn(usize, S) + Sync)) {
+    fn halve<S: Divide>(data: S, first: usize, units: usize, chunk: usize, work: &(impl Fn(usize, S) + Sync)) {
         if units <= chunk {
             return work(first, data);
         }
         let half = (units.div_ceil(chunk) / 2) * chunk;
-        let (a, b) = data.split(half);
+        let (a, b) = data.divide(half);
         rayon::join(|| halve(a, first, half, chunk, work), || halve(b, first + half, units - half, chunk, work));
     }
     if units > 0 {

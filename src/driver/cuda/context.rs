@@ -154,7 +154,7 @@ impl Context {
 impl Drop for Context {
     fn drop(&mut self) {
         let bound = self.bind().is_ok();
-        // SAFETY: the stream is this context's own and nobody else holds it any more; the context was retained once.
+        // SAFETY: the stream is this context's own and has no other holder; the context was retained once.
         unsafe {
             if bound && !self.stream.is_null() {
                 let _ = result::stream::destroy(self.stream);

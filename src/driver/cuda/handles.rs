@@ -1,4 +1,4 @@
-//! What the driver handed out, each given back by its owner's end: kernels, events, graphs.
+//! What the driver handed out, given back when its owner is dropped: kernels, events, graphs.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
@@ -15,7 +15,7 @@ use crate::{Error, Result};
 /// A loaded kernel.
 pub(super) struct Loaded {
     pub(super) function: sys::CUfunction,
-    /// Sizes of its parameters in bytes, where the driver tells (12.4 and later).
+    /// Sizes of its parameters in bytes, where the driver tells (CUDA 12.4 and later).
     pub(super) sizes: Option<Vec<usize>>,
     /// Dynamic shared memory that it has been allowed so far.
     pub(super) shared: AtomicU32,
@@ -51,7 +51,7 @@ pub(super) fn parameter_sizes(function: sys::CUfunction) -> Option<Vec<usize>> {
         match unsafe { get(function, sizes.len(), &mut offset, &mut size) } {
             sys::CUresult::CUDA_SUCCESS => sizes.push(size),
             sys::CUresult::CUDA_ERROR_INVALID_VALUE => return Some(sizes),
-            // Something else is wrong, and will be told by the launch: not that there are no more parameters.
+            // Something else is wrong, which the launch will report: not that there are no more parameters.
             _ => return None,
         }
     }

@@ -9,7 +9,7 @@ use crate::{Error, Result};
 
 /// Allocations start at multiples of this, as CUDA's do.
 pub const GRANULE: usize = 256;
-/// Bytes on both sides of an allocation that belong to nobody.
+/// Bytes on both sides of an allocation that belong to none.
 const RED_ZONE: usize = 4096;
 /// Bytes right before and behind an allocation that hold [`CANARY`], so that strays show even without instrumentation.
 const CANARY_BYTES: usize = 64;
@@ -38,10 +38,10 @@ pub struct Arena {
 }
 
 impl Arena {
-    /// Reserves addresses; memory is taken when it is touched. With `poison` new allocations hold 0xff bytes (NaN).
+    /// Reserves addresses; memory is only taken where it is touched. With `poison` new allocations hold 0xff bytes (NaN).
     pub fn new(poison: bool) -> Result<Arena> {
         let limit = physical_memory();
-        // Twice the memory there is leaves room for fragmentation; less where the system limits address space.
+        // Twice the machine's memory leaves room for fragmentation; less where the system limits address space.
         let mut bytes = (2 * limit as usize).next_power_of_two().clamp(1 << 32, 1 << 40);
         loop {
             let maps = Map::reserve(bytes).and_then(|memory| {
@@ -223,7 +223,7 @@ impl Arena {
     fn check_canaries_of(&self, offset: usize, allocation: &Allocation) -> Result<()> {
         let changed = |at: usize| {
             // SAFETY: canaries lie inside the reserved range, which stays mapped as long as `self`; no kernel runs now
-            // (launches are synchronous), so nobody writes there.
+            // (launches are synchronous), so nothing writes there.
             let canary = unsafe { std::slice::from_raw_parts(self.base().add(at), CANARY_BYTES) };
             canary.iter().any(|&byte| byte != CANARY)
         };

@@ -9,14 +9,14 @@ use crate::driver::cache::{Cache, Key};
 use crate::driver::{KernelSpec, sources};
 use crate::{Error, Result};
 
-/// A C++ compiler that answered.
+/// A C++ compiler that runs.
 #[derive(Clone, Debug)]
 pub struct Compiler {
     command: Vec<String>,
     version: String,
 }
 
-/// A compiled library, and the folder to remove when it is no cache entry.
+/// A compiled library.
 pub struct Compiled {
     /// The library.
     pub path: PathBuf,
@@ -25,7 +25,7 @@ pub struct Compiled {
 }
 
 impl Compiler {
-    /// `$CXX` where it is set, else `c++`, `g++` or `clang++`, whichever answers first. Found once a process.
+    /// `$CXX` where it is set, else `c++`, `g++` or `clang++`, whichever runs first. Searched for once per process.
     pub fn find() -> Result<&'static Compiler> {
         static FOUND: OnceLock<Result<Compiler, String>> = OnceLock::new();
         let found = FOUND.get_or_init(|| Compiler::search(env::var("CXX").ok().as_deref()));
@@ -73,7 +73,7 @@ impl Compiler {
             "-fvisibility=hidden",
             "-fno-exceptions",
             "-fno-rtti",
-            // One rounding an operation, whatever the optimiser does: checked and unchecked runs agree bit for bit.
+            // One rounding per operation, whatever the optimiser does: checked and unchecked runs agree bit for bit.
             "-ffp-contract=off",
             // Kernels reuse shared memory for different types.
             "-fno-strict-aliasing",
@@ -91,7 +91,7 @@ impl Compiler {
             // Aggregates stay whole, so that a 16-byte access is checked as one.
             options.extend(["-DGLMC_CHECKED", "-fsanitize=thread", "-g"]);
             if !self.is_clang() {
-                // Lines are wanted, the places of variables are not: they take as long as the optimiser.
+                // Lines are wanted; where variables lie is not, and takes as long to compute as all optimisation.
                 options.extend(["-fno-var-tracking", "-fno-tree-sra", "--param=tsan-instrument-func-entry-exit=0"]);
             }
         }

@@ -3,13 +3,13 @@
 use std::io;
 use std::ptr::{self, NonNull};
 
-/// An owned range of addresses, readable and writable, zero where nobody wrote.
+/// An owned range of addresses, readable and writable, zero until it is written.
 pub struct Map {
     start: NonNull<u8>,
     bytes: usize,
 }
 
-// SAFETY: a map is only a range of addresses; whoever dereferences them answers for the order of accesses.
+// SAFETY: a map is only a range of addresses; the code that dereferences them is responsible for the order of accesses.
 unsafe impl Send for Map {}
 // SAFETY: as above; no method writes to the memory except `discard`, whose callers exclude concurrent use.
 unsafe impl Sync for Map {}
@@ -44,13 +44,13 @@ impl Map {
         self.bytes
     }
 
-    /// Gives the whole pages inside a range back; they read as zeros afterwards. Nobody may be using them.
+    /// Gives the whole pages inside a range back; they read as zeros afterwards. They must not be in use.
     pub fn discard(&self, offset: usize, bytes: usize) {
         assert!(offset + bytes <= self.bytes);
         let page = page_bytes();
         let (first, last) = (offset.next_multiple_of(page), (offset + bytes) / page * page);
         if first < last {
-            // SAFETY: the range lies in this map (asserted). A failure leaves the old content, which no caller needs gone.
+            // SAFETY: the range lies in this map (asserted). A failure leaves the old content, which no caller minds.
             unsafe { libc::madvise(self.start().add(first).cast(), last - first, libc::MADV_DONTNEED) };
         }
     }
@@ -58,7 +58,7 @@ impl Map {
     /// Makes a page-aligned range inaccessible.
     pub fn guard(&self, offset: usize, bytes: usize) -> io::Result<()> {
         assert!(offset + bytes <= self.bytes);
-        // SAFETY: the range lies in this map (asserted), and its owner knows that it must not be touched any more.
+        // SAFETY: the range lies in this map (asserted), and its owner does not touch it any more.
         match unsafe { libc::mprotect(self.start().add(offset).cast(), bytes, libc::PROT_NONE) } {
             0 => Ok(()),
             _ => Err(io::Error::last_os_error()),

@@ -1,4 +1,4 @@
-//! The emulator: runs the very same `.cu` files on this machine, compiled by the system C++ compiler.
+//! The emulator: runs the same `.cu` files on this machine, compiled by the system C++ compiler.
 //!
 //! Blocks run in parallel over the cores; in a block each CUDA thread is a coroutine (`schedule`). With
 //! [`Checks::Full`] every memory access is looked up in a shadow (`arena`, `kernels/emulator/checks.h`), and the first
@@ -36,7 +36,7 @@ const SHARED_LIMIT: u32 = 227 * 1024;
 /// How much the emulator watches.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Checks {
-    /// Every memory access: for tests. Some ten times slower.
+    /// Every memory access: for tests. About ten times slower.
     #[default]
     Full,
     /// Barriers, arguments and what lies right around allocations: for training.
@@ -84,7 +84,7 @@ enum Operation {
     Download(Arc<HostMemory>, usize, DevicePtr, usize),
 }
 
-/// The stream's state: whoever holds it runs alone.
+/// The stream's state. Holding it excludes every other call.
 struct Stream {
     arena: Arena,
     /// 1..=255, counts launches for the shadow of writers.
@@ -162,7 +162,7 @@ impl Emulator {
     /// Runs `body` in `orders` different thread orders and compares what it returns, byte for byte.
     ///
     /// # Errors
-    /// The first order whose result differs from the ascending one's, with the place; or what `body` returns.
+    /// Names the first order whose result differs from the ascending one's, and the byte; or what `body` returns.
     pub fn check_orders(&self, orders: u64, body: &mut dyn FnMut() -> Result<Vec<u8>>) -> Result<Vec<u8>> {
         let mut run = |n: u64| {
             self.set_order(Order::nth(n));
@@ -322,7 +322,7 @@ impl Inner {
         }
     }
 
-    /// Runs all blocks over the cores; the failure of the lowest block that failed.
+    /// Runs all blocks over the cores; returns the failure of the lowest block that failed.
     fn run_blocks(&self, job: &Job, blocks: u64) -> Result<Option<Stop>> {
         let counter = AtomicU64::new(0);
         let failed = AtomicBool::new(false);

@@ -1,4 +1,4 @@
-//! From a stopped block to one sentence: kernel, block, thread, what happened, address, source line.
+//! Describes a stopped block in one sentence: kernel, block, thread, what happened, address, source line.
 
 use std::ffi::{CStr, c_void};
 
@@ -8,7 +8,7 @@ use super::schedule::{Cause, Stop, text};
 use crate::Error;
 use crate::driver::Launch;
 
-/// The error of a launch that `stop` ended.
+/// The error of a launch that ended with `stop`.
 pub fn explain(label: &str, launch: &Launch, stop: &Stop, arena: &Arena) -> Error {
     let [gx, gy, _] = launch.grid.map(u64::from);
     let block = |n: u64| format!("block ({},{},{})", n % gx, n / gx % gy, n / gx / gy);

@@ -1,4 +1,4 @@
-//! Runs the blocks of a launch: in a block, one coroutine a CUDA thread, resumed warp by warp until all of them wait at a
+//! Runs the blocks of a launch: in a block, one coroutine per CUDA thread, resumed warp by warp until all of them wait at a
 //! barrier or are done.
 
 use std::ffi::{CStr, c_char, c_void};
@@ -21,9 +21,9 @@ pub enum Order {
     /// By thread and block number.
     #[default]
     Ascending,
-    /// The other way round.
+    /// From the last to the first.
     Descending,
-    /// Shuffled by a seed, anew at every step.
+    /// Shuffled by a seed, differently at every step.
     Seeded(u64),
 }
 
@@ -62,14 +62,14 @@ pub struct Stop {
     pub cause: Cause,
 }
 
-// SAFETY: the one pointer in it is a string literal of a kernel's library, which stays loaded; nobody writes through it.
+// SAFETY: the one pointer in it is a string literal of a kernel's library, which stays loaded; nothing writes through it.
 unsafe impl Send for Stop {}
 
 /// What stopped a block.
 pub enum Cause {
     /// A check in the kernel's library.
     Failure(Failure),
-    /// Threads wait for others that will never come: the first thread's number and the story.
+    /// Threads wait for others that will never come: the first thread's number, and what happened.
     Stuck(u32, String),
 }
 
@@ -93,7 +93,7 @@ unsafe impl Stack for Slot {
 
 type Thread = Coroutine<(), (), (), Slot>;
 
-/// One core's equipment: stacks, shared memory and its shadow. Used again and again.
+/// What one core works with: stacks, shared memory and its shadow. Reused from block to block and launch to launch.
 pub struct Worker {
     region: Map,
     /// Start of the aligned part of `region`.
@@ -206,7 +206,7 @@ impl Worker {
             let present = if lanes == 32 { u32::MAX } else { (1 << lanes) - 1 };
             abi::Warp { present, runnable: present, waiting: 0, syncs: 0 }
         };
-        // SAFETY: an all-zero failure record is a valid one: integers and a null pointer that nobody follows.
+        // SAFETY: an all-zero failure record is a valid one: integers and a null pointer that is not followed.
         let failure = unsafe { std::mem::zeroed() };
         let block = Block {
             suspend,
@@ -300,7 +300,7 @@ impl Worker {
         Ok(())
     }
 
-    /// The same in random order, a lane at a time.
+    /// The same in random order, one lane at a time.
     fn round_shuffled(&self, coroutines: &mut [Thread], random: &mut Random) -> Result<(), Cause> {
         let mut ready: Vec<usize> = (0..coroutines.len().div_ceil(32)).collect();
         while !ready.is_empty() {
@@ -337,7 +337,7 @@ impl Worker {
 
     /// `true` when all threads are done, `false` when all wait at the same barrier; anything else is an error.
     fn at_barrier(&self, threads: usize) -> Result<bool, Cause> {
-        // SAFETY: no coroutine runs now, and nobody else refers to the records; they were written by `set_up`.
+        // SAFETY: no coroutine runs now, and nothing else refers to the records; they were written by `set_up`.
         let lane = |thread: usize| unsafe { &*self.lane(thread) };
         let first = lane(0);
         if (1..threads)
@@ -396,7 +396,7 @@ pub fn text(file: *const c_char) -> String {
     unsafe { CStr::from_ptr(file) }.to_string_lossy().into_owned()
 }
 
-/// A coroutine's whole life: one thread of block after block.
+/// A coroutine's whole life: a thread of one block after another.
 ///
 /// # Safety
 /// `lane` must be a record in the region that holds this stack, `args` the arguments that `entry` takes.
@@ -414,7 +414,7 @@ unsafe fn run_lane(yielder: &Yielder<(), ()>, lane: *mut Lane, entry: Entry, arg
 
 /// Called by a kernel's library where a thread must wait.
 unsafe extern "C" fn suspend(lane: *mut Lane) {
-    // SAFETY: the library passes the record of the running coroutine, whose yielder `run_lane` stored on this very stack.
+    // SAFETY: the library passes the record of the running coroutine, whose yielder `run_lane` stored on this stack.
     let yielder = unsafe { &*(*lane).yielder.cast::<Yielder<(), ()>>() };
     yielder.suspend(());
 }

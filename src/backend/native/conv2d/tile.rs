@@ -48,7 +48,7 @@ pub(super) struct Tile {
 /// # Safety
 /// The processor must have the level that the kernel was chosen for. The strip must hold every pixel that a whole
 /// tile reads (also beyond `rows` and `cols`), the weights `blocks * kernel_rows * inner` vectors, and the output
-/// `rows` by `cols` pixels of `lanes` floats that nobody else touches.
+/// `rows` by `cols` pixels of `lanes` floats that nothing else touches.
 pub(super) type TileKernel = unsafe fn(&Tile);
 
 /// A kernel, and the rows and columns of its tile.

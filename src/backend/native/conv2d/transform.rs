@@ -145,7 +145,7 @@ pub(super) struct Outputs {
     pub col_pitch: usize,
     /// Output rows to be written, at most 2.
     pub rows: usize,
-    /// Output columns to be written, at most two a tile.
+    /// Output columns to be written, at most two per tile.
     pub cols: usize,
     /// Add to the output instead of setting it.
     pub accumulate: bool,
@@ -166,7 +166,7 @@ unsafe fn a<L: Lanes>([a, b, c, d]: [L::V; 4]) -> [L::V; 2] {
 /// Every fourth of sixteen points.
 ///
 /// # Safety
-/// The features of `L`; there are so many points.
+/// The features of `L`; `from` holds sixteen points at this pitch.
 #[inline(always)]
 unsafe fn column<L: Lanes>(from: *const f32, pitch: usize) -> [L::V; 4] {
     // SAFETY: the caller's contract.

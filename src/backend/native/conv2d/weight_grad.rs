@@ -40,7 +40,7 @@ struct Plan {
     images: usize,
     /// Output rows packed at a time.
     band: usize,
-    /// The strip of so many rows.
+    /// The strip of a band.
     strip: Strip,
     /// Output gradients are read in place: they have just sixteen channels.
     in_place: bool,

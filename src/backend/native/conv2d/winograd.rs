@@ -20,7 +20,7 @@ const MOST_TILES: usize = 64;
 /// Pieces of work wanted, if there are as many images.
 const PIECES: usize = 32;
 
-/// Does it serve these shapes, and pay?
+/// Whether Winograd handles this shape, and is faster there.
 pub(super) fn applies(g: &Geometry) -> bool {
     let whole = |channels: usize| channels.is_multiple_of(LANES);
     g.kernel == 3 && g.stride == 1 && g.padding <= 2 && whole(g.channels) && whole(g.filters)
@@ -71,7 +71,7 @@ pub(super) struct Transformed {
 }
 
 impl Transformed {
-    /// A line more than the tiles want, so that the points do not all fall into the same set of the cache.
+    /// A line more than the tiles need, so that the points do not all fall into the same set of the cache.
     pub(super) fn point_pitch(&self) -> usize {
         (self.tiles + 1) * LANES
     }
