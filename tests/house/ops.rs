@@ -1,12 +1,10 @@
-//! The layout that the README promises: an op is found by its name at every layer.
+//! An op is found by its name at every layer.
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-fn root() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-}
+use crate::root;
 
 /// The files of a folder with this ending, without it.
 fn names(folder: &str, ending: &str) -> BTreeSet<String> {
@@ -28,9 +26,10 @@ fn an_op_has_one_name_at_every_layer() {
     let (native, launched, kernels) =
         (names("src/backend/native", "rs"), names("src/backend/launched", "rs"), names("kernels", "cu"));
     for op in ops() {
-        assert!(native.contains(&op), "src/backend/native/{op}.rs");
-        assert!(launched.contains(&op), "src/backend/launched/{op}.rs");
-        assert!(kernels.iter().any(|kernel| kernel.starts_with(op.as_str())), "kernels/{op}*.cu");
+        let what_to_do = "an op has one name at every layer (CONTRIBUTING.md, Adding an op): add";
+        assert!(native.contains(&op), "{what_to_do} src/backend/native/{op}.rs");
+        assert!(launched.contains(&op), "{what_to_do} src/backend/launched/{op}.rs");
+        assert!(kernels.iter().any(|kernel| kernel.starts_with(op.as_str())), "{what_to_do} kernels/{op}.cu");
     }
 }
 
@@ -42,9 +41,12 @@ fn a_kernel_is_named_after_its_op_or_a_call_of_it() {
         let of_an_op = ops().iter().any(|op| kernel.starts_with(op.as_str()));
         let call = declared.contains(&format!("fn {kernel}(&self"));
         // What determinism tests compare bits with; no op.
-        assert!(of_an_op || call || kernel == "checksum", "kernels/{kernel}.cu belongs to no op");
+        assert!(
+            of_an_op || call || kernel == "checksum",
+            "name kernels/{kernel}.cu after its op, or after a call of its op's trait"
+        );
         let text = fs::read_to_string(root().join(format!("kernels/{kernel}.cu"))).expect("a kernel");
-        assert!(text.contains(&format!("{kernel}(")), "kernels/{kernel}.cu has no entry of its name");
-        assert!(text.starts_with("//"), "kernels/{kernel}.cu does not say what it computes");
+        assert!(text.contains(&format!("{kernel}(")), "name the entry of kernels/{kernel}.cu as the file");
+        assert!(text.starts_with("//"), "begin kernels/{kernel}.cu with what it computes");
     }
 }
