@@ -5,16 +5,16 @@
 enum Kind {
     Code,
     Comment,
-    /// Between the quotes of a string or character.
+    /// A string or character, its quotes included.
     Quoted,
 }
 
 /// A source file taken apart: each part is as long as the whole, with blanks where the other stands.
 pub struct Parts {
-    /// Without comments and what strings hold.
+    /// Without comments and strings.
     pub code: String,
     pub comments: String,
-    /// What strings hold: messages and help.
+    /// Strings: messages and help.
     pub quoted: String,
 }
 
@@ -50,7 +50,7 @@ fn kinds(source: &[char]) -> Vec<Kind> {
                 let hashes = open - i - 1;
                 if at(open) == '"' {
                     let end = find(open + 1, &|k| at(k) == '"' && (1..=hashes).all(|h| at(k + h) == '#'));
-                    (Kind::Quoted, open + 1, end, end + 1 + hashes)
+                    (Kind::Quoted, i, end + 1 + hashes, end + 1 + hashes)
                 } else {
                     (Kind::Code, i, open, open)
                 }
@@ -60,14 +60,14 @@ fn kinds(source: &[char]) -> Vec<Kind> {
                 while end < source.len() && at(end) != '"' {
                     end += if at(end) == '\\' { 2 } else { 1 };
                 }
-                (Kind::Quoted, i + 1, end, end + 1)
+                (Kind::Quoted, i, end + 1, end + 1)
             }
             // A character, not a lifetime.
             ('\'', '\\') => {
                 let end = find(i + 3, &|k| at(k) == '\'');
-                (Kind::Quoted, i + 1, end, end + 1)
+                (Kind::Quoted, i, end + 1, end + 1)
             }
-            ('\'', _) if at(i + 2) == '\'' => (Kind::Quoted, i + 1, i + 2, i + 3),
+            ('\'', _) if at(i + 2) == '\'' => (Kind::Quoted, i, i + 3, i + 3),
             _ => (Kind::Code, i, i + 1, i + 1),
         };
         let end = end.min(source.len());
