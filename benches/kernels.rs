@@ -26,8 +26,7 @@ use glmc_engine::ops::sgd::{Sgd, SgdConfig};
 use glmc_engine::ops::soft_label_cross_entropy::{Head, SoftLabelCrossEntropy};
 use glmc_engine::ops::soft_labels::SoftLabels;
 use glmc_engine::ops::total_loss::{LOSS_COLUMNS, TotalLoss};
-use glmc_engine::tensor::Grad;
-use glmc_engine::tensor::{DType, Precision, Tensor};
+use glmc_engine::tensor::{DType, Grad, Precision, Shape, Tensor};
 
 const CLASSES: usize = 10;
 const HIDDEN: usize = 128;
@@ -261,7 +260,8 @@ impl Bench<'_> {
         self.moves(&[label, label_weighted]);
         self.run("soft_labels", |b| b.soft_labels(&tensors));
         // The cursor moves on at every call: it starts again before each, so that a row is left.
-        let table = indices(self.backend, STEP_WORDS + 2 * batch, images).reshape(&[1, STEP_WORDS + 2 * batch]);
+        let words = STEP_WORDS + 2 * batch;
+        let table = Tensor { shape: Shape::new(&[1, words]), ..indices(self.backend, words, images) };
         let cursor = indices(self.backend, 1, 1);
         self.moves(&[table]);
         self.run("load_step, and a word set to zero", |b| {

@@ -176,16 +176,6 @@ impl Tensor {
         self.elements() * self.dtype.bytes()
     }
 
-    /// The same elements under another shape.
-    ///
-    /// # Panics
-    /// When the number of elements differs: a mistake in the caller, not in the input.
-    pub fn reshape(&self, shape: &[usize]) -> Tensor {
-        let shape = Shape::new(shape);
-        assert_eq!(shape.elements(), self.elements(), "reshape of {} to {shape}", self.shape);
-        Tensor { shape, ..*self }
-    }
-
     /// Rows `start..start + count` of the outermost extent.
     ///
     /// # Panics

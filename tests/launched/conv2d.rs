@@ -44,7 +44,7 @@ impl Device<'_> {
         Ok(ptr)
     }
 
-    /// Memory for so many f32, filled with NaN.
+    /// Memory for `count` f32, filled with NaN.
     fn unwritten(&self, count: usize, what: &str) -> Result<DevicePtr> {
         let ptr = self.driver.alloc(count * 4, what)?;
         self.driver.upload(ptr, &vec![0xff; count * 4])?;
@@ -211,8 +211,8 @@ fn tiling(call: &Call) -> String {
     knobs.fold(call.spec.entry.to_string(), |label, (name, value)| format!("{label} {name}={value}"))
 }
 
-/// The convolutions of the presets' networks: CIFAR ResNets of so many channels in the first stage, two views of
-/// `batch` images of 32 x 32, `stem` channels an image.
+/// The convolutions of the presets' networks: CIFAR ResNets of 64, 16 and 8 channels in the first stage, two views of
+/// `batch` images of 32 x 32, `stem` channels per pixel.
 fn preset_layers(stem: usize) -> Vec<Geometry> {
     let layers = |(width, batch): (usize, usize)| {
         let layer =
