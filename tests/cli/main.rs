@@ -3,6 +3,7 @@
 //! `cargo test --release --test cli -- train` runs one command's tests.
 
 mod bench;
+mod cpu_level;
 #[path = "../common/mod.rs"]
 mod common;
 mod prepare;
