@@ -7,7 +7,7 @@
 //   MIXING 1 (Single): out[n] = o1.  MIXING 2 (Evaluate): out[n] = the original as it is.
 //
 // pixels (images, height, width, 3) bytes; originals, partners (batch) i32; out (views * batch, height, width,
-// STEM_CHANNELS) Storage, =. Grid (pixels of an image / BLOCK, batch): a thread a pixel, both mixtures; the first four
+// STEM_CHANNELS) Storage, =. Grid (pixels of an image / BLOCK, batch): one thread per pixel, both mixtures; the first four
 // threads draw the block's crops and flips into shared memory.
 #include "mixing.cuh"
 #include "philox.cuh"

@@ -4,7 +4,7 @@
 //   confidences[scalars.row + n] = largest softmax probability
 //
 // logits (batch, classes) f32; labels (images), originals (batch) i32; ranks (images) i32 and confidences (images) f32,
-// rows scalars.row .. scalars.row + batch =. A warp a sample: lane l takes classes l, l + 32, ...
+// rows scalars.row .. scalars.row + batch =. One warp per sample: lane l takes classes l, l + 32, ...
 #include "rows.cuh"
 #include "step.cuh"
 

@@ -3,7 +3,7 @@
 //   out[n] = lambda * o1 + (1 - lambda) * r1; out[batch + n] = r2 inside the step's box, else o2
 //
 // views (4 * batch, height, width, 3) f32, ordered o1, o2, r1, r2; out (2 * batch, height, width, STEM_CHANNELS) Storage, =.
-// A thread a pixel of a sample, both mixtures.
+// One thread per pixel of a sample, both mixtures.
 #include "mixing.cuh"
 
 #ifndef BLOCK

@@ -5,7 +5,7 @@
 //   du[n] (+)= coefficients[2] / batch * (cos * u / |u| - t / |t|) / |u|
 //
 // u, target, du (2 * batch, features), rows (2 * batch), all f32; rows =, du = or += as `add` says, null where only the
-// loss is wanted. A warp a row: lane l takes features l, l + 32, ...
+// loss is wanted. One warp per row: lane l takes features l, l + 32, ...
 #include "rows.cuh"
 #include "step.cuh"
 

@@ -5,7 +5,7 @@
 //   dlogits[n][c] (+)= coefficients[k] / batch * (softmax(logits)[c] * sum p - p[c])
 //
 // logits, dlogits (count, classes), label (batch, classes), rows (heads, count), all f32; rows =, dlogits = or += as each
-// head's `add` says, null where only the loss is wanted. A warp a row: lane l takes classes l, l + 32, ...; any number of
+// head's `add` says, null where only the loss is wanted. One warp per row: lane l takes classes l, l + 32, ...; any number of
 // classes, read again from cache in each pass.
 #include "rows.cuh"
 #include "step.cuh"

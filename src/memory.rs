@@ -129,9 +129,6 @@ pub trait Memory {
 }
 
 /// Copies a floating-point tensor to the host.
-///
-/// # Errors
-/// When the device fails or the tensor holds integers.
 pub fn read_floats(memory: &(impl Memory + ?Sized), tensor: Tensor) -> Result<Vec<f64>> {
     let mut bytes = vec![0; tensor.bytes()];
     memory.download(tensor, &mut bytes)?;

@@ -32,7 +32,7 @@ impl DType {
     }
 }
 
-/// In what arithmetic a network runs.
+/// The arithmetic that a network runs in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
@@ -115,7 +115,6 @@ impl Shape {
         &self.extents[..self.rank]
     }
 
-    /// Number of elements.
     pub fn elements(&self) -> usize {
         self.dims().iter().product()
     }
@@ -166,7 +165,6 @@ impl Tensor {
         Tensor { buffer, offset: 0, shape: Shape::new(shape), dtype }
     }
 
-    /// Number of elements.
     pub fn elements(&self) -> usize {
         self.shape.elements()
     }

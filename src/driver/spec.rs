@@ -101,7 +101,6 @@ impl Launch {
         Launch { shared_bytes: bytes, ..self }
     }
 
-    /// Number of blocks.
     pub fn blocks(&self) -> u64 {
         self.grid.iter().map(|&n| u64::from(n)).product()
     }

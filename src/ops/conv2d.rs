@@ -23,7 +23,6 @@ pub struct Geometry {
     pub filters: usize,
     /// Kernel rows and columns.
     pub kernel: usize,
-    /// Stride.
     pub stride: usize,
     /// Zeros around the input.
     pub padding: usize,
@@ -151,7 +150,6 @@ struct Conv2d {
 /// How a convolution is recorded.
 #[derive(Clone, Copy, Debug)]
 pub struct Config {
-    /// Stride.
     pub stride: usize,
     /// Zeros around the input.
     pub padding: usize,

@@ -61,7 +61,7 @@ impl Op for GlobalAvgPool {
         format!("{b}x{h}x{w}x{c}")
     }
 
-    /// Forward, an addition a value; backward, a division a channel.
+    /// Forward, one addition per value; backward, one division per channel.
     fn flops(&self, pass: Pass, _wanted: &[Var]) -> f64 {
         let [b, h, w, c] = self.extents;
         (b * c * if pass == Pass::Forward { h * w } else { 1 }) as f64

@@ -10,7 +10,6 @@ pub const NAME: &str = "sgd";
 /// The optimiser's constants.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct SgdConfig {
-    /// Momentum.
     pub momentum: f32,
     /// Weight decay, on every parameter.
     pub weight_decay: f32,

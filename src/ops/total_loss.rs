@@ -1,4 +1,4 @@
-//! The losses of a step from the losses of its rows, written into a log that the host reads when it likes.
+//! The losses of a step from the losses of its rows, written into a log that the host reads back now and again.
 
 use super::{Backend, expect};
 use crate::error::Result;
@@ -81,7 +81,7 @@ impl Op for Record {
         vec![self.log]
     }
 
-    /// An addition a row.
+    /// One addition per row.
     fn flops(&self, _pass: Pass, _wanted: &[Var]) -> f64 {
         self.rows as f64
     }

@@ -46,7 +46,7 @@ pub struct Report {
     pub file: String,
     /// Where the engine computed.
     pub device: String,
-    /// In what arithmetic.
+    /// The arithmetic.
     pub precision: Precision,
     /// Group by group.
     pub groups: Vec<Group>,

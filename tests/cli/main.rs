@@ -3,9 +3,9 @@
 //! `cargo test --release --test cli -- train` runs one command's tests.
 
 mod bench;
-mod cpu_level;
 #[path = "../common/mod.rs"]
 mod common;
+mod cpu_level;
 mod prepare;
 mod train;
 mod verify;

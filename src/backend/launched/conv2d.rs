@@ -14,7 +14,7 @@ use crate::{Error, Result};
 const FULL_GRID: usize = 264;
 /// Fewer blocks than this leave multiprocessors idle, and smaller tiles pay.
 const BUSY_GRID: usize = 120;
-/// A split of the weight gradient sums at least so many tiles of terms, or its result costs more than its sum.
+/// A split of the weight gradient sums at least this many tiles of terms; with fewer, its result costs more than its sum.
 const SPLIT_TILES: usize = 8;
 /// Columns that a thread writes at once (`WRITE` in knobs.cuh).
 const WRITE: usize = 8;
@@ -251,7 +251,7 @@ impl Layer {
         self.call("conv2d_weight_grad", t, grid)
     }
 
-    /// `conv2d_weight_grad_reduce`: one thread a weight.
+    /// `conv2d_weight_grad_reduce`: one thread per weight.
     pub fn weight_grad_reduce(&self) -> Call {
         Call {
             spec: KernelSpec::new("conv2d_weight_grad_reduce"),

@@ -10,7 +10,7 @@ use crate::ops::linear::{Forward, InputGrad, LinearKernels, NAME, WeightGrad};
 const SIDE: usize = 16;
 /// Elements of the inner extent staged at a time.
 const DEPTH: usize = 32;
-/// So many blocks keep a GPU busy; larger tiles, which read less, are taken only if that leaves as many.
+/// Blocks that keep a GPU busy; larger tiles, which read less, are taken only if that leaves as many.
 const ENOUGH_BLOCKS: usize = 256;
 
 /// Elements of a thread along each side of the (rows, columns) product's tiles.

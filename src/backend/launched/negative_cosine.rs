@@ -5,7 +5,7 @@ use crate::Result;
 use crate::driver::{Arg, KernelSpec, Launch};
 use crate::ops::negative_cosine::{EPSILON, NAME, NegativeCosine, NegativeCosineKernels};
 
-/// Four warps, a row each.
+/// Four warps, one row each.
 const BLOCK: u32 = 128;
 
 impl NegativeCosineKernels for Launched {

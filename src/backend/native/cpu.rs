@@ -68,7 +68,6 @@ impl Level {
 pub struct Choice {
     /// Which it is.
     pub level: Level,
-    /// Why it is this one.
     pub why: &'static str,
 }
 
