@@ -8,7 +8,7 @@ mod common;
 
 use common::{activations, floats, scratch};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use glmc_engine::ops::conv2d::Geometry;
+use glmc_engine::ops::conv2d::{Forward, Geometry, InputGrad, WeightGrad};
 use glmc_engine::tensor::Grad;
 
 fn layers(width: usize, batch: usize) -> Vec<Geometry> {
@@ -46,13 +46,15 @@ fn conv2d(c: &mut Criterion) {
         let mut group = c.benchmark_group(format!("{name} batch {}", g.batch));
         group.throughput(Throughput::Elements(g.flops() as u64));
         group.bench_function("forward", |b| {
-            b.iter(|| cpu.conv2d_forward(&g, x, w, y, Some(sums)).expect("shapes fit"));
+            b.iter(|| cpu.conv2d_forward(&g, &Forward { x, weight: w, y, sums: Some(sums) }).expect("shapes fit"));
         });
         group.bench_function("input gradient", |b| {
-            b.iter(|| cpu.conv2d_input_grad(&g, dy, w, Grad::write(dx)).expect("shapes fit"));
+            b.iter(|| {
+                cpu.conv2d_input_grad(&g, &InputGrad { dy, weight: w, dx: Grad::write(dx) }).expect("shapes fit")
+            });
         });
         group.bench_function("weight gradient", |b| {
-            b.iter(|| cpu.conv2d_weight_grad(&g, x, dy, dw, scratch).expect("shapes fit"));
+            b.iter(|| cpu.conv2d_weight_grad(&g, &WeightGrad { x, dy, dweight: dw, scratch }).expect("shapes fit"));
         });
     }
 }

@@ -20,13 +20,14 @@ use glmc_engine::ops::batch_norm_apply::{self, Shortcut};
 use glmc_engine::ops::batch_norm_statistics::{self, BatchNormStatistics};
 use glmc_engine::ops::classify::Classify;
 use glmc_engine::ops::conv2d;
-use glmc_engine::ops::load_step::STEP_WORDS;
+use glmc_engine::ops::linear;
+use glmc_engine::ops::load_step::{LoadStep, STEP_WORDS};
+use glmc_engine::ops::negative_cosine::NegativeCosine;
 use glmc_engine::ops::sgd::{Sgd, SgdConfig};
-use glmc_engine::ops::soft_label_cross_entropy::Head;
+use glmc_engine::ops::soft_label_cross_entropy::{Head, SoftLabelCrossEntropy};
 use glmc_engine::ops::soft_labels::SoftLabels;
 use glmc_engine::ops::total_loss::{LOSS_COLUMNS, TotalLoss};
-use glmc_engine::tensor::Grad;
-use glmc_engine::tensor::{DType, Precision, Tensor};
+use glmc_engine::tensor::{DType, Grad, Precision, Shape, Tensor};
 
 const CLASSES: usize = 10;
 const HIDDEN: usize = 128;
@@ -118,9 +119,15 @@ impl Bench<'_> {
             let scratch = Some(scratch(self.backend, self.backend.conv2d_backward_scratch(&g)));
             let name = format!("conv2d {name} {}x{extent}x{extent}x{channels}->{filters}", g.batch);
             self.group.throughput(Throughput::Elements(g.flops() as u64));
-            self.run(&format!("{name} forward"), |b| b.conv2d_forward(&g, x, weight, y, Some(sums)));
-            self.run(&format!("{name} input gradient"), |b| b.conv2d_input_grad(&g, dy, weight, Grad::write(dx)));
-            self.run(&format!("{name} weight gradient"), |b| b.conv2d_weight_grad(&g, x, dy, dweight, scratch));
+            self.run(&format!("{name} forward"), |b| {
+                b.conv2d_forward(&g, &conv2d::Forward { x, weight, y, sums: Some(sums) })
+            });
+            self.run(&format!("{name} input gradient"), |b| {
+                b.conv2d_input_grad(&g, &conv2d::InputGrad { dy, weight, dx: Grad::write(dx) })
+            });
+            self.run(&format!("{name} weight gradient"), |b| {
+                b.conv2d_weight_grad(&g, &conv2d::WeightGrad { x, dy, dweight, scratch })
+            });
         }
     }
 
@@ -206,25 +213,33 @@ impl Bench<'_> {
         let [bias, dbias] = [(); 2].map(|()| self.float(&[HIDDEN]));
         let [h, u, du] = [(); 3].map(|()| self.float(&[rows, HIDDEN]));
         self.group.throughput(Throughput::Elements((2 * rows * features * HIDDEN) as u64));
-        self.run("linear forward", |b| b.linear_forward(r, weight, bias, h));
-        self.run("linear input gradient", |b| b.linear_input_grad(h, weight, Grad::write(dr)));
-        self.run("linear weight gradient", |b| b.linear_weight_grad(r, h, dweight, dbias));
-        let (step, cosines) = (step(self.backend), self.float(&[rows]));
+        self.run("linear forward", |b| b.linear_forward(&linear::Forward { x: r, weight, bias, y: h }));
+        self.run("linear input gradient", |b| {
+            b.linear_input_grad(&linear::InputGrad { dy: h, weight, dx: Grad::write(dr) })
+        });
+        self.run("linear weight gradient", |b| {
+            b.linear_weight_grad(&linear::WeightGrad { x: r, dy: h, dweight, dbias })
+        });
+        let (scalars, cosines) = (step(self.backend), self.float(&[rows]));
         self.moves(&[u, h, du]);
-        self.run("negative_cosine", |b| b.negative_cosine(u, h, step, cosines, Some(Grad::write(du))));
+        self.run("negative_cosine", |b| {
+            b.negative_cosine(&NegativeCosine { u, target: h, scalars, rows: cosines, du: Some(Grad::write(du)) })
+        });
         let [logits, dlogits] = [(); 2].map(|()| self.float(&[rows, CLASSES]));
         let (label, losses) = (self.float(&[batch, CLASSES]), self.float(&[1, rows]));
         let head = Head { logits, label, dlogits: Some(Grad::write(dlogits)) };
         self.moves(&[logits, label, dlogits]);
-        self.run("soft_label_cross_entropy", |b| b.soft_label_cross_entropy(&[head], step, losses));
+        self.run("soft_label_cross_entropy", |b| {
+            b.soft_label_cross_entropy(&SoftLabelCrossEntropy { heads: &[head], scalars, rows: losses })
+        });
         let log = self.float(&[1, LOSS_COLUMNS]);
-        let total = TotalLoss { cross_entropy: losses, cosine: Some(cosines), step, log, batch };
+        let total = TotalLoss { cross_entropy: losses, cosine: Some(cosines), scalars, log, batch };
         self.moves(&[losses, cosines]);
         self.run("total_loss", |b| b.total_loss(&total));
         let labels = indices(self.backend, rows, CLASSES);
         let originals = indices(self.backend, rows, rows);
         let (ranks, confidences) = (indices(self.backend, rows, rows), values(self.backend, &[rows], DType::F32));
-        let classify = Classify { logits, labels, originals, step, ranks, confidences };
+        let classify = Classify { logits, labels, originals, scalars, ranks, confidences };
         self.moves(&[logits]);
         self.run("classify", |b| b.classify(&classify));
     }
@@ -235,31 +250,32 @@ impl Bench<'_> {
         let pixels: Vec<u8> = (0..images * extent * extent * 3).map(|i| (i * 31 % 256) as u8).collect();
         let pixels = place(self.backend, &[images, extent, extent, 3], DType::U8, &pixels);
         let [originals, partners] = [(); 2].map(|()| indices(self.backend, batch, images));
-        let step = step(self.backend);
+        let scalars = step(self.backend);
         let out = self.compute(&[VIEWS * batch, extent, extent, self.backend.stem_channels()]);
-        let tensors = AugmentMix { pixels, originals, partners, step, out };
+        let tensors = AugmentMix { pixels, originals, partners, scalars, out };
         let augmentation = Augmentation { mean: [0.5; 3], std: [0.25; 3], padding: extent / 8, flip: true };
         self.moves(&[pixels.rows(0, 2 * batch), out]);
         self.run("augment_mix", |b| b.augment_mix(Mixing::Glmc, &augmentation, &tensors));
         let views = self.float(&[4 * batch, extent, extent, 3]);
         self.moves(&[views, out]);
-        self.run("mix_views", |b| b.mix_views(views, step, out));
+        self.run("mix_views", |b| b.mix_views(views, scalars, out));
         let (labels, class_weights) = (indices(self.backend, images, CLASSES), self.float(&[CLASSES]));
         let [label, label_weighted] = [(); 2].map(|()| self.float(&[batch, CLASSES]));
-        let tensors = SoftLabels { labels, originals, partners, class_weights, step, label, label_weighted };
+        let tensors = SoftLabels { labels, originals, partners, class_weights, scalars, label, label_weighted };
         self.moves(&[label, label_weighted]);
         self.run("soft_labels", |b| b.soft_labels(&tensors));
         // The cursor moves on at every call: it starts again before each, so that a row is left.
-        let table = indices(self.backend, STEP_WORDS + 2 * batch, images).reshape(&[1, STEP_WORDS + 2 * batch]);
+        let words = STEP_WORDS + 2 * batch;
+        let table = Tensor { shape: Shape::new(&[1, words]), ..indices(self.backend, words, images) };
         let cursor = indices(self.backend, 1, 1);
         self.moves(&[table]);
         self.run("load_step, and a word set to zero", |b| {
             b.zero(cursor)?;
-            b.load_step(table, cursor, step, originals, partners)
+            b.load_step(&LoadStep { table, cursor, scalars, originals, partners })
         });
         let [master, grad, momentum] = [(); 3].map(|()| self.float(&[parameters]));
         let compute = (self.backend.precision() == Precision::Bf16).then(|| self.compute(&[parameters]));
-        let tensors = Sgd { master, compute, grad, momentum, step };
+        let tensors = Sgd { master, compute, grad, momentum, scalars };
         let config = SgdConfig { momentum: 0.9, weight_decay: 5e-3 };
         let others: Vec<Tensor> = compute.into_iter().collect();
         self.moves(&[&[master, master, momentum, momentum, grad], others.as_slice()].concat());

@@ -11,8 +11,10 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use glmc_engine::ops::augment_mix::{AugmentMix, Augmentation, Mixing};
 use glmc_engine::ops::batch_norm_apply::{Backward, Forward, Geometry, Shortcut};
 use glmc_engine::ops::batch_norm_statistics::{self, BatchNormStatistics};
+use glmc_engine::ops::linear;
+use glmc_engine::ops::negative_cosine::NegativeCosine;
 use glmc_engine::ops::sgd::{Sgd, SgdConfig};
-use glmc_engine::ops::soft_label_cross_entropy::Head;
+use glmc_engine::ops::soft_label_cross_entropy::{Head, SoftLabelCrossEntropy};
 use glmc_engine::tensor::DType;
 use glmc_engine::tensor::Grad;
 
@@ -78,7 +80,7 @@ fn heads(c: &mut Criterion) {
     let [bias, dbias] = [(); 2].map(|()| floats(native, &[128]));
     let [h, u, du] = [(); 3].map(|()| floats(native, &[2 * BATCH, 128]));
     let [logits, dlogits] = [(); 2].map(|()| floats(native, &[2 * BATCH, 10]));
-    let (label, step) = (floats(native, &[BATCH, 10]), step(native));
+    let (label, scalars) = (floats(native, &[BATCH, 10]), step(native));
     let (rows, cosines) = (floats(native, &[1, 2 * BATCH]), floats(native, &[2 * BATCH]));
     group.bench_function("global_avg_pool forward and backward", |b| {
         b.iter(|| {
@@ -88,17 +90,25 @@ fn heads(c: &mut Criterion) {
     });
     group.bench_function("linear 64 to 128 forward and backward", |b| {
         b.iter(|| {
-            native.linear_forward(r, w, bias, h).expect("shapes fit");
-            native.linear_weight_grad(r, h, dw, dbias).expect("shapes fit");
-            native.linear_input_grad(h, w, Grad::write(dr)).expect("shapes fit");
+            native.linear_forward(&linear::Forward { x: r, weight: w, bias, y: h }).expect("shapes fit");
+            native.linear_weight_grad(&linear::WeightGrad { x: r, dy: h, dweight: dw, dbias }).expect("shapes fit");
+            native.linear_input_grad(&linear::InputGrad { dy: h, weight: w, dx: Grad::write(dr) }).expect("shapes fit");
         });
     });
     group.bench_function("soft_label_cross_entropy", |b| {
         let head = Head { logits, label, dlogits: Some(Grad::write(dlogits)) };
-        b.iter(|| native.soft_label_cross_entropy(&[head], step, rows).expect("shapes fit"));
+        b.iter(|| {
+            native
+                .soft_label_cross_entropy(&SoftLabelCrossEntropy { heads: &[head], scalars, rows })
+                .expect("shapes fit")
+        });
     });
     group.bench_function("negative_cosine", |b| {
-        b.iter(|| native.negative_cosine(u, h, step, cosines, Some(Grad::write(du))).expect("shapes fit"));
+        b.iter(|| {
+            native
+                .negative_cosine(&NegativeCosine { u, target: h, scalars, rows: cosines, du: Some(Grad::write(du)) })
+                .expect("shapes fit")
+        });
     });
 }
 
@@ -112,7 +122,7 @@ fn ends(c: &mut Criterion) {
         pixels: place(native, &[256, 32, 32, 3], DType::U8, &images),
         originals,
         partners,
-        step: step(native),
+        scalars: step(native),
         out: floats(native, &[2 * BATCH, 32, 32, native.stem_channels()]),
     };
     let augmentation = Augmentation { mean: [0.5; 3], std: [0.25; 3], padding: 4, flip: true };
@@ -120,7 +130,7 @@ fn ends(c: &mut Criterion) {
         b.iter(|| native.augment_mix(Mixing::Glmc, &augmentation, &tensors).expect("shapes fit"));
     });
     let [master, grad, momentum] = [(); 3].map(|()| floats(native, &[PARAMETERS]));
-    let tensors = Sgd { master, compute: None, grad, momentum, step: step(native) };
+    let tensors = Sgd { master, compute: None, grad, momentum, scalars: step(native) };
     let config = SgdConfig { momentum: 0.9, weight_decay: 5e-3 };
     group.throughput(Throughput::Bytes(5 * 4 * PARAMETERS as u64));
     group.bench_function("sgd", |b| b.iter(|| native.sgd(&config, &tensors).expect("shapes fit")));

@@ -7,7 +7,7 @@ use glmc_engine::data::decode::{Squarer, decode};
 use image::codecs::jpeg::JpegEncoder;
 use image::{Rgb, RgbImage};
 
-/// A JPEG of a picture with as much detail as a photograph has (about 2 bits a pixel).
+/// A JPEG of a picture with as much detail as a photograph has (about 2 bits per pixel).
 fn jpeg(width: u32, height: u32) -> Vec<u8> {
     let image = RgbImage::from_fn(width, height, |x, y| {
         let (fx, fy) = (x as f32 / width as f32, y as f32 / height as f32);

@@ -7,7 +7,7 @@
 //   MIXING 1 (Single): out[n] = o1.  MIXING 2 (Evaluate): out[n] = the original as it is.
 //
 // pixels (images, height, width, 3) bytes; originals, partners (batch) i32; out (views * batch, height, width,
-// STEM_CHANNELS) Storage, =. Grid (pixels of an image / BLOCK, batch): a thread a pixel, both mixtures; the first four
+// STEM_CHANNELS) Storage, =. Grid (pixels of an image / BLOCK, batch): one thread per pixel, both mixtures; the first four
 // threads draw the block's crops and flips into shared memory.
 #include "mixing.cuh"
 #include "philox.cuh"
@@ -30,8 +30,8 @@ struct Look {
     i32 down, right, flip;
 };
 
-DEVICE Look draw_look(const StepParams& step, const Augmentation& a, u32 view, u32 sample) {
-    PhiloxWords words = philox_draw(step.seed, step.epoch, step.step, PHILOX_AUGMENT + view, sample);
+DEVICE Look draw_look(const StepParams& scalars, const Augmentation& a, u32 view, u32 sample) {
+    PhiloxWords words = philox_draw(scalars.seed, scalars.epoch, scalars.step, PHILOX_AUGMENT + view, sample);
     Look look;
     look.down = static_cast<i32>(philox_below(words.word[0], 2 * a.padding + 1)) - static_cast<i32>(a.padding);
     look.right = static_cast<i32>(philox_below(words.word[1], 2 * a.padding + 1)) - static_cast<i32>(a.padding);
@@ -54,7 +54,7 @@ DEVICE Colour look_up(const u8* image, const Look& look, const Augmentation& a, 
 
 extern "C" __global__ void __launch_bounds__(BLOCK)
     augment_mix(const u8* __restrict__ pixels, const i32* __restrict__ originals, const i32* __restrict__ partners,
-                const StepParams* __restrict__ step, Storage* __restrict__ out, u32 batch, u32 height, u32 width,
+                const StepParams* __restrict__ scalars, Storage* __restrict__ out, u32 batch, u32 height, u32 width,
                 Augmentation augmentation) {
     SHARED_MEMORY(memory);
     Look* looks = reinterpret_cast<Look*>(memory);
@@ -64,7 +64,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK)
     (void)looks;
     Look straight = {0, 0, 0};
 #else
-    if (threadIdx.x < (MIXING == 0 ? 4 : 1)) looks[threadIdx.x] = draw_look(*step, augmentation, threadIdx.x, n);
+    if (threadIdx.x < (MIXING == 0 ? 4 : 1)) looks[threadIdx.x] = draw_look(*scalars, augmentation, threadIdx.x, n);
     __syncthreads();
 #endif
     if (pixel >= area) return;
@@ -76,8 +76,8 @@ extern "C" __global__ void __launch_bounds__(BLOCK)
     const u8* partner = pixels + static_cast<u64>(partners[n]) * area * 3;
     Colour o1 = look_up(original, looks[0], augmentation, row, column, rows, columns);
     Colour r1 = look_up(partner, looks[2], augmentation, row, column, rows, columns);
-    put_colour(out, at, mix(step->lambda, o1, r1));
-    bool cut = in_box(step->cut, row, column);
+    put_colour(out, at, mix(scalars->lambda, o1, r1));
+    bool cut = in_box(scalars->cut, row, column);
     Colour local = look_up(cut ? partner : original, looks[cut ? 3 : 1], augmentation, row, column, rows, columns);
     put_colour(out, static_cast<u64>(batch) * area + at, local);
 #elif MIXING == 1

@@ -5,7 +5,7 @@
 //   dshortcut (+)= g, through option A where that was the shortcut: writing, it also zeroes the pixels that option A skips
 //
 // x, z, dz, dx (views * pixels, channels) Storage; statistics, totals (views, 2, channels), weight (channels) f32;
-// dshortcut like z or as option_a.cuh says, Storage. Null for a gradient that nobody wants; `+=` where its `add` flag says
+// dshortcut like z or as option_a.cuh says, Storage. Null for a gradient that is not wanted; `+=` where its `add` flag says
 // so, else `=`. Grid and threads: channels.cuh.
 #include "channels.cuh"
 #include "option_a.cuh"

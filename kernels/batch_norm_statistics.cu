@@ -15,7 +15,7 @@
 #include "storage.cuh"
 
 #ifndef FEW
-#error "FEW: values a channel up to which x is read for the statistics"
+#error "FEW: values per channel up to which x is read for the statistics"
 #endif
 
 // Sums over one view of x - shift and of its square; see add_lanes for who calls it and what they get.

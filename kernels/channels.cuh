@@ -33,7 +33,7 @@ DEVICE Place place_in_channels(u32 channels, u32 columns) {
     return place;
 }
 
-// Adds up `COUNT` numbers a thread over the rows of a block, in the order of the rows, through shared memory of
+// Adds up `COUNT` numbers per thread over the rows of a block, in the order of the rows, through shared memory of
 // COUNT * BLOCK floats. The sums are left in shared[q * columns + column], to be read by any thread.
 template <int COUNT>
 DEVICE void sum_rows(float* shared, const float (&values)[COUNT], const Place& place, u32 columns) {

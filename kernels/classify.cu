@@ -1,19 +1,19 @@
 // Where the true class ranks, and how sure the best class is, for sample n with true class t = labels[originals[n]]:
 //
-//   ranks[step.row + n] = number of classes c with logit above t's, or equal and c < t; classes - 1 if t's is NaN
-//   confidences[step.row + n] = largest softmax probability
+//   ranks[scalars.row + n] = number of classes c with logit above t's, or equal and c < t; classes - 1 if t's is NaN
+//   confidences[scalars.row + n] = largest softmax probability
 //
 // logits (batch, classes) f32; labels (images), originals (batch) i32; ranks (images) i32 and confidences (images) f32,
-// rows step.row .. step.row + batch =. A warp a sample: lane l takes classes l, l + 32, ...
+// rows scalars.row .. scalars.row + batch =. One warp per sample: lane l takes classes l, l + 32, ...
 #include "rows.cuh"
 #include "step.cuh"
 
 extern "C" __global__ void __launch_bounds__(BLOCK)
     classify(const float* __restrict__ logits, const i32* __restrict__ labels, const i32* __restrict__ originals,
-             const StepParams* __restrict__ step, i32* __restrict__ ranks, float* __restrict__ confidences, u32 batch,
+             const StepParams* __restrict__ scalars, i32* __restrict__ ranks, float* __restrict__ confidences, u32 batch,
              u32 classes, u32 results) {
     u32 n = warp_row(), lane = threadIdx.x % 32;
-    u32 row = step->row + n;
+    u32 row = scalars->row + n;
     if (n >= batch) return;
     const float* mine = logits + static_cast<u64>(n) * classes;
     u32 truth = static_cast<u32>(labels[originals[n]]);

@@ -1,6 +1,6 @@
 // Takes the next row of the step table apart and moves the cursor on.
 //
-// table (rows, 16 + 2 * batch) i32, cursor (1) i32: the row to take, += 1; step (16), originals (batch), partners (batch)
+// table (rows, 16 + 2 * batch) i32, cursor (1) i32: the row to take, += 1; scalars (16), originals (batch), partners (batch)
 // i32, =. One block: all its threads must have read the cursor before it moves. A table that has run out stops the
 // device with an error, since going on would train on a stale step.
 #include "step.cuh"
@@ -10,7 +10,7 @@
 #endif
 
 extern "C" __global__ void __launch_bounds__(BLOCK)
-    load_step(const i32* __restrict__ table, i32* cursor, i32* __restrict__ step, i32* __restrict__ originals,
+    load_step(const i32* __restrict__ table, i32* cursor, i32* __restrict__ scalars, i32* __restrict__ originals,
               i32* __restrict__ partners, u32 rows, u32 batch) {
     u32 row = static_cast<u32>(*cursor);
     __syncthreads();
@@ -19,7 +19,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK)
     for (u32 i = threadIdx.x; i < STEP_WORDS + 2 * batch; i += BLOCK) {
         i32 word = words[i];
         if (i < STEP_WORDS)
-            step[i] = word;
+            scalars[i] = word;
         else if (i < STEP_WORDS + batch)
             originals[i - STEP_WORDS] = word;
         else

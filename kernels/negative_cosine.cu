@@ -5,13 +5,13 @@
 //   du[n] (+)= coefficients[2] / batch * (cos * u / |u| - t / |t|) / |u|
 //
 // u, target, du (2 * batch, features), rows (2 * batch), all f32; rows =, du = or += as `add` says, null where only the
-// loss is wanted. A warp a row: lane l takes features l, l + 32, ...
+// loss is wanted. One warp per row: lane l takes features l, l + 32, ...
 #include "rows.cuh"
 #include "step.cuh"
 
 extern "C" __global__ void __launch_bounds__(BLOCK)
     negative_cosine(const float* __restrict__ u, const float* __restrict__ target,
-                    const StepParams* __restrict__ step, float* __restrict__ rows, float* __restrict__ du, u32 count,
+                    const StepParams* __restrict__ scalars, float* __restrict__ rows, float* __restrict__ du, u32 count,
                     u32 features, float epsilon, u32 add) {
     u32 n = warp_row(), lane = threadIdx.x % 32;
     if (n >= count) return;
@@ -34,7 +34,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK)
     if (du == nullptr) return;
     // A norm that counts as EPSILON is a constant: it has no gradient.
     float along = left_length > epsilon ? cosine : 0.0f;
-    float scale = step->coefficients[2] / batch / left_norm;
+    float scale = scalars->coefficients[2] / batch / left_norm;
     float* out = du + static_cast<u64>(n) * features;
     for (u32 i = lane; i < features; i += 32) {
         float gradient = scale * (along * (left[i] / left_norm) - right[i] / right_norm);

@@ -22,9 +22,9 @@ DEVICE float update(float weight, float grad, float* momentum, const SgdConfig& 
 
 extern "C" __global__ void __launch_bounds__(BLOCK)
     sgd(float* __restrict__ master, const float* __restrict__ grad, float* __restrict__ momentum,
-        Storage* __restrict__ compute, const StepParams* __restrict__ step, u64 elements, float momentum_factor,
+        Storage* __restrict__ compute, const StepParams* __restrict__ scalars, u64 elements, float momentum_factor,
         float decay) {
-    SgdConfig c = {step->lr, momentum_factor, decay};
+    SgdConfig c = {scalars->lr, momentum_factor, decay};
     u64 threads = static_cast<u64>(gridDim.x) * BLOCK;
     u64 thread = static_cast<u64>(blockIdx.x) * BLOCK + threadIdx.x;
     u64 whole = elements / VECTOR;

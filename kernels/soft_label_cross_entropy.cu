@@ -5,7 +5,7 @@
 //   dlogits[n][c] (+)= coefficients[k] / batch * (softmax(logits)[c] * sum p - p[c])
 //
 // logits, dlogits (count, classes), label (batch, classes), rows (heads, count), all f32; rows =, dlogits = or += as each
-// head's `add` says, null where only the loss is wanted. A warp a row: lane l takes classes l, l + 32, ...; any number of
+// head's `add` says, null where only the loss is wanted. One warp per row: lane l takes classes l, l + 32, ...; any number of
 // classes, read again from cache in each pass.
 #include "rows.cuh"
 #include "step.cuh"
@@ -19,7 +19,7 @@ struct Head {
 };
 
 extern "C" __global__ void __launch_bounds__(BLOCK)
-    soft_label_cross_entropy(Head first, Head second, const StepParams* __restrict__ step, float* __restrict__ rows,
+    soft_label_cross_entropy(Head first, Head second, const StepParams* __restrict__ scalars, float* __restrict__ rows,
                              u32 count, u32 batch, u32 classes) {
     u32 n = warp_row(), lane = threadIdx.x % 32;
     if (n >= count) return;
@@ -45,7 +45,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK)
     if (lane == 0) rows[blockIdx.y * count + n] = loss;
 
     if (head.dlogits == nullptr) return;
-    float coefficient = step->coefficients[blockIdx.y] / batch;
+    float coefficient = scalars->coefficients[blockIdx.y] / batch;
     float* dlogits = head.dlogits + static_cast<u64>(n) * classes;
     for (u32 c = lane; c < classes; c += 32) {
         float softmax = expf(logits[c] - largest) / exponentials;

@@ -14,13 +14,13 @@
 
 extern "C" __global__ void __launch_bounds__(BLOCK)
     soft_labels(const i32* __restrict__ labels, const i32* __restrict__ originals, const i32* __restrict__ partners,
-                const float* __restrict__ class_weights, const StepParams* __restrict__ step,
+                const float* __restrict__ class_weights, const StepParams* __restrict__ scalars,
                 float* __restrict__ label, float* __restrict__ label_weighted, u32 batch, u32 classes) {
     u32 element = blockIdx.x * BLOCK + threadIdx.x;
     if (element >= batch * classes) return;
     u32 n = element / classes;
     i32 c = static_cast<i32>(element - n * classes);
-    float lambda = step->label_lambda;
+    float lambda = scalars->label_lambda;
     float first = labels[originals[n]] == c ? lambda : 0.0f;
     float second = labels[partners[n]] == c ? 1.0f - lambda : 0.0f;
     label[element] = first + second;

@@ -22,6 +22,15 @@ pub trait Memory {
     /// When there is not that much.
     fn alloc(&self, bytes: usize, what: &str) -> Result<BufferId>;
 
+    /// Allocates a zeroed tensor; `what` is for messages.
+    ///
+    /// # Errors
+    /// When there is not that much memory.
+    fn tensor(&self, shape: &[usize], dtype: DType, what: &str) -> Result<Tensor> {
+        let bytes = shape.iter().product::<usize>() * dtype.bytes();
+        Ok(Tensor::at_start(self.alloc(bytes, what)?, shape, dtype))
+    }
+
     /// Gives an allocation back.
     fn free(&self, buffer: BufferId);
 
@@ -120,9 +129,6 @@ pub trait Memory {
 }
 
 /// Copies a floating-point tensor to the host.
-///
-/// # Errors
-/// When the device fails or the tensor holds integers.
 pub fn read_floats(memory: &(impl Memory + ?Sized), tensor: Tensor) -> Result<Vec<f64>> {
     let mut bytes = vec![0; tensor.bytes()];
     memory.download(tensor, &mut bytes)?;

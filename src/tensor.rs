@@ -32,7 +32,7 @@ impl DType {
     }
 }
 
-/// In what arithmetic a network runs.
+/// The arithmetic that a network runs in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
@@ -115,7 +115,6 @@ impl Shape {
         &self.extents[..self.rank]
     }
 
-    /// Number of elements.
     pub fn elements(&self) -> usize {
         self.dims().iter().product()
     }
@@ -166,7 +165,6 @@ impl Tensor {
         Tensor { buffer, offset: 0, shape: Shape::new(shape), dtype }
     }
 
-    /// Number of elements.
     pub fn elements(&self) -> usize {
         self.shape.elements()
     }
@@ -174,16 +172,6 @@ impl Tensor {
     /// Size in bytes.
     pub fn bytes(&self) -> usize {
         self.elements() * self.dtype.bytes()
-    }
-
-    /// The same elements under another shape.
-    ///
-    /// # Panics
-    /// When the number of elements differs: a mistake in the caller, not in the input.
-    pub fn reshape(&self, shape: &[usize]) -> Tensor {
-        let shape = Shape::new(shape);
-        assert_eq!(shape.elements(), self.elements(), "reshape of {} to {shape}", self.shape);
-        Tensor { shape, ..*self }
     }
 
     /// Rows `start..start + count` of the outermost extent.

@@ -84,7 +84,7 @@ def make_trainer(
 class Measured:
     """One form's speed, and what it took."""
 
-    #: Samples per second, a figure a round.
+    #: Samples per second, one figure per round.
     rates: list[float]
     #: Steps of a round.
     steps: int

@@ -167,7 +167,7 @@ def cutmix_box(lam: float, centre: tuple[int, int], height: int, width: int) -> 
 
 
 def cutmix(original: Tensor, partner: Tensor, box: Sequence[int]) -> Tensor:
-    """Local mixture of N,C,H,W batches: `original` with one box a batch replaced from `partner`."""
+    """Local mixture of N,C,H,W batches: `original` with one box per batch replaced from `partner`."""
     b0, b1, b2, b3 = box
     mixed = original.clone()
     mixed[:, :, b0:b1, b2:b3] = partner[:, :, b0:b1, b2:b3]

@@ -33,7 +33,7 @@ for line in sys.stdin:
     if m.get("executable") and m["target"]["kind"] == [sys.argv[1]]:
         print(sys.argv[1] + "-" + m["target"]["name"], m["executable"])' $kind
     done | while read -r name path; do
-        case "$name" in test-ops | test-launched* | bench-kernels) cp "$path" "$dir/bin/$name" ;; esac
+        case "$name" in test-ops | test-launched | bench-kernels) cp "$path" "$dir/bin/$name" ;; esac
     done
     strip "$dir"/bin/*
     cp tests/fixtures/*.safetensors "$dir/tests/fixtures/"

@@ -37,7 +37,7 @@ pub fn place(backend: &dyn Backend, shape: &[usize], dtype: DType, bytes: &[u8])
     tensor
 }
 
-/// So many bytes of scratch.
+/// Scratch of this many bytes.
 pub fn scratch(backend: &dyn Backend, bytes: usize) -> Tensor {
     Tensor::at_start(backend.alloc(bytes, "scratch").expect("memory for scratch"), &[bytes], DType::U8)
 }

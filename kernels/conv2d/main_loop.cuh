@@ -10,7 +10,7 @@
 #include "conv2d/product_f32.cuh"
 #endif
 
-// Computes `product` over `k_tiles` tiles of the operands. Afterwards no copy is under way and nobody reads the
+// Computes `product` over `k_tiles` tiles of the operands. Afterwards no copy is under way and nothing reads the
 // shared memory any more.
 template <typename A, typename B, typename P>
 DEVICE void main_loop(u8* shared, const A& a, const B& b, P& product, int k_tiles) {

@@ -49,7 +49,7 @@ struct Windows {
     __device__ __forceinline__ void load(u8* tile, int k_tile) const {
         int chunk = k_tile * Shape::CHUNKS + Shape::column();
         int tap = chunk / IN_CHUNKS, channel = chunk % IN_CHUNKS * CHUNK;
-        // Strided gradients have KERNEL / STRIDE taps a row, rounded down or up: two constants, no true division.
+        // Strided gradients have KERNEL / STRIDE taps per row, rounded down or up: two constants, no true division.
         enum { MOST = (KERNEL + STRIDE - 1) / STRIDE, LEAST = KERNEL / STRIDE > 0 ? KERNEL / STRIDE : 1 };
         int u = SIGN > 0 ? tap / KERNEL : (tap_columns == MOST ? tap / MOST : tap / LEAST);
         int v = tap - u * tap_columns;
@@ -66,7 +66,7 @@ struct Windows {
     }
 };
 
-// Weights, k = (tap, channel) along the rows, one row a filter: B of the forward. As they lie in memory.
+// Weights, k = (tap, channel) along the rows, one row per filter: B of the forward. As they lie in memory.
 struct WeightsByFilter {
     typedef Tile<BLOCK_N, BLOCK_K> Shape;
 
@@ -116,7 +116,7 @@ struct WeightsByTap {
     }
 };
 
-// Gradients of the output, one row a pixel, filters along the rows: A of the weight gradient. As they lie in memory.
+// Gradients of the output, one row per pixel, filters along the rows: A of the weight gradient. As they lie in memory.
 struct GradsByPixel {
     typedef Tile<BLOCK_K, BLOCK_M> Shape;
 

@@ -65,10 +65,9 @@ impl Ceilings {
 fn math(backend: &dyn Backend, seconds: f64) -> Result<f64> {
     let dtype = backend.precision().accumulate();
     let count = backend.ceiling_values();
-    let buffer = backend.alloc(count * dtype.bytes(), "values of the ceiling")?;
-    let values = Tensor::at_start(buffer, &[count], dtype);
+    let values = backend.tensor(&[count], dtype, "values of the ceiling")?;
     let best = best_math(backend, values, seconds);
-    backend.free(buffer);
+    backend.free(values.buffer);
     best
 }
 

@@ -95,7 +95,6 @@ pub fn preset(name: &str) -> Result<Preset> {
 }
 
 impl Preset {
-    /// Its settings.
     pub fn settings(&self) -> Settings {
         Settings {
             model: Some(self.model.into()),

@@ -38,7 +38,7 @@ pub struct SyntheticConfig {
     pub imbalance: f64,
     /// Side of an image, 8 to 512.
     pub size: usize,
-    /// Seed of everything random.
+    /// Random seed.
     pub seed: u64,
     /// Replace an existing store.
     pub force: bool,

@@ -19,9 +19,9 @@ pub struct KernelSpec {
 }
 
 impl KernelSpec {
-    /// The kernel `entry` in `kernels/FILE`, without knobs so far.
-    pub fn new(file: &'static str, entry: &'static str) -> KernelSpec {
-        KernelSpec { file: file.into(), entry: entry.into(), defines: Vec::new(), text: None }
+    /// The kernel `entry` in `kernels/ENTRY.cu`, without knobs so far.
+    pub fn new(entry: &'static str) -> KernelSpec {
+        KernelSpec { file: format!("{entry}.cu").into(), entry: entry.into(), defines: Vec::new(), text: None }
     }
 
     /// A kernel whose source is `text`; `file` names it in messages.
@@ -101,7 +101,6 @@ impl Launch {
         Launch { shared_bytes: bytes, ..self }
     }
 
-    /// Number of blocks.
     pub fn blocks(&self) -> u64 {
         self.grid.iter().map(|&n| u64::from(n)).product()
     }

@@ -50,8 +50,8 @@ impl Method for CrossEntropy {
         let (label, _) = soft_labels(&mut r.tape, r.backend, labels, vars, class_weights)?;
         let features = model.record_features(r, images)?;
         let logits = model.record_head(r, "fc", features)?;
-        let rows = soft_label_cross_entropy(&mut r.tape, r.backend, &[(logits, label)], vars.step)?;
-        total_loss(&mut r.tape, r.backend, rows, None, vars.step, log, batch)?;
+        let rows = soft_label_cross_entropy(&mut r.tape, r.backend, &[(logits, label)], vars.scalars)?;
+        total_loss(&mut r.tape, r.backend, rows, None, vars.scalars, log, batch)?;
         Ok(vec![("label", label), ("logits", logits)])
     }
 }

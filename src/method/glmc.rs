@@ -79,10 +79,10 @@ impl Method for Glmc {
         let h = model.record_head(r, "projection_head.0", features)?;
         let u = model.record_head(r, "contrast_head.0", h)?;
         let heads = [(logits, label), (logits_cb, label_weighted)];
-        let rows = soft_label_cross_entropy(&mut r.tape, r.backend, &heads, vars.step)?;
+        let rows = soft_label_cross_entropy(&mut r.tape, r.backend, &heads, vars.scalars)?;
         let target = r.tape.stop_gradient(h);
-        let cosine = negative_cosine(&mut r.tape, r.backend, u, target, vars.step)?;
-        total_loss(&mut r.tape, r.backend, rows, Some(cosine), vars.step, log, batch)?;
+        let cosine = negative_cosine(&mut r.tape, r.backend, u, target, vars.scalars)?;
+        total_loss(&mut r.tape, r.backend, rows, Some(cosine), vars.scalars, log, batch)?;
         let outputs = [("logits", logits), ("logits_cb", logits_cb), ("h", h), ("u", u)];
         Ok([&[("label", label), ("label_weighted", label_weighted)], &outputs[..]].concat())
     }

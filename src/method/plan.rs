@@ -113,7 +113,6 @@ impl EpochPlan {
         EpochPlan { batch, partners: originals.clone(), originals, steps }
     }
 
-    /// Number of steps.
     pub fn steps(&self) -> usize {
         self.steps.len()
     }

@@ -5,7 +5,7 @@ use crate::error::Result;
 use crate::ops::Backend;
 use crate::ops::batch_norm_apply::{Parameters, batch_norm_apply};
 use crate::ops::batch_norm_statistics::batch_norm_statistics;
-use crate::ops::conv2d::conv2d;
+use crate::ops::conv2d::{self, conv2d};
 use crate::ops::linear::linear;
 use crate::tape::{Tape, Var};
 
@@ -89,7 +89,8 @@ impl ConvBn {
             Mode::Inference => (1, false),
         };
         let kernel = r.parameter(self.weight);
-        let (y, sums) = conv2d(&mut r.tape, r.backend, x, kernel, (self.stride, self.padding), views, sums)?;
+        let config = conv2d::Config { stride: self.stride, padding: self.padding, views, sums };
+        let (y, sums) = conv2d(&mut r.tape, r.backend, x, kernel, config)?;
         let statistics =
             sums.map(|sums| batch_norm_statistics(&mut r.tape, r.backend, y, sums, parameters)).transpose()?;
         batch_norm_apply(&mut r.tape, r.backend, y, parameters, statistics, shortcut, relu)

@@ -158,9 +158,7 @@ impl ParameterStore {
         let precision = backend.precision();
         let (offsets, learned, statistics) = layout(&specs);
         let (accumulate, compute) = (precision.accumulate(), precision.compute());
-        let flat = |elements: usize, dtype: DType, what: &str| -> Result<Tensor> {
-            Ok(Tensor::at_start(backend.alloc(elements * dtype.bytes(), what)?, &[elements], dtype))
-        };
+        let flat = |elements: usize, dtype: DType, what: &str| backend.tensor(&[elements], dtype, what);
         Ok(ParameterStore {
             offsets,
             master: flat(learned, accumulate, "parameters")?,

@@ -9,7 +9,8 @@ use crate::error::{Error, Result};
 use crate::tape::{Op, Pass, Run, Tape, Var};
 use crate::tensor::{DType, Tensor};
 
-const NAME: &str = "augment_mix";
+/// The op's name at every layer.
+pub const NAME: &str = "augment_mix";
 
 /// What becomes of the images of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -57,7 +58,7 @@ pub struct AugmentMix {
     /// I32 (batch).
     pub partners: Tensor,
     /// I32 (16): a `StepParams`.
-    pub step: Tensor,
+    pub scalars: Tensor,
     /// Written, compute type: (views * batch, height, width, stem channels); channels past the third are zero.
     pub out: Tensor,
 }
@@ -73,7 +74,7 @@ pub trait AugmentMixKernels {
     /// See [`Mixing`].
     fn augment_mix(&self, mixing: Mixing, augmentation: &Augmentation, t: &AugmentMix) -> Result<()>;
     /// The mixtures of `views` (4 * batch, height, width, 3), accumulation type, ordered o1, o2, r1, r2; `out` as above.
-    fn mix_views(&self, views: Tensor, step: Tensor, out: Tensor) -> Result<()>;
+    fn mix_views(&self, views: Tensor, scalars: Tensor, out: Tensor) -> Result<()>;
 }
 
 #[derive(Debug)]
@@ -119,7 +120,7 @@ impl Op for Augment {
     }
 
     fn reads(&self) -> Vec<Var> {
-        vec![self.pixels, self.vars.originals, self.vars.partners, self.vars.step]
+        vec![self.pixels, self.vars.originals, self.vars.partners, self.vars.scalars]
     }
 
     fn writes(&self) -> Vec<Var> {
@@ -147,7 +148,7 @@ impl Op for Augment {
             pixels: run.value(self.pixels),
             originals: run.value(self.vars.originals),
             partners: run.value(self.vars.partners),
-            step: run.value(self.vars.step),
+            scalars: run.value(self.vars.scalars),
             out: run.value(self.out),
         };
         run.backend.augment_mix(self.mixing, &self.augmentation, &tensors)
@@ -157,7 +158,7 @@ impl Op for Augment {
 #[derive(Debug)]
 struct MixViews {
     views: Var,
-    step: Var,
+    scalars: Var,
     out: Var,
 }
 
@@ -166,11 +167,11 @@ struct MixViews {
 ///
 /// # Errors
 /// When the shape is not of that form.
-pub fn mix_views(tape: &mut Tape, backend: &dyn Backend, views: Var, step: Var) -> Result<Var> {
+pub fn mix_views(tape: &mut Tape, backend: &dyn Backend, views: Var, scalars: Var) -> Result<Var> {
     let [images, height, width, _] = four("mix_views", "the views", tape.shape(views))?;
     expect("mix_views", "the views", tape.shape(views), &[images / 4 * 4, height, width, 3])?;
     let out = tape.value(&[images / 2, height, width, backend.stem_channels()], backend.precision().compute());
-    tape.record(MixViews { views, step, out });
+    tape.record(MixViews { views, scalars, out });
     Ok(out)
 }
 
@@ -180,7 +181,7 @@ impl Op for MixViews {
     }
 
     fn reads(&self) -> Vec<Var> {
-        vec![self.views, self.step]
+        vec![self.views, self.scalars]
     }
 
     fn writes(&self) -> Vec<Var> {
@@ -188,6 +189,6 @@ impl Op for MixViews {
     }
 
     fn forward(&self, run: &Run<'_>) -> Result<()> {
-        run.backend.mix_views(run.value(self.views), run.value(self.step), run.value(self.out))
+        run.backend.mix_views(run.value(self.views), run.value(self.scalars), run.value(self.out))
     }
 }

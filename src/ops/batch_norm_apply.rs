@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::tape::{Op, Pass, Run, Scratch, Tape, Var};
 use crate::tensor::{DType, Grad, Tensor};
 
-/// The op's name.
+/// The op's name at every layer.
 pub const NAME: &str = "batch_norm_apply";
 
 /// What is added after the normalisation.

@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::tape::{Op, Run, Tape, Var};
 use crate::tensor::Tensor;
 
-/// The op's name.
+/// The op's name at every layer.
 pub const NAME: &str = "batch_norm_statistics";
 
 /// Added to the variance.

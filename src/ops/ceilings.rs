@@ -4,6 +4,9 @@
 use crate::error::Result;
 use crate::tensor::Tensor;
 
+/// The op's name at every layer.
+pub const NAME: &str = "ceilings";
+
 /// What a backend provides for measuring its ceilings.
 pub trait CeilingKernels {
     /// How many values [`CeilingKernels::ceiling_math`] works on, so that every core has the same number of them and

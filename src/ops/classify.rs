@@ -7,7 +7,8 @@ use crate::error::Result;
 use crate::tape::{Op, Run, Tape, Var};
 use crate::tensor::Tensor;
 
-const NAME: &str = "classify";
+/// The op's name at every layer.
+pub const NAME: &str = "classify";
 
 /// The tensors of `classify`.
 #[derive(Clone, Copy, Debug)]
@@ -19,7 +20,7 @@ pub struct Classify {
     /// I32 (batch).
     pub originals: Tensor,
     /// A `StepParams`: results go to rows `row..row + batch`.
-    pub step: Tensor,
+    pub scalars: Tensor,
     /// I32 (images): number of classes ahead of the true one; of equal logits the lower class is ahead. A true class
     /// whose logit is NaN ranks behind all.
     pub ranks: Tensor,
@@ -65,7 +66,7 @@ impl Op for Record {
     }
 
     fn reads(&self) -> Vec<Var> {
-        vec![self.logits, self.labels, self.vars.originals, self.vars.step]
+        vec![self.logits, self.labels, self.vars.originals, self.vars.scalars]
     }
 
     fn writes(&self) -> Vec<Var> {
@@ -77,7 +78,7 @@ impl Op for Record {
             logits: run.value(self.logits),
             labels: run.value(self.labels),
             originals: run.value(self.vars.originals),
-            step: run.value(self.vars.step),
+            scalars: run.value(self.vars.scalars),
             ranks: run.value(self.ranks),
             confidences: run.value(self.confidences),
         })

@@ -5,7 +5,8 @@ use crate::error::{Error, Result};
 use crate::tape::{Op, Pass, Run, Scratch, Tape, Var};
 use crate::tensor::{Grad, Tensor};
 
-const NAME: &str = "conv2d";
+/// The op's name at every layer.
+pub const NAME: &str = "conv2d";
 
 /// Everything about a convolution but its data. Square kernels, the same stride and padding both ways.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -22,7 +23,6 @@ pub struct Geometry {
     pub filters: usize,
     /// Kernel rows and columns.
     pub kernel: usize,
-    /// Stride.
     pub stride: usize,
     /// Zeros around the input.
     pub padding: usize,
@@ -82,28 +82,57 @@ impl Geometry {
     }
 }
 
-/// What a backend provides for `conv2d`. Tensors have the geometry's shapes and the backend's compute type, but for
-/// `dweight` and `sums`, which have the accumulation type.
+/// The tensors of a forward.
+#[derive(Clone, Copy, Debug)]
+pub struct Forward {
+    /// [`Geometry::input`].
+    pub x: Tensor,
+    /// [`Geometry::weight`].
+    pub weight: Tensor,
+    /// [`Geometry::output`], written.
+    pub y: Tensor,
+    /// Accumulation type (views, parts, 2, filters), written: per view, part and channel, the sum over the part's pixels of y
+    /// and of y².
+    pub sums: Option<Tensor>,
+}
+
+/// The tensors of the input's gradient.
+#[derive(Clone, Copy, Debug)]
+pub struct InputGrad {
+    /// Like y.
+    pub dy: Tensor,
+    /// As in the forward.
+    pub weight: Tensor,
+    /// Like x.
+    pub dx: Grad,
+}
+
+/// The tensors of the weight's gradient.
+#[derive(Clone, Copy, Debug)]
+pub struct WeightGrad {
+    /// As in the forward.
+    pub x: Tensor,
+    /// Like y.
+    pub dy: Tensor,
+    /// Like the weight, but of the accumulation type; written.
+    pub dweight: Tensor,
+    /// [`Conv2dKernels::conv2d_backward_scratch`] bytes.
+    pub scratch: Option<Tensor>,
+}
+
+/// What a backend provides for `conv2d`. Tensors have the compute type unless they say otherwise.
 pub trait Conv2dKernels {
     /// Into how many parts a view's channel sums are split: each part is summed by one worker, in a fixed order.
     fn conv2d_sum_parts(&self, geometry: &Geometry) -> usize;
 
-    /// `y = conv(x, weight)`. If `sums` is given, (views, parts, 2, filters): also, per view, part and channel, the
-    /// sum over the part's pixels of y and of y².
-    fn conv2d_forward(&self, g: &Geometry, x: Tensor, weight: Tensor, y: Tensor, sums: Option<Tensor>) -> Result<()>;
+    /// `y = conv(x, weight)`, and the channel sums.
+    fn conv2d_forward(&self, geometry: &Geometry, t: &Forward) -> Result<()>;
 
     /// `dx (+)= conv_transposed(dy, weight)`.
-    fn conv2d_input_grad(&self, g: &Geometry, dy: Tensor, weight: Tensor, dx: Grad) -> Result<()>;
+    fn conv2d_input_grad(&self, geometry: &Geometry, t: &InputGrad) -> Result<()>;
 
     /// `dweight = sum over pixels of dy ⊗ x`, in a fixed order.
-    fn conv2d_weight_grad(
-        &self,
-        g: &Geometry,
-        x: Tensor,
-        dy: Tensor,
-        dweight: Tensor,
-        scratch: Option<Tensor>,
-    ) -> Result<()>;
+    fn conv2d_weight_grad(&self, geometry: &Geometry, t: &WeightGrad) -> Result<()>;
 
     /// Bytes of scratch that [`Conv2dKernels::conv2d_weight_grad`] wants.
     fn conv2d_backward_scratch(&self, geometry: &Geometry) -> usize;
@@ -118,10 +147,22 @@ struct Conv2d {
     sums: Option<Var>,
 }
 
+/// How a convolution is recorded.
+#[derive(Clone, Copy, Debug)]
+pub struct Config {
+    pub stride: usize,
+    /// Zeros around the input.
+    pub padding: usize,
+    /// Views: the batch is this many equal parts.
+    pub views: usize,
+    /// Whether the channel sums are wanted, too.
+    pub sums: bool,
+}
+
 /// Records `y = conv(x, weight)`; x (batch, height, width, channels), weight (filters, kernel, kernel, channels).
 ///
 /// With `sums`, also the per-view channel sums that a following batch normalisation needs (see
-/// [`Conv2dKernels::conv2d_forward`]). Returns y and the sums.
+/// [`Forward`]). Returns y and the sums.
 ///
 /// # Errors
 /// When the shapes do not fit each other.
@@ -130,9 +171,7 @@ pub fn conv2d(
     backend: &dyn Backend,
     x: Var,
     weight: Var,
-    (stride, padding): (usize, usize),
-    views: usize,
-    sums: bool,
+    Config { stride, padding, views, sums }: Config,
 ) -> Result<(Var, Option<Var>)> {
     let [batch, height, width, channels] = four(NAME, "the input", tape.shape(x))?;
     let [filters, kernel, _, _] = four(NAME, "the weight", tape.shape(weight))?;
@@ -191,17 +230,20 @@ impl Op for Conv2d {
     }
 
     fn forward(&self, run: &Run<'_>) -> Result<()> {
+        let (x, weight, y) = (run.value(self.x), run.value(self.weight), run.value(self.y));
         let sums = self.sums.map(|v| run.value(v));
-        run.backend.conv2d_forward(&self.geometry, run.value(self.x), run.value(self.weight), run.value(self.y), sums)
+        run.backend.conv2d_forward(&self.geometry, &Forward { x, weight, y, sums })
     }
 
     fn backward(&self, run: &Run<'_>) -> Result<()> {
-        let (g, dy) = (&self.geometry, run.grad(self.y));
+        let dy = run.grad(self.y);
         if let Some(dweight) = run.grad_target(self.weight) {
-            run.backend.conv2d_weight_grad(g, run.value(self.x), dy, dweight.tensor, run.scratch())?;
+            let t = WeightGrad { x: run.value(self.x), dy, dweight: dweight.tensor, scratch: run.scratch() };
+            run.backend.conv2d_weight_grad(&self.geometry, &t)?;
         }
         if let Some(dx) = run.grad_target(self.x) {
-            run.backend.conv2d_input_grad(g, dy, run.value(self.weight), dx)?;
+            let t = InputGrad { dy, weight: run.value(self.weight), dx };
+            run.backend.conv2d_input_grad(&self.geometry, &t)?;
         }
         Ok(())
     }

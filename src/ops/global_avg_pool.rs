@@ -5,7 +5,8 @@ use crate::error::Result;
 use crate::tape::{Op, Pass, Run, Tape, Var};
 use crate::tensor::{Grad, Tensor};
 
-const NAME: &str = "global_avg_pool";
+/// The op's name at every layer.
+pub const NAME: &str = "global_avg_pool";
 
 /// What a backend provides for `global_avg_pool`. x has the compute type, y the accumulation type.
 pub trait GlobalAvgPoolKernels {
@@ -60,7 +61,7 @@ impl Op for GlobalAvgPool {
         format!("{b}x{h}x{w}x{c}")
     }
 
-    /// Forward, an addition a value; backward, a division a channel.
+    /// Forward, one addition per value; backward, one division per channel.
     fn flops(&self, pass: Pass, _wanted: &[Var]) -> f64 {
         let [b, h, w, c] = self.extents;
         (b * c * if pass == Pass::Forward { h * w } else { 1 }) as f64

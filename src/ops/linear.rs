@@ -6,16 +6,54 @@ use crate::error::Result;
 use crate::tape::{Op, Pass, Run, Tape, Var};
 use crate::tensor::{Grad, Tensor};
 
-const NAME: &str = "linear";
+/// The op's name at every layer.
+pub const NAME: &str = "linear";
 
-/// What a backend provides for `linear`. All tensors have the accumulation type.
+/// The tensors of a forward, all of the accumulation type, as in the two passes of the backward.
+#[derive(Clone, Copy, Debug)]
+pub struct Forward {
+    /// (batch, in).
+    pub x: Tensor,
+    /// (out, in).
+    pub weight: Tensor,
+    /// (out).
+    pub bias: Tensor,
+    /// (batch, out), written.
+    pub y: Tensor,
+}
+
+/// The tensors of the input's gradient.
+#[derive(Clone, Copy, Debug)]
+pub struct InputGrad {
+    /// (batch, out).
+    pub dy: Tensor,
+    /// (out, in).
+    pub weight: Tensor,
+    /// (batch, in).
+    pub dx: Grad,
+}
+
+/// The tensors of the parameters' gradients.
+#[derive(Clone, Copy, Debug)]
+pub struct WeightGrad {
+    /// (batch, in).
+    pub x: Tensor,
+    /// (batch, out).
+    pub dy: Tensor,
+    /// (out, in), written.
+    pub dweight: Tensor,
+    /// (out), written.
+    pub dbias: Tensor,
+}
+
+/// What a backend provides for `linear`.
 pub trait LinearKernels {
-    /// y (batch, out) = x (batch, in) weightᵀ + bias; weight (out, in), bias (out).
-    fn linear_forward(&self, x: Tensor, weight: Tensor, bias: Tensor, y: Tensor) -> Result<()>;
+    /// y = x weightᵀ + bias.
+    fn linear_forward(&self, t: &Forward) -> Result<()>;
     /// dx (+)= dy weight.
-    fn linear_input_grad(&self, dy: Tensor, weight: Tensor, dx: Grad) -> Result<()>;
+    fn linear_input_grad(&self, t: &InputGrad) -> Result<()>;
     /// dweight = dyᵀ x; dbias = sum over the batch of dy.
-    fn linear_weight_grad(&self, x: Tensor, dy: Tensor, dweight: Tensor, dbias: Tensor) -> Result<()>;
+    fn linear_weight_grad(&self, t: &WeightGrad) -> Result<()>;
 }
 
 #[derive(Debug)]
@@ -82,16 +120,22 @@ impl Op for Linear {
     }
 
     fn forward(&self, run: &Run<'_>) -> Result<()> {
-        run.backend.linear_forward(run.value(self.x), run.value(self.weight), run.value(self.bias), run.value(self.y))
+        run.backend.linear_forward(&Forward {
+            x: run.value(self.x),
+            weight: run.value(self.weight),
+            bias: run.value(self.bias),
+            y: run.value(self.y),
+        })
     }
 
     fn backward(&self, run: &Run<'_>) -> Result<()> {
         let dy = run.grad(self.y);
         if let (Some(dweight), Some(dbias)) = (run.grad_target(self.weight), run.grad_target(self.bias)) {
-            run.backend.linear_weight_grad(run.value(self.x), dy, dweight.tensor, dbias.tensor)?;
+            let (dweight, dbias) = (dweight.tensor, dbias.tensor);
+            run.backend.linear_weight_grad(&WeightGrad { x: run.value(self.x), dy, dweight, dbias })?;
         }
         if let Some(dx) = run.grad_target(self.x) {
-            run.backend.linear_input_grad(dy, run.value(self.weight), dx)?;
+            run.backend.linear_input_grad(&InputGrad { dy, weight: run.value(self.weight), dx })?;
         }
         Ok(())
     }

@@ -6,7 +6,8 @@ use crate::error::Result;
 use crate::tape::{Op, Run, Tape, Var};
 use crate::tensor::{DType, Tensor};
 
-const NAME: &str = "load_step";
+/// The op's name at every layer.
+pub const NAME: &str = "load_step";
 
 /// 32-bit words of a [`StepParams`].
 pub const STEP_WORDS: usize = 16;
@@ -37,19 +38,32 @@ pub struct StepParams {
     pub reserved: u32,
 }
 
+/// The tensors of `load_step`, all `I32`.
+#[derive(Clone, Copy, Debug)]
+pub struct LoadStep {
+    /// (rows, 16 + 2 * batch).
+    pub table: Tensor,
+    /// (1), updated: the row to take.
+    pub cursor: Tensor,
+    /// (16), written: a [`StepParams`].
+    pub scalars: Tensor,
+    /// (batch), written.
+    pub originals: Tensor,
+    /// (batch), written.
+    pub partners: Tensor,
+}
+
 /// What a backend provides for `load_step`.
 pub trait LoadStepKernels {
-    /// Takes row `cursor` of `table` (rows, 16 + 2 * batch) apart into `step` (16), `originals` (batch) and `partners`
-    /// (batch), and adds 1 to `cursor` (1). All are `I32`.
-    fn load_step(&self, table: Tensor, cursor: Tensor, step: Tensor, originals: Tensor, partners: Tensor)
-    -> Result<()>;
+    /// Takes row `cursor` of `table` apart into scalars, originals and partners, and adds 1 to `cursor`.
+    fn load_step(&self, t: &LoadStep) -> Result<()>;
 }
 
 /// The values of a step that ops read.
 #[derive(Clone, Copy, Debug)]
 pub struct StepVars {
     /// (16): a [`StepParams`].
-    pub step: Var,
+    pub scalars: Var,
     /// (batch): indices of the originals in the data set.
     pub originals: Var,
     /// (batch): indices of their partners.
@@ -57,7 +71,7 @@ pub struct StepVars {
 }
 
 #[derive(Debug)]
-struct LoadStep {
+struct Record {
     table: Var,
     cursor: Var,
     out: StepVars,
@@ -72,17 +86,17 @@ pub fn load_step(tape: &mut Tape, table: Var, cursor: Var, batch: usize) -> Resu
     let rows = tape.shape(table).dims()[0];
     expect(NAME, "the table", tape.shape(table), &[rows, STEP_WORDS + 2 * batch])?;
     let out = StepVars {
-        step: tape.value(&[STEP_WORDS], DType::I32),
+        scalars: tape.value(&[STEP_WORDS], DType::I32),
         originals: tape.value(&[batch], DType::I32),
         partners: tape.value(&[batch], DType::I32),
     };
     // The optimiser reads the learning rate after the backward pass.
-    tape.keep(out.step);
-    tape.record(LoadStep { table, cursor, out, row_bytes: 4 * (STEP_WORDS + 2 * batch) });
+    tape.keep(out.scalars);
+    tape.record(Record { table, cursor, out, row_bytes: 4 * (STEP_WORDS + 2 * batch) });
     Ok(out)
 }
 
-impl Op for LoadStep {
+impl Op for Record {
     fn name(&self) -> &'static str {
         NAME
     }
@@ -92,7 +106,7 @@ impl Op for LoadStep {
     }
 
     fn writes(&self) -> Vec<Var> {
-        vec![self.out.step, self.out.originals, self.out.partners]
+        vec![self.out.scalars, self.out.originals, self.out.partners]
     }
 
     fn touches(&self, var: Var) -> Option<usize> {
@@ -100,14 +114,14 @@ impl Op for LoadStep {
     }
 
     fn forward(&self, run: &Run<'_>) -> Result<()> {
-        let StepVars { step, originals, partners } = self.out;
-        run.backend.load_step(
-            run.value(self.table),
-            run.value(self.cursor),
-            run.value(step),
-            run.value(originals),
-            run.value(partners),
-        )
+        let StepVars { scalars, originals, partners } = self.out;
+        run.backend.load_step(&LoadStep {
+            table: run.value(self.table),
+            cursor: run.value(self.cursor),
+            scalars: run.value(scalars),
+            originals: run.value(originals),
+            partners: run.value(partners),
+        })
     }
 }
 

@@ -43,9 +43,6 @@ pub trait Backend:
 {
     /// A backend that plans, allocates and launches as this one does, but without a device: to learn beforehand what
     /// something will take. What it computes is meaningless.
-    ///
-    /// # Errors
-    /// When the system refuses.
     fn planner(&self) -> Result<Box<dyn Backend>>;
 }
 

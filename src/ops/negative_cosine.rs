@@ -6,23 +6,39 @@ use crate::error::Result;
 use crate::tape::{Op, Pass, Run, Tape, Var};
 use crate::tensor::{Grad, Tensor};
 
-const NAME: &str = "negative_cosine";
+/// The op's name at every layer.
+pub const NAME: &str = "negative_cosine";
 
 /// Smallest norm that is divided by.
 pub const EPSILON: f64 = 1e-8;
 
-/// What a backend provides for `negative_cosine`. All tensors have the accumulation type.
+/// The tensors of `negative_cosine`, all of the accumulation type but for the scalars.
+#[derive(Clone, Copy, Debug)]
+pub struct NegativeCosine {
+    /// (2 * batch, features), MixUp rows first.
+    pub u: Tensor,
+    /// (2 * batch, features), likewise.
+    pub target: Tensor,
+    /// A `StepParams`.
+    pub scalars: Tensor,
+    /// (2 * batch), written.
+    pub rows: Tensor,
+    /// Like u; `None` when only the loss is wanted.
+    pub du: Option<Grad>,
+}
+
+/// What a backend provides for `negative_cosine`.
 pub trait NegativeCosineKernels {
-    /// u and target are (2 * batch, features), MixUp rows first. Row n of u meets row `(n + batch) % (2 * batch)` of
-    /// the target: `rows[n] = -cos`; `du (+)= coefficients[2] / batch * d(-cos)/du` with the coefficients of `step`.
-    fn negative_cosine(&self, u: Tensor, target: Tensor, step: Tensor, rows: Tensor, du: Option<Grad>) -> Result<()>;
+    /// Row n of u meets row `(n + batch) % (2 * batch)` of the target: `rows[n] = -cos`; `du (+)= coefficients[2] / batch *
+    /// d(-cos)/du` with the coefficients of the scalars.
+    fn negative_cosine(&self, t: &NegativeCosine) -> Result<()>;
 }
 
 #[derive(Debug)]
-struct NegativeCosine {
+struct Record {
     u: Var,
     target: Var,
-    step: Var,
+    scalars: Var,
     rows: Var,
     elements: f64,
 }
@@ -32,21 +48,21 @@ struct NegativeCosine {
 ///
 /// # Errors
 /// When the shapes do not fit each other.
-pub fn negative_cosine(tape: &mut Tape, backend: &dyn Backend, u: Var, target: Var, step: Var) -> Result<Var> {
+pub fn negative_cosine(tape: &mut Tape, backend: &dyn Backend, u: Var, target: Var, scalars: Var) -> Result<Var> {
     let [count, features] = two(NAME, "u", tape.shape(u))?;
     expect(NAME, "the target", tape.shape(target), &[count / 2 * 2, features])?;
     let rows = tape.value(&[count], backend.precision().accumulate());
-    tape.record(NegativeCosine { u, target, step, rows, elements: (count * features) as f64 });
+    tape.record(Record { u, target, scalars, rows, elements: (count * features) as f64 });
     Ok(rows)
 }
 
-impl Op for NegativeCosine {
+impl Op for Record {
     fn name(&self) -> &'static str {
         NAME
     }
 
     fn reads(&self) -> Vec<Var> {
-        vec![self.u, self.target, self.step]
+        vec![self.u, self.target, self.scalars]
     }
 
     fn writes(&self) -> Vec<Var> {
@@ -67,7 +83,12 @@ impl Op for NegativeCosine {
     }
 
     fn forward(&self, run: &Run<'_>) -> Result<()> {
-        let (u, target, step) = (run.value(self.u), run.value(self.target), run.value(self.step));
-        run.backend.negative_cosine(u, target, step, run.value(self.rows), run.grad_target(self.u))
+        run.backend.negative_cosine(&NegativeCosine {
+            u: run.value(self.u),
+            target: run.value(self.target),
+            scalars: run.value(self.scalars),
+            rows: run.value(self.rows),
+            du: run.grad_target(self.u),
+        })
     }
 }

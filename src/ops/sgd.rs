@@ -4,10 +4,12 @@
 use crate::error::Result;
 use crate::tensor::Tensor;
 
+/// The op's name at every layer.
+pub const NAME: &str = "sgd";
+
 /// The optimiser's constants.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct SgdConfig {
-    /// Momentum.
     pub momentum: f32,
     /// Weight decay, on every parameter.
     pub weight_decay: f32,
@@ -25,7 +27,7 @@ pub struct Sgd {
     /// Accumulation type, updated. Starts as zero.
     pub momentum: Tensor,
     /// A `StepParams`: the learning rate.
-    pub step: Tensor,
+    pub scalars: Tensor,
 }
 
 /// What a backend provides for `sgd`.

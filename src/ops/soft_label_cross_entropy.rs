@@ -6,7 +6,8 @@ use crate::error::Result;
 use crate::tape::{Op, Pass, Run, Tape, Var};
 use crate::tensor::{Grad, Tensor};
 
-const NAME: &str = "soft_label_cross_entropy";
+/// The op's name at every layer.
+pub const NAME: &str = "soft_label_cross_entropy";
 
 /// One head's tensors, all of the accumulation type.
 #[derive(Clone, Copy, Debug)]
@@ -19,17 +20,28 @@ pub struct Head {
     pub dlogits: Option<Grad>,
 }
 
+/// The tensors of `soft_label_cross_entropy`.
+#[derive(Clone, Copy, Debug)]
+pub struct SoftLabelCrossEntropy<'a> {
+    /// One or two.
+    pub heads: &'a [Head],
+    /// A `StepParams`.
+    pub scalars: Tensor,
+    /// Accumulation type (heads, views * batch), written.
+    pub rows: Tensor,
+}
+
 /// What a backend provides for `soft_label_cross_entropy`.
 pub trait SoftLabelCrossEntropyKernels {
     /// For every head k and row n: `rows[k][n] = -sum_c p log softmax`, rows (heads, views * batch); and
-    /// `dlogits = coefficients[k] / batch * (softmax * sum_c p - p)` with the coefficients of `step`.
-    fn soft_label_cross_entropy(&self, heads: &[Head], step: Tensor, rows: Tensor) -> Result<()>;
+    /// `dlogits = coefficients[k] / batch * (softmax * sum_c p - p)` with the coefficients of the scalars.
+    fn soft_label_cross_entropy(&self, t: &SoftLabelCrossEntropy) -> Result<()>;
 }
 
 #[derive(Debug)]
-struct CrossEntropy {
+struct Record {
     heads: Vec<(Var, Var)>,
-    step: Var,
+    scalars: Var,
     rows: Var,
     elements: f64,
 }
@@ -44,7 +56,7 @@ pub fn soft_label_cross_entropy(
     tape: &mut Tape,
     backend: &dyn Backend,
     heads: &[(Var, Var)],
-    step: Var,
+    scalars: Var,
 ) -> Result<Var> {
     let [count, classes] = two(NAME, "the logits", tape.shape(heads[0].0))?;
     let [batch, _] = two(NAME, "the labels", tape.shape(heads[0].1))?;
@@ -57,17 +69,17 @@ pub fn soft_label_cross_entropy(
     }
     let rows = tape.value(&[heads.len(), count], backend.precision().accumulate());
     let elements = (heads.len() * count * classes) as f64;
-    tape.record(CrossEntropy { heads: heads.to_vec(), step, rows, elements });
+    tape.record(Record { heads: heads.to_vec(), scalars, rows, elements });
     Ok(rows)
 }
 
-impl Op for CrossEntropy {
+impl Op for Record {
     fn name(&self) -> &'static str {
         NAME
     }
 
     fn reads(&self) -> Vec<Var> {
-        self.heads.iter().flat_map(|&(logits, label)| [logits, label]).chain([self.step]).collect()
+        self.heads.iter().flat_map(|&(logits, label)| [logits, label]).chain([self.scalars]).collect()
     }
 
     fn writes(&self) -> Vec<Var> {
@@ -94,11 +106,13 @@ impl Op for CrossEntropy {
             label: run.value(label),
             dlogits: run.grad_target(logits),
         };
-        let (step, rows) = (run.value(self.step), run.value(self.rows));
+        let (scalars, rows) = (run.value(self.scalars), run.value(self.rows));
+        let call =
+            |heads: &[Head]| run.backend.soft_label_cross_entropy(&SoftLabelCrossEntropy { heads, scalars, rows });
         // Two heads at most: no list is built on the heap.
         match self.heads.as_slice() {
-            [one] => run.backend.soft_label_cross_entropy(&[head(one)], step, rows),
-            [one, two] => run.backend.soft_label_cross_entropy(&[head(one), head(two)], step, rows),
+            [one] => call(&[head(one)]),
+            [one, two] => call(&[head(one), head(two)]),
             more => Err(crate::Error::op(NAME, format!("one or two heads, not {}", more.len()))),
         }
     }

@@ -7,7 +7,8 @@ use crate::error::Result;
 use crate::tape::{Op, Run, Tape, Var};
 use crate::tensor::Tensor;
 
-const NAME: &str = "soft_labels";
+/// The op's name at every layer.
+pub const NAME: &str = "soft_labels";
 
 /// The tensors of `soft_labels`.
 #[derive(Clone, Copy, Debug)]
@@ -21,7 +22,7 @@ pub struct SoftLabels {
     /// Accumulation type (classes): w.
     pub class_weights: Tensor,
     /// A `StepParams`; its `label_lambda` is read. 1 makes plain one-hot labels.
-    pub step: Tensor,
+    pub scalars: Tensor,
     /// Written, accumulation type (batch, classes): p.
     pub label: Tensor,
     /// Written, accumulation type (batch, classes): p_w.
@@ -70,7 +71,7 @@ impl Op for Record {
     }
 
     fn reads(&self) -> Vec<Var> {
-        vec![self.labels, self.vars.originals, self.vars.partners, self.vars.step, self.class_weights]
+        vec![self.labels, self.vars.originals, self.vars.partners, self.vars.scalars, self.class_weights]
     }
 
     fn writes(&self) -> Vec<Var> {
@@ -88,7 +89,7 @@ impl Op for Record {
             originals: run.value(self.vars.originals),
             partners: run.value(self.vars.partners),
             class_weights: run.value(self.class_weights),
-            step: run.value(self.vars.step),
+            scalars: run.value(self.vars.scalars),
             label: run.value(self.label),
             label_weighted: run.value(self.label_weighted),
         })

@@ -1,11 +1,12 @@
-//! The losses of a step from the losses of its rows, written into a log that the host reads when it likes.
+//! The losses of a step from the losses of its rows, written into a log that the host reads back now and again.
 
 use super::{Backend, expect};
 use crate::error::Result;
 use crate::tape::{Op, Pass, Run, Tape, Var};
 use crate::tensor::{DType, Tensor};
 
-const NAME: &str = "total_loss";
+/// The op's name at every layer.
+pub const NAME: &str = "total_loss";
 
 /// Columns of the loss log: those of up to three losses, then the total.
 pub const LOSS_COLUMNS: usize = 4;
@@ -20,7 +21,7 @@ pub struct TotalLoss {
     /// Accumulation type (2 * batch).
     pub cosine: Option<Tensor>,
     /// A `StepParams`.
-    pub step: Tensor,
+    pub scalars: Tensor,
     /// Accumulation type (rows, 4).
     pub log: Tensor,
     /// Samples of a view.
@@ -29,7 +30,7 @@ pub struct TotalLoss {
 
 /// What a backend provides for `total_loss`.
 pub trait TotalLossKernels {
-    /// `log[step.row] = (L_c, L_cb, L_sim, total)`: each loss is the sum of its rows, in a fixed order, over `batch`
+    /// `log[scalars.row] = (L_c, L_cb, L_sim, total)`: each loss is the sum of its rows, in a fixed order, over `batch`
     /// (so views add up and samples are averaged); an absent one is 0; total = coefficients · losses.
     fn total_loss(&self, t: &TotalLoss) -> Result<()>;
 }
@@ -38,7 +39,7 @@ pub trait TotalLossKernels {
 struct Record {
     cross_entropy: Var,
     cosine: Option<Var>,
-    step: Var,
+    scalars: Var,
     log: Var,
     batch: usize,
     rows: usize,
@@ -54,7 +55,7 @@ pub fn total_loss(
     _backend: &dyn Backend,
     cross_entropy: Var,
     cosine: Option<Var>,
-    step: Var,
+    scalars: Var,
     log: Var,
     batch: usize,
 ) -> Result<()> {
@@ -63,7 +64,7 @@ pub fn total_loss(
     debug_assert_ne!(tape.dtype(log), DType::I32);
     let rows = [Some(cross_entropy), cosine].into_iter().flatten().map(|v| tape.shape(v).elements()).sum();
     let log_row_bytes = LOSS_COLUMNS * tape.dtype(log).bytes();
-    tape.record(Record { cross_entropy, cosine, step, log, batch, rows, log_row_bytes });
+    tape.record(Record { cross_entropy, cosine, scalars, log, batch, rows, log_row_bytes });
     Ok(())
 }
 
@@ -73,14 +74,14 @@ impl Op for Record {
     }
 
     fn reads(&self) -> Vec<Var> {
-        [Some(self.cross_entropy), self.cosine, Some(self.step)].into_iter().flatten().collect()
+        [Some(self.cross_entropy), self.cosine, Some(self.scalars)].into_iter().flatten().collect()
     }
 
     fn writes(&self) -> Vec<Var> {
         vec![self.log]
     }
 
-    /// An addition a row.
+    /// One addition per row.
     fn flops(&self, _pass: Pass, _wanted: &[Var]) -> f64 {
         self.rows as f64
     }
@@ -94,7 +95,7 @@ impl Op for Record {
         run.backend.total_loss(&TotalLoss {
             cross_entropy: run.value(self.cross_entropy),
             cosine: self.cosine.map(|v| run.value(v)),
-            step: run.value(self.step),
+            scalars: run.value(self.scalars),
             log: run.value(self.log),
             batch: self.batch,
         })

@@ -389,7 +389,7 @@ mod tests {
         use crate::backend::native::Native;
         use crate::memory::Memory;
         use crate::ops::augment_mix::{Augmentation, Mixing, augment_mix};
-        use crate::ops::conv2d::conv2d;
+        use crate::ops::conv2d::{Config, conv2d};
         use crate::ops::load_step::{STEP_WORDS, load_step};
         use crate::tensor::Precision;
 
@@ -410,8 +410,9 @@ mod tests {
             tape.parameter(value, grad)
         };
         let (first, second) = (weight(&[5, 3, 3, 3]), weight(&[5, 3, 3, 5]));
-        let (y, _) = conv2d(&mut tape, &native, images, first, (1, 1), 2, false).unwrap();
-        conv2d(&mut tape, &native, y, second, (1, 1), 2, false).unwrap();
+        let conv = Config { stride: 1, padding: 1, views: 2, sums: false };
+        let (y, _) = conv2d(&mut tape, &native, images, first, conv).unwrap();
+        conv2d(&mut tape, &native, y, second, conv).unwrap();
         let program = tape.layout(&native, true);
         let cost = |node, pass| {
             let Cost { flops, bytes } = program.cost(node, pass);

@@ -123,10 +123,8 @@ impl Evaluator {
         let EvaluationConfig { augmentation, head, batch, groups, arena } = config;
         let images = feed.images().len();
         let plan = EpochPlan::evaluation(images, batch);
-        let buffer = |dtype: DType, what: &str| -> Result<Tensor> {
-            Ok(Tensor::at_start(backend.alloc(4 * images, what)?, &[images], dtype))
-        };
-        let (ranks, confidences) = (buffer(DType::I32, "ranks")?, buffer(DType::F32, "confidences")?);
+        let ranks = backend.tensor(&[images], DType::I32, "ranks")?;
+        let confidences = backend.tensor(&[images], DType::F32, "confidences")?;
         let mut passes = Vec::new();
         let full = plan.full_steps();
         for (steps, size) in [(0..full, batch), (full..plan.steps(), plan.tail())] {
@@ -134,8 +132,8 @@ impl Evaluator {
                 continue;
             }
             let (rows, words) = (steps.len(), STEP_WORDS + 2 * size);
-            let table = Tensor::at_start(backend.alloc(4 * rows * words, "step table")?, &[rows, words], DType::I32);
-            let cursor = Tensor::at_start(backend.alloc(4, "step cursor")?, &[1], DType::I32);
+            let table = backend.tensor(&[rows, words], DType::I32, "step table")?;
+            let cursor = backend.tensor(&[1], DType::I32, "step cursor")?;
             backend.upload(table, bytemuck::cast_slice(&feed.table(&plan, steps.clone())))?;
             let mut r = Recorder::new(backend, store, Mode::Inference);
             let on_tape = [table, cursor, feed.pixels, feed.labels, ranks, confidences];

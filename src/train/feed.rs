@@ -101,10 +101,8 @@ impl<'a> Feed<'a> {
         let resident = images.pixels.len() <= limit;
         let count = if resident { images.len() } else { 2 * batch };
         let shape = [count, images.height, images.width, 3];
-        let pixels = backend.alloc(count * images.image_bytes(), "images")?;
-        let labels = backend.alloc(4 * count, "labels")?;
-        let pixels = Tensor::at_start(pixels, &shape, DType::U8);
-        let labels = Tensor::at_start(labels, &[count], DType::I32);
+        let pixels = backend.tensor(&shape, DType::U8, "images")?;
+        let labels = backend.tensor(&[count], DType::I32, "labels")?;
         if resident {
             backend.upload(pixels, images.pixels)?;
             backend.upload(labels, bytemuck::cast_slice(images.labels))?;

@@ -105,9 +105,9 @@ impl Shared<'_> {
             (Source::Feed(_), None) => return Err(crate::Error::op("load_step", "a feed's steps need a table")),
             (Source::Views(v), _) => {
                 let on_tape = [v.scalars, v.originals, v.partners, v.pixels];
-                let [step, originals, partners, pixels] = on_tape.map(|t| r.tape.external(t));
-                let images = mix_views(&mut r.tape, backend, pixels, step)?;
-                (StepVars { step, originals, partners }, images, v.labels)
+                let [scalars, originals, partners, pixels] = on_tape.map(|t| r.tape.external(t));
+                let images = mix_views(&mut r.tape, backend, pixels, scalars)?;
+                (StepVars { scalars, originals, partners }, images, v.labels)
             }
         };
         let [labels, class_weights, log] = [labels, class_weights, log].map(|t| r.tape.external(t));
@@ -117,7 +117,7 @@ impl Shared<'_> {
             outputs.push(("images", images));
             outputs.iter().for_each(|&(_, var)| r.tape.keep(var));
         }
-        Ok(Recorded { tape: r.tape, scalars: vars.step, outputs })
+        Ok(Recorded { tape: r.tape, scalars: vars.scalars, outputs })
     }
 
     /// Plans a step of `batch` samples without placing it: see [`SizedStep::place`].
@@ -126,8 +126,8 @@ impl Shared<'_> {
         let words = STEP_WORDS + 2 * batch;
         let table = match self.source {
             Source::Feed(_) => Some(Table {
-                rows: Tensor::at_start(backend.alloc(4 * rows * words, "step table")?, &[rows, words], DType::I32),
-                cursor: Tensor::at_start(backend.alloc(4, "step cursor")?, &[1], DType::I32),
+                rows: backend.tensor(&[rows, words], DType::I32, "step table")?,
+                cursor: backend.tensor(&[1], DType::I32, "step cursor")?,
             }),
             Source::Views(_) => None,
         };
@@ -138,7 +138,7 @@ impl Shared<'_> {
             compute: store.compute,
             grad: store.grad,
             momentum: store.momentum,
-            step: program.value(scalars),
+            scalars: program.value(scalars),
         };
         Ok(SizedStep { program, sgd, scalars, table, outputs, replay: None })
     }
@@ -148,7 +148,7 @@ impl SizedStep {
     /// Puts the step into its arena and captures it.
     fn place(&mut self, backend: &dyn Backend, sgd: &SgdConfig, arena: BufferId) -> Result<()> {
         self.program.place(arena);
-        self.sgd.step = self.program.value(self.scalars);
+        self.sgd.scalars = self.program.value(self.scalars);
         self.replay = backend.capture(&mut || self.execute(backend, sgd))?;
         Ok(())
     }
@@ -183,11 +183,7 @@ impl TrainStep {
             Source::Feed(feed) => (feed.images().len() / config.batch, feed.images().len() % config.batch),
             Source::Views(views) => (views.steps, 0),
         };
-        let accumulate = backend.precision().accumulate();
-        let float = |shape: &[usize], what: &str| -> Result<Tensor> {
-            let bytes = shape.iter().product::<usize>() * accumulate.bytes();
-            Ok(Tensor::at_start(backend.alloc(bytes, what)?, shape, accumulate))
-        };
+        let float = |shape: &[usize], what: &str| backend.tensor(shape, backend.precision().accumulate(), what);
         let class_weights = float(&[config.class_weights.len()], "class weights")?;
         write_floats(backend, class_weights, &config.class_weights)?;
         let log = float(&[full_steps + usize::from(tail > 0), LOSS_COLUMNS], "loss log")?;

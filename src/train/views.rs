@@ -27,10 +27,7 @@ impl Views {
     /// # Errors
     /// When the device has too little memory.
     pub fn new(backend: &dyn Backend, batch: usize, size: usize, steps: usize) -> Result<Views> {
-        let tensor = |shape: &[usize], dtype: DType| -> Result<Tensor> {
-            let bytes = shape.iter().product::<usize>() * dtype.bytes();
-            Ok(Tensor::at_start(backend.alloc(bytes, "views")?, shape, dtype))
-        };
+        let tensor = |shape: &[usize], dtype: DType| backend.tensor(shape, dtype, "views");
         let views = Views {
             pixels: tensor(&[4 * batch, size, size, 3], backend.precision().accumulate())?,
             labels: tensor(&[2 * batch], DType::I32)?,

@@ -18,7 +18,7 @@ use crate::ops::Backend;
 use crate::ops::augment_mix::Augmentation;
 use crate::ops::load_step::StepParams;
 use crate::ops::total_loss::LOSS_COLUMNS;
-use crate::tensor::{Precision, Tensor};
+use crate::tensor::Precision;
 use crate::train::engine::step_config;
 use crate::train::step::{Source, TrainStep};
 use crate::train::views::Views;
@@ -46,7 +46,7 @@ pub struct Report {
     pub file: String,
     /// Where the engine computed.
     pub device: String,
-    /// In what arithmetic.
+    /// The arithmetic.
     pub precision: Precision,
     /// Group by group.
     pub groups: Vec<Group>,
@@ -308,8 +308,7 @@ fn compare_evaluation(backend: &dyn Backend, f: &Reference, model: &Model, store
     let input = f.floats("eval.input", &shape)?;
     let channels = backend.stem_channels();
     let (extents, dtype) = ([f.batch, f.size, f.size, channels], backend.precision().compute());
-    let bytes = extents.iter().product::<usize>() * dtype.bytes();
-    let images = Tensor::at_start(backend.alloc(bytes, "evaluation input")?, &extents, dtype);
+    let images = backend.tensor(&extents, dtype, "evaluation input")?;
     write_floats(backend, images, &to_nhwc(&input, shape, channels))?;
     let mut r = Recorder::new(backend, store, Mode::Inference);
     let images = r.tape.external(images);

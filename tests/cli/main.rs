@@ -5,6 +5,7 @@
 mod bench;
 #[path = "../common/mod.rs"]
 mod common;
+mod cpu_level;
 mod prepare;
 mod train;
 mod verify;

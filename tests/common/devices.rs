@@ -56,12 +56,12 @@ pub fn all() -> Vec<Device> {
     all
 }
 
-/// The device, opened once a thread: opening may mean to compile kernels.
+/// The device, opened once per thread: opening may mean to compile kernels.
 pub fn open(device: &Device) -> Rc<dyn Backend> {
     open_with_threads(device, 2)
 }
 
-/// As [`open`], with so many CPU threads.
+/// As [`open`], with this number of CPU threads.
 pub fn open_with_threads(device: &Device, threads: usize) -> Rc<dyn Backend> {
     type Opened = HashMap<(&'static str, Precision, usize), Rc<dyn Backend>>;
     thread_local!(static OPENED: RefCell<Opened> = RefCell::default());

@@ -121,11 +121,11 @@ impl<'a> Rig<'a> {
         self.seeds.push((var, gradient.clone()));
     }
 
-    /// Runs forward and, if wanted, backward; returns the outputs. Gradients that nobody computes are left out.
+    /// Runs forward and, if wanted, backward; returns the outputs. Gradients that are not computed are left out.
     pub fn run(self) -> Result<Arrays> {
         let Rig { backend, tape, train, inputs, seeds, outputs, views, buffers } = self;
         let program = tape.plan(backend, train)?;
-        // Whoever reads of the arena what nobody wrote gets NaN.
+        // What is read from the arena before it is written is NaN.
         let planned = inputs.iter().map(|(var, _)| *var).chain(outputs.iter().filter_map(|(_, s)| match s {
             Source::Value(var) => Some(*var),
             _ => None,

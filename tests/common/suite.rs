@@ -1,4 +1,4 @@
-//! Trials: each case of an op becomes one trial a device, so that an absent device is seen.
+//! Trials: each case of an op becomes one trial per device, so that an absent device is seen.
 
 use std::sync::Arc;
 

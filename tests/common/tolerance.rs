@@ -1,7 +1,7 @@
 //! The tolerance policy: the one place that says how far from the truth an op's results may be.
 //!
 //! The error of an array is the largest absolute difference over the largest absolute value that is expected. Where
-//! results can be exact, they must be ([`exact`]). Elsewhere a limit a precision, and a few ops with a limit of their own,
+//! results can be exact, they must be ([`exact`]). Elsewhere one limit per precision, and a few ops with a limit of their own,
 //! each with its cause. A limit is widened only with a cause, said in the commit.
 
 use std::collections::BTreeMap;
@@ -23,7 +23,7 @@ const OTHERS: &[(&str, &str, Limits)] = &[
     // Sums over thousands of pixels of squares, each rounded in the accumulation type.
     ("conv2d", "sums", [1e-13, 1e-5, 1.6e-2]),
     // The variance comes from sums of squares, which loses digits where the mean is far larger than the deviation; a
-    // few pixels a channel, as in some of these cases, make that likely.
+    // few pixels per channel, as in some of these cases, make that likely.
     ("batch_norm", "", [1e-12, 2e-5, 3e-2]),
     // Values a thousand deviations away from zero: the mean is stored in f32, to a ten-thousandth of the deviation.
     ("batch_norm far from zero", "", [1e-12, 3e-4, 3e-2]),

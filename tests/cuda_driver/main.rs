@@ -219,6 +219,6 @@ fn memory(cuda: &Cuda) -> Result<()> {
     let again = cuda.free(memory).expect_err("it is gone").to_string();
     assert!(again.contains("which is no allocation"), "{again}");
     // Dropped with the driver.
-    cuda.alloc(100, "what nobody frees")?;
+    cuda.alloc(100, "what is never freed")?;
     Ok(())
 }

@@ -97,7 +97,7 @@ fn misaligned_vectors() {
 }
 
 #[test]
-fn shared_memory_that_nobody_wrote() {
+fn shared_memory_that_was_not_written() {
     let words = ["thread (4,0,0)", "uninitialised: read of 4 bytes at 0x"];
     Bench::new(Checks::Full).catches("unwritten_shared", Launch::linear(1, 64).shared(256), &words);
 }
@@ -222,7 +222,7 @@ fn static_variables_are_read_only() {
 fn half_words_and_last_block_reductions_pass() -> Result<()> {
     let bench = Bench::new(Checks::Full);
     let driver = &bench.driver;
-    // 7 threads a block: blocks and threads share words.
+    // 7 threads per block: blocks and threads share words.
     let kernel = driver.kernel(&bug("half_words", false))?;
     let args = [Arg::Ptr(bench.x), Arg::Ptr(bench.y), Arg::I32(N as i32)];
     driver.launch(kernel, Launch::cover(N, 7).shared(14), &args)?;
@@ -277,6 +277,6 @@ fn compile_errors_name_kernel_and_line() {
     assert!(error.contains("kernel broken does not compile") && error.contains("kernels/broken.cu:3:"), "{error}");
     let error = driver.kernel(&KernelSpec::from_text("bugs.cu", "past_the_end", SOURCE)).unwrap_err().to_string();
     assert!(error.contains("BUG (0 or 1) must be defined"), "{error}");
-    let error = driver.kernel(&KernelSpec::new("absent.cu", "absent")).unwrap_err().to_string();
+    let error = driver.kernel(&KernelSpec::new("absent")).unwrap_err().to_string();
     assert!(error.contains("no kernel source named absent.cu"), "{error}");
 }

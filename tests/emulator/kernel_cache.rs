@@ -68,7 +68,7 @@ fn damaged_entries_count_as_absent() {
 #[test]
 fn unwritable_folders_are_harmless() {
     let folder = tempfile::tempdir().unwrap();
-    // A file where the folder should be: nobody can write there, not even root.
+    // A file where the folder should be: not even root can write there.
     let blocked = folder.path().join("file");
     fs::write(&blocked, "in the way").unwrap();
     let cache = Cache::at(&blocked, 1 << 20);

@@ -10,11 +10,11 @@ use glmc_engine::ops::augment_mix::{AugmentMix, AugmentMixKernels, Augmentation,
 use glmc_engine::ops::batch_norm_apply::{self, BatchNormApplyKernels, Shortcut};
 use glmc_engine::ops::batch_norm_statistics::{self, BatchNormStatistics, BatchNormStatisticsKernels};
 use glmc_engine::ops::global_avg_pool::GlobalAvgPoolKernels;
-use glmc_engine::ops::linear::LinearKernels;
-use glmc_engine::ops::load_step::{LoadStepKernels, STEP_WORDS, StepParams};
-use glmc_engine::ops::negative_cosine::NegativeCosineKernels;
+use glmc_engine::ops::linear::{self, LinearKernels};
+use glmc_engine::ops::load_step::{LoadStep, LoadStepKernels, STEP_WORDS, StepParams};
+use glmc_engine::ops::negative_cosine::{NegativeCosine, NegativeCosineKernels};
 use glmc_engine::ops::sgd::{Sgd, SgdConfig, SgdKernels};
-use glmc_engine::ops::soft_label_cross_entropy::{Head, SoftLabelCrossEntropyKernels};
+use glmc_engine::ops::soft_label_cross_entropy::{Head, SoftLabelCrossEntropy, SoftLabelCrossEntropyKernels};
 use glmc_engine::ops::soft_labels::{SoftLabels, SoftLabelsKernels};
 use glmc_engine::ops::total_loss::{TotalLoss, TotalLossKernels};
 use glmc_engine::rng::philox;
@@ -131,9 +131,9 @@ fn a_table_that_has_run_out_is_an_error() {
     let b = backend(Precision::F32);
     let table = tensor(&b, &[2, STEP_WORDS + 6], DType::I32);
     let cursor = tensor(&b, &[1], DType::I32);
-    let (step, originals, partners) =
+    let (scalars, originals, partners) =
         (tensor(&b, &[STEP_WORDS], DType::I32), tensor(&b, &[3], DType::I32), tensor(&b, &[3], DType::I32));
-    let load = || b.load_step(table, cursor, step, originals, partners).and_then(|()| b.synchronize());
+    let load = || b.load_step(&LoadStep { table, cursor, scalars, originals, partners }).and_then(|()| b.synchronize());
     load().unwrap();
     load().unwrap();
     assert!(message(load()).contains("load_step"));
@@ -268,7 +268,7 @@ impl Step {
         let b = &self.b;
         let [pixels, labels, table, cursor, class_weights] = self.inputs;
         let [
-            step,
+            scalars,
             originals,
             partners,
             out,
@@ -284,9 +284,9 @@ impl Step {
             dx,
         ] = self.work;
         let augmentation = Augmentation { mean: [0.5; 3], std: [0.25; 3], padding: 2, flip: true };
-        b.load_step(table, cursor, step, originals, partners)?;
-        b.augment_mix(Mixing::Glmc, &augmentation, &AugmentMix { pixels, originals, partners, step, out })?;
-        b.soft_labels(&SoftLabels { labels, originals, partners, class_weights, step, label, label_weighted })?;
+        b.load_step(&LoadStep { table, cursor, scalars, originals, partners })?;
+        b.augment_mix(Mixing::Glmc, &augmentation, &AugmentMix { pixels, originals, partners, scalars, out })?;
+        b.soft_labels(&SoftLabels { labels, originals, partners, class_weights, scalars, label, label_weighted })?;
         let g = norm_geometry(b, self.batch);
         let [sums, weight, bias, running_mean, running_var, z, statistics, scratch, dz] = self.norm;
         let (views, parts, pixels, channels) = (g.views, PARTS, g.pixels(), g.channels);
@@ -304,23 +304,36 @@ impl Step {
         let (weight2, bias2) = (matrix(0, &[CLASSES, CHANNELS]), matrix(CLASSES * CHANNELS, &[CLASSES]));
         // As many features as the heads want, whatever the stem's channels are.
         let features = Tensor::at_start(hidden.buffer, &[2 * self.batch, CHANNELS], DType::F32);
-        b.linear_input_grad(pooled, matrix(0, &[pooled.shape.dims()[1], CHANNELS]), Grad::write(features))?;
-        b.linear_forward(features, weight2, bias2, logits)?;
+        let weight1 = matrix(0, &[pooled.shape.dims()[1], CHANNELS]);
+        b.linear_input_grad(&linear::InputGrad { dy: pooled, weight: weight1, dx: Grad::write(features) })?;
+        b.linear_forward(&linear::Forward { x: features, weight: weight2, bias: bias2, y: logits })?;
         let head = Head { logits, label, dlogits: Some(Grad::write(dlogits)) };
-        b.soft_label_cross_entropy(&[head], step, rows)?;
-        b.negative_cosine(features, features, step, cosine, Some(Grad::write(du)))?;
-        b.total_loss(&TotalLoss { cross_entropy: rows, cosine: Some(cosine), step, log: self.log, batch: self.batch })?;
+        b.soft_label_cross_entropy(&SoftLabelCrossEntropy { heads: &[head], scalars, rows })?;
+        b.negative_cosine(&NegativeCosine {
+            u: features,
+            target: features,
+            scalars,
+            rows: cosine,
+            du: Some(Grad::write(du)),
+        })?;
+        b.total_loss(&TotalLoss {
+            cross_entropy: rows,
+            cosine: Some(cosine),
+            scalars,
+            log: self.log,
+            batch: self.batch,
+        })?;
         let grad = self.sgd[1];
         let dmatrix = |offset: usize, shape: &[usize]| Tensor {
             offset: 4 * offset,
             ..Tensor::at_start(grad.buffer, shape, DType::F32)
         };
-        b.linear_weight_grad(
-            features,
-            dlogits,
-            dmatrix(0, &[CLASSES, CHANNELS]),
-            dmatrix(CLASSES * CHANNELS, &[CLASSES]),
-        )?;
+        b.linear_weight_grad(&linear::WeightGrad {
+            x: features,
+            dy: dlogits,
+            dweight: dmatrix(0, &[CLASSES, CHANNELS]),
+            dbias: dmatrix(CLASSES * CHANNELS, &[CLASSES]),
+        })?;
         b.global_avg_pool_backward(pooled, Grad::write(dz))?;
         let backward = batch_norm_apply::Backward {
             x: out,
@@ -345,7 +358,7 @@ impl Step {
                 compute: (b.precision() == Precision::Bf16).then_some(self.sgd[3]),
                 grad,
                 momentum: self.sgd[2],
-                step,
+                scalars,
             },
         )
     }
@@ -433,10 +446,10 @@ fn addresses_that_vectors_do_not_fit_give_the_same_results() {
                 let [master, grad, momentum] = [0; 3].map(|_| shifted(shift * 4, &[n], DType::F32));
                 b.upload(master, bytemuck::cast_slice(&values)).unwrap();
                 b.upload(grad, bytemuck::cast_slice(&values)).unwrap();
-                let step = tensor(&b, &[STEP_WORDS], DType::I32);
-                b.upload(step, bytemuck::bytes_of(&StepParams { lr: 0.5, ..StepParams::default() })).unwrap();
+                let scalars = tensor(&b, &[STEP_WORDS], DType::I32);
+                b.upload(scalars, bytemuck::bytes_of(&StepParams { lr: 0.5, ..StepParams::default() })).unwrap();
                 let config = SgdConfig { momentum: 0.5, weight_decay: 0.25 };
-                b.sgd(&config, &Sgd { master, compute: None, grad, momentum, step }).unwrap();
+                b.sgd(&config, &Sgd { master, compute: None, grad, momentum, scalars }).unwrap();
                 (bytes(&b, y), bytes(&b, master), bytes(&b, momentum))
             })
             .into();

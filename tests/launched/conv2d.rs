@@ -10,7 +10,7 @@ use glmc_engine::driver::cache::Cache;
 use glmc_engine::driver::emulator::{Checks, Emulator, Options};
 use glmc_engine::driver::{Arg, DevicePtr, Driver};
 use glmc_engine::memory::Memory;
-use glmc_engine::ops::conv2d::{Conv2dKernels, Geometry};
+use glmc_engine::ops::conv2d::{Conv2dKernels, Forward, Geometry, InputGrad, WeightGrad};
 use glmc_engine::tensor::Grad;
 use glmc_engine::tensor::{DType, Precision, Tensor};
 use half::bf16;
@@ -44,7 +44,7 @@ impl Device<'_> {
         Ok(ptr)
     }
 
-    /// Memory for so many f32, filled with NaN.
+    /// Memory for `count` f32, filled with NaN.
     fn unwritten(&self, count: usize, what: &str) -> Result<DevicePtr> {
         let ptr = self.driver.alloc(count * 4, what)?;
         self.driver.upload(ptr, &vec![0xff; count * 4])?;
@@ -211,8 +211,8 @@ fn tiling(call: &Call) -> String {
     knobs.fold(call.spec.entry.to_string(), |label, (name, value)| format!("{label} {name}={value}"))
 }
 
-/// The convolutions of the presets' networks: CIFAR ResNets of so many channels in the first stage, two views of
-/// `batch` images of 32 x 32, `stem` channels an image.
+/// The convolutions of the presets' networks: CIFAR ResNets of 64, 16 and 8 channels in the first stage, two views of
+/// `batch` images of 32 x 32, `stem` channels per pixel.
 fn preset_layers(stem: usize) -> Vec<Geometry> {
     let layers = |(width, batch): (usize, usize)| {
         let layer =
@@ -292,9 +292,9 @@ fn unaligned_tensors_give_the_same_results() -> Result<()> {
         let (x, weight, dy, dx, y) =
             (put(g.input(), 1), put(g.weight(), 2), put(g.output(), 3), put(g.input(), 4), put(g.output(), 5));
         let dweight = tensor(&backend, g.weight(), DType::F32, 2 * skip, &small(size(g.weight()), 6));
-        backend.conv2d_forward(&g, x, weight, y, None).unwrap();
-        backend.conv2d_input_grad(&g, dy, weight, Grad { tensor: dx, accumulate: true }).unwrap();
-        backend.conv2d_weight_grad(&g, x, dy, dweight, None).unwrap();
+        backend.conv2d_forward(&g, &Forward { x, weight, y, sums: None }).unwrap();
+        backend.conv2d_input_grad(&g, &InputGrad { dy, weight, dx: Grad { tensor: dx, accumulate: true } }).unwrap();
+        backend.conv2d_weight_grad(&g, &WeightGrad { x, dy, dweight, scratch: None }).unwrap();
         [y, dx, dweight].map(|tensor| bytes(&backend, tensor))
     });
     assert_eq!(results[0], results[1]);
@@ -308,15 +308,16 @@ fn wrong_tensors_are_refused_in_one_line() -> Result<()> {
     let put = |shape: [usize; 4], dtype| tensor(&backend, shape, dtype, 0, &vec![0.0; shape.iter().product()]);
     let (x, y) = (put(g.input(), DType::Bf16), put(g.output(), DType::Bf16));
     let (weight, dweight) = (put(g.weight(), DType::Bf16), put(g.weight(), DType::F32));
-    let error = backend.conv2d_forward(&g, x, dweight, y, None).unwrap_err().to_string();
+    let error = backend.conv2d_forward(&g, &Forward { x, weight: dweight, y, sums: None }).unwrap_err().to_string();
     assert!(error.starts_with("conv2d: the weight is F32"), "{error}");
     assert!(backend.conv2d_backward_scratch(&g) > 0);
-    let error = backend.conv2d_weight_grad(&g, x, y, dweight, None).unwrap_err().to_string();
+    let error =
+        backend.conv2d_weight_grad(&g, &WeightGrad { x, dy: y, dweight, scratch: None }).unwrap_err().to_string();
     assert!(error.starts_with("conv2d: the weight gradient needs"), "{error}");
     let huge = Geometry { batch: 1 << 20, ..g };
     let error = Layer::new(&huge, Precision::Bf16).forward(false).unwrap_err().to_string();
     assert!(error.contains("take a smaller batch"), "{error}");
-    let error = backend.conv2d_forward(&huge, x, weight, y, None).unwrap_err().to_string();
+    let error = backend.conv2d_forward(&huge, &Forward { x, weight, y, sums: None }).unwrap_err().to_string();
     assert!(error.starts_with("conv2d: x is"), "{error}");
     Ok(())
 }

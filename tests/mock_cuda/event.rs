@@ -17,7 +17,7 @@ pub struct Event {
     /// Where its last record waits; `None` when that was passed, or there was none.
     waits_in: Option<usize>,
     passed: Option<Instant>,
-    /// Whether somebody asked already, since the last record.
+    /// Whether it was asked already, since the last record.
     asked: bool,
     captured: bool,
 }

@@ -123,7 +123,7 @@ fn alloc(bytes: usize) -> u64 {
 
 /// Page-locked memory of this many bytes, all zero.
 fn page_locked_memory(bytes: usize) -> *mut u8 {
-    // SAFETY: the block has as many bytes, which nobody else knows.
+    // SAFETY: the block has as many bytes, which nothing else knows.
     unsafe {
         let start = result::malloc_host(bytes, 0).expect("memory").cast::<u8>();
         start.write_bytes(0, bytes);

@@ -9,7 +9,7 @@ use cudarc::driver::sys::CUresult;
 pub struct Settings {
     /// `report=FILE`: where the report goes at the end of the process.
     pub report: Option<PathBuf>,
-    /// `timing=early`: work runs at once. Otherwise (`late`) no sooner than somebody waits for it.
+    /// `timing=early`: work runs at once. Otherwise (`late`) no sooner than it is waited for.
     pub early: bool,
     /// `checks=full`: the emulator looks at every memory access.
     pub checked: bool,

@@ -1,6 +1,6 @@
 //! Streams: what waits in them, when it runs, and capture.
 //!
-//! Everything is put off until somebody waits for it (`timing=late`), which is what a busy GPU may do, or runs at once
+//! Everything is put off until it is waited for (`timing=late`), which is what a busy GPU may do, or runs at once
 //! (`timing=early`), which an idle one may. A program that is right gives the same in both.
 #![allow(non_snake_case)]
 
@@ -186,7 +186,7 @@ impl Gpu {
     /// Puts work into a stream that records nothing.
     pub fn queue(&mut self, handle: usize, operation: Arc<Operation>) -> Answer {
         let host = match operation.host() {
-            // What others in the stream read or write first can be judged by nobody.
+            // What others in the stream read or write first cannot be judged.
             Some(range) if self.streams.values().any(|stream| stream.uses(range)) => Host::Any,
             None => Host::Any,
             Some(range) => match &*operation {

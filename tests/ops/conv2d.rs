@@ -1,6 +1,6 @@
 //! `conv2d`: against plain loops, PyTorch, differences, and the oracle on shapes of all kinds.
 
-use glmc_engine::ops::conv2d::{Geometry, conv2d};
+use glmc_engine::ops::conv2d::{Config, Geometry, conv2d};
 
 use crate::common::array::{Array, Random};
 use crate::common::suite::{Case, Suite};
@@ -24,13 +24,13 @@ fn case(name: &str, g: &Geometry, inputs: Vec<(&'static str, Array)>) -> Case {
     let case = Case::new("conv2d", name, inputs, move |rig, i| {
         let x = rig.leaf("x", &i["x"], rig.compute());
         let w = rig.parameter("w", &i["w"], rig.compute())?;
-        let (y, sums) = conv2d(&mut rig.tape, rig.backend, x, w, (stride, padding), views, true)?;
+        let (y, sums) = conv2d(&mut rig.tape, rig.backend, x, w, Config { stride, padding, views, sums: true })?;
         rig.output("y", y);
         rig.output_through("sums", sums.expect("asked for"), whole_sums);
         rig.seed(y, &i["dy"]);
         if let Some(w2) = i.get("w2") {
             let w2 = rig.parameter("w2", w2, rig.compute())?;
-            let (y2, _) = conv2d(&mut rig.tape, rig.backend, x, w2, (stride, padding), views, false)?;
+            let (y2, _) = conv2d(&mut rig.tape, rig.backend, x, w2, Config { stride, padding, views, sums: false })?;
             rig.output("y2", y2);
             rig.seed(y2, &i["dy2"]);
         }

@@ -6,7 +6,7 @@ use glmc_engine::ops::augment_mix::{Augmentation, Mixing, augment_mix, mix_views
 use glmc_engine::ops::batch_norm_apply::{Parameters, batch_norm_apply};
 use glmc_engine::ops::batch_norm_statistics::batch_norm_statistics;
 use glmc_engine::ops::classify::classify;
-use glmc_engine::ops::conv2d::conv2d;
+use glmc_engine::ops::conv2d::{self, conv2d};
 use glmc_engine::ops::global_avg_pool::global_avg_pool;
 use glmc_engine::ops::linear::linear;
 use glmc_engine::ops::load_step::{StepVars, load_step};
@@ -35,12 +35,12 @@ impl Attempt<'_> {
     }
 
     fn step(&mut self, batch: usize) -> StepVars {
-        StepVars { step: self.whole(&[16]), originals: self.whole(&[batch]), partners: self.whole(&[batch]) }
+        StepVars { scalars: self.whole(&[16]), originals: self.whole(&[batch]), partners: self.whole(&[batch]) }
     }
 
     fn conv(&mut self, x: &[usize], w: &[usize], stride: usize, views: usize) -> Result<(), Error> {
         let (x, w) = (self.real(x), self.real(w));
-        conv2d(&mut self.tape, self.backend, x, w, (stride, 0), views, true).map(drop)
+        conv2d(&mut self.tape, self.backend, x, w, conv2d::Config { stride, padding: 0, views, sums: true }).map(drop)
     }
 
     fn norm(&mut self, c: usize) -> Parameters {

@@ -32,7 +32,7 @@ fn colours(out: &Array) -> Array {
 
 fn step_vars(rig: &mut Rig<'_>, i: &Arrays, step: &StepParams) -> glmc_engine::Result<StepVars> {
     Ok(StepVars {
-        step: rig.step(step)?,
+        scalars: rig.step(step)?,
         originals: rig.constant(&i["originals"], DType::I32)?,
         partners: rig.constant(&i["partners"], DType::I32)?,
     })
@@ -225,7 +225,8 @@ fn steps(suite: &mut Suite) {
             let cursor = rig.tape.external(cursor);
             for suffix in ["", "2"] {
                 let vars = load_step(&mut rig.tape, table, cursor, batch)?;
-                for (name, var) in [("step", vars.step), ("originals", vars.originals), ("partners", vars.partners)] {
+                for (name, var) in [("step", vars.scalars), ("originals", vars.originals), ("partners", vars.partners)]
+                {
                     rig.output(&format!("{name}{suffix}"), var);
                 }
             }

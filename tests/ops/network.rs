@@ -4,7 +4,7 @@
 use glmc_engine::Result;
 use glmc_engine::ops::batch_norm_apply::{Parameters, batch_norm_apply};
 use glmc_engine::ops::batch_norm_statistics::batch_norm_statistics;
-use glmc_engine::ops::conv2d::conv2d;
+use glmc_engine::ops::conv2d::{self, conv2d};
 use glmc_engine::ops::global_avg_pool::global_avg_pool;
 use glmc_engine::ops::linear::linear;
 use glmc_engine::ops::load_step::StepParams;
@@ -39,7 +39,8 @@ fn block(rig: &mut Rig<'_>, i: &Arrays, k: usize, x: Var, stride: usize, shortcu
     let [w, gamma, beta] = ["w", "gamma", "beta"].map(|name| format!("{name}{k}"));
     let channels = i[&gamma].shape.clone();
     let weight = rig.parameter(&w, &i[&w], compute)?;
-    let (y, sums) = conv2d(&mut rig.tape, rig.backend, x, weight, (stride, 1), VIEWS, true)?;
+    let (y, sums) =
+        conv2d(&mut rig.tape, rig.backend, x, weight, conv2d::Config { stride, padding: 1, views: VIEWS, sums: true })?;
     let parameters = Parameters {
         weight: rig.parameter(&gamma, &i[&gamma], accumulate)?,
         bias: rig.parameter(&beta, &i[&beta], accumulate)?,

@@ -12,7 +12,7 @@ const GRADS: [&str; 3] = ["grad0", "grad1", "grad2"];
 const PARAMS: [&str; 3] = ["param0", "param1", "param2"];
 const MOMENTA: [&str; 3] = ["momentum0", "momentum1", "momentum2"];
 
-/// One step a gradient and rate; outputs `paramS`, `momentumS` after step S, and at last the compute copy.
+/// One step per gradient and rate; outputs `paramS`, `momentumS` after step S, and at last the compute copy.
 fn steps(name: &str, config: SgdConfig, rates: Vec<f32>, param: Array, grads: Vec<Array>) -> Case {
     let inputs = [("param", param)].into_iter().chain(GRADS.into_iter().zip(grads));
     Case::new("sgd", name, inputs, move |rig, i| {
@@ -32,7 +32,7 @@ fn steps(name: &str, config: SgdConfig, rates: Vec<f32>, param: Array, grads: Ve
                 compute: copy,
                 grad: rig.memory(&i[GRADS[s]], dtype)?,
                 momentum: rig.memory(&momentum, dtype)?,
-                step: rig.memory(&Array::vector(&words), DType::I32)?,
+                scalars: rig.memory(&Array::vector(&words), DType::I32)?,
             };
             backend.sgd(&config, &tensors)?;
             let down = |tensor: glmc_engine::tensor::Tensor| {

@@ -4,11 +4,10 @@ use bytemuck::{Pod, Zeroable};
 
 use super::{Launched, Operands};
 use crate::driver::{Arg, KernelSpec, Launch};
-use crate::ops::augment_mix::{AugmentMix, AugmentMixKernels, Augmentation, Mixing};
+use crate::ops::augment_mix::{AugmentMix, AugmentMixKernels, Augmentation, Mixing, NAME};
 use crate::tensor::{DType, Tensor};
 use crate::{Error, Result};
 
-const NAME: &str = "augment_mix";
 const BLOCK: u32 = 256;
 /// Shared memory: four `Look`s of three words.
 const LOOKS_BYTES: u32 = 4 * 12;
@@ -24,8 +23,8 @@ struct Numbers {
 }
 
 impl Launched {
-    fn mixing_spec(&self, file: &'static str, entry: &'static str) -> KernelSpec {
-        self.spec(file, entry).define("BLOCK", BLOCK).define("STEM_CHANNELS", self.stem_channels())
+    fn mixing_spec(&self, entry: &'static str) -> KernelSpec {
+        self.spec(entry).define("BLOCK", BLOCK).define("STEM_CHANNELS", self.stem_channels())
     }
 }
 
@@ -56,7 +55,7 @@ impl AugmentMixKernels for Launched {
             Arg::Ptr(operands.pointer("the images", t.pixels, DType::U8, images * height * width * 3)?),
             Arg::Ptr(operands.int("the originals", t.originals, batch)?),
             Arg::Ptr(operands.int("the partners", t.partners, batch)?),
-            Arg::Ptr(operands.step(t.step)?),
+            Arg::Ptr(operands.scalars(t.scalars)?),
             Arg::Ptr(operands.compute("the output", t.out, outputs)?),
             operands.extent("batch", batch)?,
             operands.extent("height", height)?,
@@ -68,13 +67,13 @@ impl AugmentMixKernels for Launched {
             Mixing::Single => 1,
             Mixing::Evaluate => 2,
         };
-        let spec = self.mixing_spec("augment_mix.cu", NAME).define("MIXING", knob);
+        let spec = self.mixing_spec(NAME).define("MIXING", knob);
         let blocks = (height * width).div_ceil(BLOCK as usize) as u32;
         let launch = Launch { grid: [blocks, batch as u32, 1], block: [BLOCK, 1, 1], shared_bytes: LOOKS_BYTES };
         self.launch(&spec, launch, &args)
     }
 
-    fn mix_views(&self, views: Tensor, step: Tensor, out: Tensor) -> Result<()> {
+    fn mix_views(&self, views: Tensor, scalars: Tensor, out: Tensor) -> Result<()> {
         let operands = Operands::new(self, "mix_views");
         let [count, height, width, colours] = operands.four("the views", views)?;
         let batch = count / 4;
@@ -87,12 +86,12 @@ impl AugmentMixKernels for Launched {
         let pixels = batch * height * width;
         let args = [
             Arg::Ptr(operands.float("the views", views, 4 * pixels * 3)?),
-            Arg::Ptr(operands.step(step)?),
+            Arg::Ptr(operands.scalars(scalars)?),
             Arg::Ptr(operands.compute("the output", out, 2 * pixels * self.stem_channels())?),
             operands.extent("batch", batch)?,
             operands.extent("height", height)?,
             operands.extent("width", width)?,
         ];
-        self.launch(&self.mixing_spec("mix_views.cu", "mix_views"), Launch::cover(pixels, BLOCK), &args)
+        self.launch(&self.mixing_spec("mix_views"), Launch::cover(pixels, BLOCK), &args)
     }
 }

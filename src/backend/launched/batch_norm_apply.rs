@@ -123,7 +123,7 @@ impl BatchNormApplyKernels for Launched {
 
         let grid = self.batch_norm_grid(g, &[x, z, shortcut.unwrap_or(0)]);
         let spec = grid
-            .define(self.spec("batch_norm_apply.cu", "batch_norm_apply"))
+            .define(self.spec("batch_norm_apply"))
             .define("ITEMS", ITEMS)
             .define("RELU", u32::from(g.relu))
             .define("SHORTCUT", shortcut_knob(g.shortcut));
@@ -157,7 +157,7 @@ impl BatchNormApplyKernels for Launched {
 
         let grid = self.batch_norm_grid(g, &[x, z, shortcut.unwrap_or(0)]);
         let spec = grid
-            .define(self.spec("batch_norm_inference.cu", "batch_norm_inference"))
+            .define(self.spec("batch_norm_inference"))
             .define("ITEMS", ITEMS)
             .define("RELU", u32::from(g.relu))
             .define("SHORTCUT", shortcut_knob(g.shortcut));
@@ -206,9 +206,7 @@ impl BatchNormApplyKernels for Launched {
         let grid = self.batch_norm_grid(g, &[x, z, dz, dx.unwrap_or(0), dshortcut.unwrap_or(0)]);
         let channels = operands.extent("channels", c)?;
         let columns = Arg::U32(grid.columns as u32);
-        let spec = grid
-            .define(self.spec("batch_norm_backward_sums.cu", "batch_norm_backward_sums"))
-            .define("RELU", u32::from(g.relu));
+        let spec = grid.define(self.spec("batch_norm_backward_sums")).define("RELU", u32::from(g.relu));
         let shared = 2 * grid.vector * BLOCK * size_of::<f32>();
         let args = [
             Arg::Ptr(x),
@@ -222,9 +220,8 @@ impl BatchNormApplyKernels for Launched {
         ];
         self.launch(&spec, grid.launch(parts, g.views).shared(shared as u32), &args)?;
 
-        let spec = KernelSpec::new("batch_norm_backward_totals.cu", "batch_norm_backward_totals")
-            .define("BLOCK", BLOCK)
-            .define("CHANNELS", PART_CHANNELS);
+        let spec =
+            KernelSpec::new("batch_norm_backward_totals").define("BLOCK", BLOCK).define("CHANNELS", PART_CHANNELS);
         let args = [
             Arg::Ptr(sums),
             Arg::Ptr(totals),
@@ -242,7 +239,7 @@ impl BatchNormApplyKernels for Launched {
             return Ok(());
         }
         let spec = grid
-            .define(self.spec("batch_norm_backward_apply.cu", "batch_norm_backward_apply"))
+            .define(self.spec("batch_norm_backward_apply"))
             .define("RELU", u32::from(g.relu))
             .define("SHORTCUT", shortcut_knob(g.shortcut));
         let option_a = OptionA::new(g);

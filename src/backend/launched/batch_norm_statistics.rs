@@ -34,11 +34,7 @@ impl BatchNormStatisticsKernels for Launched {
             Arg::F32(EPSILON as f32),
             Arg::F32(MOMENTUM as f32),
         ];
-        let spec = self
-            .spec("batch_norm_statistics.cu", NAME)
-            .define("BLOCK", BLOCK)
-            .define("CHANNELS", PART_CHANNELS)
-            .define("FEW", FEW);
+        let spec = self.spec(NAME).define("BLOCK", BLOCK).define("CHANNELS", PART_CHANNELS).define("FEW", FEW);
         self.launch(&spec, parts_launch(c), &args)
     }
 }

@@ -2,11 +2,10 @@
 
 use super::{Launched, Operands, aligned};
 use crate::driver::{Arg, KernelSpec, Launch};
-use crate::ops::ceilings::CeilingKernels;
+use crate::ops::ceilings::{CeilingKernels, NAME};
 use crate::tensor::{DType, Precision, Tensor};
 use crate::{Error, Result};
 
-const NAME: &str = "ceilings";
 const BLOCK: u32 = 256;
 /// Blocks on each multiprocessor: the threads and registers of any GPU hold them all at once, so that none waits and
 /// leaves others idle at the end. The one grid that follows the device; no number of a training run depends on it.
@@ -33,8 +32,8 @@ impl CeilingKernels for Launched {
         let args = [Arg::Ptr(operands.float("the values", values, count)?), Arg::F32(1.0), Arg::U32(rounds)];
         // A value of a product of depth 16 takes that many multiply-adds.
         let (spec, depth) = match self.precision {
-            Precision::Bf16 => (KernelSpec::new("ceilings_mma.cu", "ceilings_mma").define("TILES", TILES), 16.0),
-            _ => (KernelSpec::new("ceilings_fma.cu", "ceilings_fma").define("CHAINS", CHAINS), 1.0),
+            Precision::Bf16 => (KernelSpec::new("ceilings_mma").define("TILES", TILES), 16.0),
+            _ => (KernelSpec::new("ceilings_fma").define("CHAINS", CHAINS), 1.0),
         };
         let blocks = operands.small("blocks", count / each)?;
         self.launch(&spec.define("BLOCK", BLOCK), Launch::linear(blocks, BLOCK), &args)?;
@@ -52,7 +51,7 @@ impl CeilingKernels for Launched {
             return Err(Error::op(NAME, format!("a copy of {bytes} bytes is not one of whole aligned vectors")));
         }
         let vectors = bytes / VECTOR_BYTES;
-        let spec = KernelSpec::new("ceilings_copy.cu", "ceilings_copy").define("BLOCK", BLOCK).define("ITEMS", ITEMS);
+        let spec = KernelSpec::new("ceilings_copy").define("BLOCK", BLOCK).define("ITEMS", ITEMS);
         let launch = Launch::cover(vectors.div_ceil(ITEMS), BLOCK);
         self.launch(&spec, launch, &[Arg::Ptr(pointers[0]), Arg::Ptr(pointers[1]), Arg::U64(vectors as u64)])
     }

@@ -37,7 +37,7 @@ impl Launched {
             Arg::Ptr(operands.pointer("the parts", parts, DType::U8, parts.elements())?),
             Arg::U64(tensor.bytes() as u64),
         ];
-        let spec = KernelSpec::new("checksum.cu", NAME).define("BLOCK", BLOCK);
+        let spec = KernelSpec::new(NAME).define("BLOCK", BLOCK);
         self.launch(&spec, Launch::linear(blocks as u32, BLOCK).shared(BLOCK * 8), &args)?;
         let mut words = vec![0u64; blocks];
         self.download(parts, bytemuck::cast_slice_mut(&mut words))?;

@@ -3,10 +3,9 @@
 use super::{Launched, Operands};
 use crate::Result;
 use crate::driver::{Arg, KernelSpec, Launch};
-use crate::ops::classify::{Classify, ClassifyKernels};
+use crate::ops::classify::{Classify, ClassifyKernels, NAME};
 use crate::tensor::DType;
 
-const NAME: &str = "classify";
 /// Four warps, a sample each.
 const BLOCK: u32 = 128;
 
@@ -19,14 +18,14 @@ impl ClassifyKernels for Launched {
             Arg::Ptr(operands.float("the logits", t.logits, batch * classes)?),
             Arg::Ptr(operands.int("the labels", t.labels, t.labels.elements())?),
             Arg::Ptr(operands.int("the originals", t.originals, batch)?),
-            Arg::Ptr(operands.step(t.step)?),
+            Arg::Ptr(operands.scalars(t.scalars)?),
             Arg::Ptr(operands.int("the ranks", t.ranks, results)?),
             Arg::Ptr(operands.pointer("the confidences", t.confidences, DType::F32, results)?),
             operands.extent("batch", batch)?,
             operands.extent("classes", classes)?,
             operands.extent("results", results)?,
         ];
-        let spec = KernelSpec::new("classify.cu", NAME).define("BLOCK", BLOCK);
+        let spec = KernelSpec::new(NAME).define("BLOCK", BLOCK);
         self.launch(&spec, Launch::cover(batch * 32, BLOCK), &args)
     }
 }

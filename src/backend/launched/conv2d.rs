@@ -6,18 +6,15 @@
 
 use super::{Launched, Operands, aligned};
 use crate::driver::{Arg, DevicePtr, KernelSpec, Launch};
-use crate::ops::conv2d::{Conv2dKernels, Geometry};
-use crate::tensor::Grad;
-use crate::tensor::{Precision, Tensor};
+use crate::ops::conv2d::{Conv2dKernels, Forward, Geometry, InputGrad, NAME, WeightGrad};
+use crate::tensor::Precision;
 use crate::{Error, Result};
-
-const NAME: &str = "conv2d";
 
 /// Blocks that fill a large GPU (132 multiprocessors) about twice: no split of the weight gradient makes more.
 const FULL_GRID: usize = 264;
 /// Fewer blocks than this leave multiprocessors idle, and smaller tiles pay.
 const BUSY_GRID: usize = 120;
-/// A split of the weight gradient sums at least so many tiles of terms, or its result costs more than its sum.
+/// A split of the weight gradient sums at least this many tiles of terms; with fewer, its result costs more than its sum.
 const SPLIT_TILES: usize = 8;
 /// Columns that a thread writes at once (`WRITE` in knobs.cuh).
 const WRITE: usize = 8;
@@ -191,7 +188,7 @@ impl Layer {
         self.geometry.weight().iter().product()
     }
 
-    fn call(&self, file: &'static str, entry: &'static str, t: Tiling, grid: [usize; 2]) -> Result<Call> {
+    fn call(&self, entry: &'static str, t: Tiling, grid: [usize; 2]) -> Result<Call> {
         let g = &self.geometry;
         let tensors = [g.input(), g.weight(), g.output()];
         if let Some(extents) = tensors.iter().find(|t| t.iter().product::<usize>() > i32::MAX as usize) {
@@ -201,7 +198,7 @@ impl Layer {
         if grid[1] > GRID_ROWS || g.height.max(g.width) + g.padding >= NOWHERE {
             return Err(Error::op(NAME, format!("{g:?} is more than kernels can count")));
         }
-        let spec = KernelSpec::new(file, entry)
+        let spec = KernelSpec::new(entry)
             .define("STORAGE_BF16", u8::from(self.bf16))
             .define("HEIGHT", g.height)
             .define("WIDTH", g.width)
@@ -230,7 +227,7 @@ impl Layer {
     pub fn forward(&self, sums: bool) -> Result<Call> {
         let t = self.forward_tiling();
         let grid = [t.tiles(self.view_pixels(), self.geometry.filters), self.geometry.views];
-        let mut call = self.call("conv2d_forward.cu", "conv2d_forward", t, grid)?;
+        let mut call = self.call("conv2d_forward", t, grid)?;
         call.spec = call.spec.define("SUMS", u8::from(sums));
         Ok(call)
     }
@@ -242,7 +239,7 @@ impl Layer {
         let phases = g.stride * g.stride;
         let t = Tiling::of_pixels(self.bf16, phase_pixels * phases, g.channels);
         let grid = [t.tiles(phase_pixels, g.channels), phases];
-        let mut call = self.call("conv2d_input_grad.cu", "conv2d_input_grad", t, grid)?;
+        let mut call = self.call("conv2d_input_grad", t, grid)?;
         call.spec = call.spec.define("ADD", u8::from(accumulate));
         Ok(call)
     }
@@ -251,13 +248,13 @@ impl Layer {
     pub fn weight_grad(&self) -> Result<Call> {
         let t = self.weight_grad_tiling();
         let grid = [t.tiles(self.geometry.filters, self.weight_columns()), self.splits().1];
-        self.call("conv2d_weight_grad.cu", "conv2d_weight_grad", t, grid)
+        self.call("conv2d_weight_grad", t, grid)
     }
 
-    /// `conv2d_weight_grad_reduce`: one thread a weight.
+    /// `conv2d_weight_grad_reduce`: one thread per weight.
     pub fn weight_grad_reduce(&self) -> Call {
         Call {
-            spec: KernelSpec::new("conv2d_weight_grad_reduce.cu", "conv2d_weight_grad_reduce"),
+            spec: KernelSpec::new("conv2d_weight_grad_reduce"),
             launch: Launch::cover(self.weights(), REDUCE_THREADS),
         }
     }
@@ -277,7 +274,8 @@ impl Conv2dKernels for Launched {
         Layer::new(geometry, self.precision).sum_parts()
     }
 
-    fn conv2d_forward(&self, g: &Geometry, x: Tensor, weight: Tensor, y: Tensor, sums: Option<Tensor>) -> Result<()> {
+    fn conv2d_forward(&self, g: &Geometry, t: &Forward) -> Result<()> {
+        let Forward { x, weight, y, sums } = *t;
         let operands = Operands::new(self, NAME);
         let x = operands.compute("x", x, size(g.input()))?;
         let weight = operands.compute("the weight", weight, size(g.weight()))?;
@@ -293,7 +291,8 @@ impl Conv2dKernels for Launched {
         self.launch(&call.spec, call.launch, &args)
     }
 
-    fn conv2d_input_grad(&self, g: &Geometry, dy: Tensor, weight: Tensor, dx: Grad) -> Result<()> {
+    fn conv2d_input_grad(&self, g: &Geometry, t: &InputGrad) -> Result<()> {
+        let InputGrad { dy, weight, dx } = *t;
         let operands = Operands::new(self, NAME);
         let dy = operands.compute("dy", dy, size(g.output()))?;
         let weight = operands.compute("the weight", weight, size(g.weight()))?;
@@ -303,14 +302,8 @@ impl Conv2dKernels for Launched {
         self.launch(&call.spec, call.launch, &args)
     }
 
-    fn conv2d_weight_grad(
-        &self,
-        g: &Geometry,
-        x: Tensor,
-        dy: Tensor,
-        dweight: Tensor,
-        scratch: Option<Tensor>,
-    ) -> Result<()> {
+    fn conv2d_weight_grad(&self, g: &Geometry, t: &WeightGrad) -> Result<()> {
+        let WeightGrad { x, dy, dweight, scratch } = *t;
         let operands = Operands::new(self, NAME);
         let x = operands.compute("x", x, size(g.input()))?;
         let dy = operands.compute("dy", dy, size(g.output()))?;

@@ -4,11 +4,9 @@ use super::grid::{BLOCK, ChannelGrid};
 use super::{Launched, Operands, add_flag, aligned};
 use crate::Result;
 use crate::driver::Arg;
-use crate::ops::global_avg_pool::GlobalAvgPoolKernels;
+use crate::ops::global_avg_pool::{GlobalAvgPoolKernels, NAME};
 use crate::tensor::Grad;
 use crate::tensor::Tensor;
-
-const NAME: &str = "global_avg_pool";
 
 /// Pixels of a thread in the backward.
 const PIXELS_EACH: usize = 8;
@@ -29,7 +27,7 @@ impl GlobalAvgPoolKernels for Launched {
         let from = operands.compute("x", x, x.elements())?;
         let to = operands.float("y", y, batch * channels)?;
         let grid = self.pool_grid(channels, from);
-        let spec = grid.define(self.spec("global_avg_pool_forward.cu", "global_avg_pool_forward"));
+        let spec = grid.define(self.spec("global_avg_pool_forward"));
         let shared = grid.vector * BLOCK * size_of::<f32>();
         let args = [
             Arg::Ptr(from),
@@ -47,7 +45,7 @@ impl GlobalAvgPoolKernels for Launched {
         let from = operands.float("dy", dy, batch * channels)?;
         let to = operands.compute("dx", dx.tensor, dx.tensor.elements())?;
         let grid = self.pool_grid(channels, to);
-        let spec = grid.define(self.spec("global_avg_pool_backward.cu", "global_avg_pool_backward"));
+        let spec = grid.define(self.spec("global_avg_pool_backward"));
         let args = [
             Arg::Ptr(from),
             Arg::Ptr(to),

@@ -4,17 +4,13 @@
 use super::{Launched, Operands, add_flag};
 use crate::Result;
 use crate::driver::{Arg, KernelSpec, Launch};
-use crate::ops::linear::LinearKernels;
-use crate::tensor::Grad;
-use crate::tensor::Tensor;
-
-const NAME: &str = "linear";
+use crate::ops::linear::{Forward, InputGrad, LinearKernels, NAME, WeightGrad};
 
 /// Threads along each side of a tile.
 const SIDE: usize = 16;
 /// Elements of the inner extent staged at a time.
 const DEPTH: usize = 32;
-/// So many blocks keep a GPU busy; larger tiles, which read less, are taken only if that leaves as many.
+/// Blocks that keep a GPU busy; larger tiles, which read less, are taken only if that leaves as many.
 const ENOUGH_BLOCKS: usize = 256;
 
 /// Elements of a thread along each side of the (rows, columns) product's tiles.
@@ -24,10 +20,10 @@ fn micro(rows: usize, columns: usize) -> usize {
 }
 
 /// A kernel of `linear.cuh` for a product of (rows, columns), and its launch.
-fn product(file: &'static str, entry: &'static str, rows: usize, columns: usize) -> (KernelSpec, Launch) {
+fn product(entry: &'static str, rows: usize, columns: usize) -> (KernelSpec, Launch) {
     let micro = micro(rows, columns);
     let tile = SIDE * micro;
-    let spec = KernelSpec::new(file, entry).define("MICRO", micro).define("DEPTH", DEPTH);
+    let spec = KernelSpec::new(entry).define("MICRO", micro).define("DEPTH", DEPTH);
     let launch = Launch {
         grid: [columns.div_ceil(tile) as u32, rows.div_ceil(tile) as u32, 1],
         block: [(SIDE * SIDE) as u32, 1, 1],
@@ -37,11 +33,12 @@ fn product(file: &'static str, entry: &'static str, rows: usize, columns: usize)
 }
 
 impl LinearKernels for Launched {
-    fn linear_forward(&self, x: Tensor, weight: Tensor, bias: Tensor, y: Tensor) -> Result<()> {
+    fn linear_forward(&self, t: &Forward) -> Result<()> {
+        let Forward { x, weight, bias, y } = *t;
         let operands = Operands::new(self, NAME);
         let [batch, inputs] = operands.two("x", x)?;
         let [outputs, _] = operands.two("the weight", weight)?;
-        let (spec, launch) = product("linear_forward.cu", "linear_forward", batch, outputs);
+        let (spec, launch) = product("linear_forward", batch, outputs);
         let args = [
             Arg::Ptr(operands.float("x", x, batch * inputs)?),
             Arg::Ptr(operands.float("the weight", weight, outputs * inputs)?),
@@ -54,11 +51,12 @@ impl LinearKernels for Launched {
         self.launch(&spec, launch, &args)
     }
 
-    fn linear_input_grad(&self, dy: Tensor, weight: Tensor, dx: Grad) -> Result<()> {
+    fn linear_input_grad(&self, t: &InputGrad) -> Result<()> {
+        let InputGrad { dy, weight, dx } = *t;
         let operands = Operands::new(self, NAME);
         let [batch, outputs] = operands.two("dy", dy)?;
         let [_, inputs] = operands.two("the weight", weight)?;
-        let (spec, launch) = product("linear_input_grad.cu", "linear_input_grad", batch, inputs);
+        let (spec, launch) = product("linear_input_grad", batch, inputs);
         let args = [
             Arg::Ptr(operands.float("dy", dy, batch * outputs)?),
             Arg::Ptr(operands.float("the weight", weight, outputs * inputs)?),
@@ -71,11 +69,12 @@ impl LinearKernels for Launched {
         self.launch(&spec, launch, &args)
     }
 
-    fn linear_weight_grad(&self, x: Tensor, dy: Tensor, dweight: Tensor, dbias: Tensor) -> Result<()> {
+    fn linear_weight_grad(&self, t: &WeightGrad) -> Result<()> {
+        let WeightGrad { x, dy, dweight, dbias } = *t;
         let operands = Operands::new(self, NAME);
         let [batch, inputs] = operands.two("x", x)?;
         let [_, outputs] = operands.two("dy", dy)?;
-        let (spec, launch) = product("linear_weight_grad.cu", "linear_weight_grad", outputs, inputs);
+        let (spec, launch) = product("linear_weight_grad", outputs, inputs);
         let args = [
             Arg::Ptr(operands.float("x", x, batch * inputs)?),
             Arg::Ptr(operands.float("dy", dy, batch * outputs)?),

@@ -3,37 +3,26 @@
 use super::{Launched, Operands};
 use crate::Result;
 use crate::driver::{Arg, KernelSpec, Launch};
-use crate::ops::load_step::{LoadStepKernels, STEP_WORDS};
-use crate::tensor::Tensor;
+use crate::ops::load_step::{LoadStep, LoadStepKernels, NAME, STEP_WORDS};
 
 const BLOCK: u32 = 256;
 
 impl LoadStepKernels for Launched {
-    fn load_step(
-        &self,
-        table: Tensor,
-        cursor: Tensor,
-        step: Tensor,
-        originals: Tensor,
-        partners: Tensor,
-    ) -> Result<()> {
-        let operands = Operands::new(self, "load_step");
+    fn load_step(&self, t: &LoadStep) -> Result<()> {
+        let operands = Operands::new(self, NAME);
+        let LoadStep { table, cursor, scalars, originals, partners } = *t;
         let batch = originals.elements();
         let [rows, _] = operands.two("the table", table)?;
         let args = [
             Arg::Ptr(operands.int("the table", table, rows * (STEP_WORDS + 2 * batch))?),
             Arg::Ptr(operands.int("the cursor", cursor, 1)?),
-            Arg::Ptr(operands.step(step)?),
+            Arg::Ptr(operands.scalars(scalars)?),
             Arg::Ptr(operands.int("the originals", originals, batch)?),
             Arg::Ptr(operands.int("the partners", partners, batch)?),
             operands.extent("rows", rows)?,
             operands.extent("batch", batch)?,
         ];
         // One block: every thread reads the cursor before it moves.
-        self.launch(
-            &KernelSpec::new("load_step.cu", "load_step").define("BLOCK", BLOCK),
-            Launch::linear(1, BLOCK),
-            &args,
-        )
+        self.launch(&KernelSpec::new("load_step").define("BLOCK", BLOCK), Launch::linear(1, BLOCK), &args)
     }
 }

@@ -1,6 +1,6 @@
 //! The launched backend: every op as hand-written kernels, over a [`Driver`] that is a CUDA GPU or the emulator.
 //!
-//! A launcher per op (`conv2d`, `batch_norm_apply`, ...) owns its kernels' geometry: it checks the tensors that it is given,
+//! A launcher per op (`conv2d`, `sgd`, ...) owns its kernels' geometry: it checks the tensors that it is given,
 //! chooses the knobs (`-D`) and the grid, and launches. Nothing is computed on the host, and nothing depends on what the
 //! driver is, so that the emulator runs just the launches that a GPU runs.
 
@@ -101,8 +101,8 @@ impl Launched {
     }
 
     /// The kernel `entry` in `kernels/ENTRY.cu`, told how tensors are stored.
-    pub(crate) fn spec(&self, file: &'static str, entry: &'static str) -> KernelSpec {
-        KernelSpec::new(file, entry).define("STORAGE_BF16", u32::from(self.precision == Precision::Bf16))
+    pub(crate) fn spec(&self, entry: &'static str) -> KernelSpec {
+        KernelSpec::new(entry).define("STORAGE_BF16", u32::from(self.precision == Precision::Bf16))
     }
 
     /// Elements of sixteen bytes: what kernels move at a time where sizes and addresses allow.

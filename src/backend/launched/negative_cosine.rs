@@ -3,23 +3,21 @@
 use super::{Launched, Operands, add_flag, optional};
 use crate::Result;
 use crate::driver::{Arg, KernelSpec, Launch};
-use crate::ops::negative_cosine::{EPSILON, NegativeCosineKernels};
-use crate::tensor::Grad;
-use crate::tensor::Tensor;
+use crate::ops::negative_cosine::{EPSILON, NAME, NegativeCosine, NegativeCosineKernels};
 
-const NAME: &str = "negative_cosine";
-/// Four warps, a row each.
+/// Four warps, one row each.
 const BLOCK: u32 = 128;
 
 impl NegativeCosineKernels for Launched {
-    fn negative_cosine(&self, u: Tensor, target: Tensor, step: Tensor, rows: Tensor, du: Option<Grad>) -> Result<()> {
+    fn negative_cosine(&self, t: &NegativeCosine) -> Result<()> {
+        let NegativeCosine { u, target, scalars, rows, du } = *t;
         let operands = Operands::new(self, NAME);
         let [count, features] = operands.two("u", u)?;
         let du_at = du.map(|grad| operands.float("du", grad.tensor, count * features)).transpose()?;
         let args = [
             Arg::Ptr(operands.float("u", u, count * features)?),
             Arg::Ptr(operands.float("the target", target, count * features)?),
-            Arg::Ptr(operands.step(step)?),
+            Arg::Ptr(operands.scalars(scalars)?),
             Arg::Ptr(operands.float("the rows", rows, count)?),
             optional(du_at),
             operands.extent("rows", count)?,
@@ -27,7 +25,7 @@ impl NegativeCosineKernels for Launched {
             Arg::F32(EPSILON as f32),
             add_flag(du),
         ];
-        let spec = KernelSpec::new("negative_cosine.cu", NAME).define("BLOCK", BLOCK);
+        let spec = KernelSpec::new(NAME).define("BLOCK", BLOCK);
         self.launch(&spec, Launch::cover(count * 32, BLOCK), &args)
     }
 }

@@ -50,8 +50,8 @@ impl<'a> Operands<'a> {
     }
 
     /// The step's scalars.
-    pub(crate) fn step(&self, tensor: Tensor) -> Result<DevicePtr> {
-        self.int("the step", tensor, crate::ops::load_step::STEP_WORDS)
+    pub(crate) fn scalars(&self, tensor: Tensor) -> Result<DevicePtr> {
+        self.int("the scalars", tensor, crate::ops::load_step::STEP_WORDS)
     }
 
     /// An extent as kernels take it.

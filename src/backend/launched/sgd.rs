@@ -3,10 +3,9 @@
 use super::{Launched, Operands, aligned, optional};
 use crate::Result;
 use crate::driver::{Arg, Launch};
-use crate::ops::sgd::{Sgd, SgdConfig, SgdKernels};
+use crate::ops::sgd::{NAME, Sgd, SgdConfig, SgdKernels};
 use crate::tensor::Tensor;
 
-const NAME: &str = "sgd";
 const BLOCK: u32 = 256;
 /// Blocks at most: what is left of a large network goes round again.
 const MOST_BLOCKS: usize = 2048;
@@ -28,13 +27,13 @@ impl SgdKernels for Launched {
         let compute = t.compute.map(|tensor| operands.compute("the weights", tensor, elements)).transpose()?;
         let fits = aligned(&[master, grad, momentum, compute.unwrap_or(0)]);
         let vector = if fits { VECTOR } else { 1 };
-        let spec = self.spec("sgd.cu", "sgd").define("BLOCK", BLOCK).define("VECTOR", vector);
+        let spec = self.spec("sgd").define("BLOCK", BLOCK).define("VECTOR", vector);
         let args = [
             Arg::Ptr(master),
             Arg::Ptr(grad),
             Arg::Ptr(momentum),
             optional(compute),
-            Arg::Ptr(operands.step(t.step)?),
+            Arg::Ptr(operands.scalars(t.scalars)?),
             Arg::U64(elements as u64),
             Arg::F32(config.momentum),
             Arg::F32(config.weight_decay),
@@ -47,7 +46,7 @@ impl SgdKernels for Launched {
         let elements = master.elements();
         let from = operands.float("the master weights", master, elements)?;
         let to = operands.compute("the weights", compute, elements)?;
-        let spec = self.spec("cast_weights.cu", "cast_weights").define("BLOCK", BLOCK);
+        let spec = self.spec("cast_weights").define("BLOCK", BLOCK);
         self.launch(&spec, launch(elements, 1), &[Arg::Ptr(from), Arg::Ptr(to), Arg::U64(elements as u64)])
     }
 }

@@ -4,11 +4,9 @@ use bytemuck::{Pod, Zeroable};
 
 use super::{Launched, Operands};
 use crate::driver::{Arg, KernelSpec, Launch};
-use crate::ops::soft_label_cross_entropy::{Head, SoftLabelCrossEntropyKernels};
-use crate::tensor::Tensor;
+use crate::ops::soft_label_cross_entropy::{NAME, SoftLabelCrossEntropy, SoftLabelCrossEntropyKernels};
 use crate::{Error, Result};
 
-const NAME: &str = "soft_label_cross_entropy";
 /// Four warps, a row each: rows are few, and more blocks spread them over more multiprocessors.
 const BLOCK: u32 = 128;
 
@@ -24,7 +22,8 @@ struct HeadPointers {
 }
 
 impl SoftLabelCrossEntropyKernels for Launched {
-    fn soft_label_cross_entropy(&self, heads: &[Head], step: Tensor, rows: Tensor) -> Result<()> {
+    fn soft_label_cross_entropy(&self, t: &SoftLabelCrossEntropy) -> Result<()> {
+        let SoftLabelCrossEntropy { heads, scalars, rows } = *t;
         let operands = Operands::new(self, NAME);
         if !(1..=2).contains(&heads.len()) {
             return Err(Error::op(NAME, format!("one or two heads, not {}", heads.len())));
@@ -43,13 +42,13 @@ impl SoftLabelCrossEntropyKernels for Launched {
         let args = [
             Arg::Bytes(bytemuck::bytes_of(&pointers[0])),
             Arg::Bytes(bytemuck::bytes_of(&pointers[1])),
-            Arg::Ptr(operands.step(step)?),
+            Arg::Ptr(operands.scalars(scalars)?),
             Arg::Ptr(operands.float("the rows", rows, heads.len() * count)?),
             operands.extent("rows", count)?,
             operands.extent("batch", batch)?,
             operands.extent("classes", classes)?,
         ];
-        let spec = KernelSpec::new("soft_label_cross_entropy.cu", NAME).define("BLOCK", BLOCK);
+        let spec = KernelSpec::new(NAME).define("BLOCK", BLOCK);
         let blocks = count.div_ceil(BLOCK as usize / 32) as u32;
         let launch = Launch { grid: [blocks, heads.len() as u32, 1], block: [BLOCK, 1, 1], shared_bytes: 0 };
         self.launch(&spec, launch, &args)

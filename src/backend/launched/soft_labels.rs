@@ -3,9 +3,8 @@
 use super::{Launched, Operands};
 use crate::Result;
 use crate::driver::{Arg, KernelSpec, Launch};
-use crate::ops::soft_labels::{SoftLabels, SoftLabelsKernels};
+use crate::ops::soft_labels::{NAME, SoftLabels, SoftLabelsKernels};
 
-const NAME: &str = "soft_labels";
 const BLOCK: u32 = 256;
 
 impl SoftLabelsKernels for Launched {
@@ -18,13 +17,13 @@ impl SoftLabelsKernels for Launched {
             Arg::Ptr(operands.int("the originals", t.originals, batch)?),
             Arg::Ptr(operands.int("the partners", t.partners, batch)?),
             Arg::Ptr(operands.float("the class weights", t.class_weights, classes)?),
-            Arg::Ptr(operands.step(t.step)?),
+            Arg::Ptr(operands.scalars(t.scalars)?),
             Arg::Ptr(operands.float("the label", t.label, batch * classes)?),
             Arg::Ptr(operands.float("the weighted label", t.label_weighted, batch * classes)?),
             operands.extent("batch", batch)?,
             operands.extent("classes", classes)?,
         ];
-        let spec = KernelSpec::new("soft_labels.cu", NAME).define("BLOCK", BLOCK);
+        let spec = KernelSpec::new(NAME).define("BLOCK", BLOCK);
         self.launch(&spec, Launch::cover(batch * classes, BLOCK), &args)
     }
 }

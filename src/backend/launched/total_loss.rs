@@ -3,9 +3,8 @@
 use super::{Launched, Operands, optional};
 use crate::Result;
 use crate::driver::{Arg, KernelSpec, Launch};
-use crate::ops::total_loss::{LOSS_COLUMNS, TotalLoss, TotalLossKernels};
+use crate::ops::total_loss::{LOSS_COLUMNS, NAME, TotalLoss, TotalLossKernels};
 
-const NAME: &str = "total_loss";
 /// One block does it all, so that the order of the sums is always the same.
 const BLOCK: u32 = 256;
 
@@ -19,7 +18,7 @@ impl TotalLossKernels for Launched {
         let args = [
             Arg::Ptr(operands.float("the cross-entropy", t.cross_entropy, heads * count)?),
             optional(cosine),
-            Arg::Ptr(operands.step(t.step)?),
+            Arg::Ptr(operands.scalars(t.scalars)?),
             Arg::Ptr(operands.float("the log", t.log, log_rows * LOSS_COLUMNS)?),
             operands.extent("heads", heads)?,
             operands.extent("rows", count)?,
@@ -27,7 +26,7 @@ impl TotalLossKernels for Launched {
             operands.extent("batch", t.batch)?,
             operands.extent("log rows", log_rows)?,
         ];
-        let spec = KernelSpec::new("total_loss.cu", NAME).define("BLOCK", BLOCK);
+        let spec = KernelSpec::new(NAME).define("BLOCK", BLOCK);
         self.launch(&spec, Launch::linear(1, BLOCK).shared(BLOCK * 4), &args)
     }
 }

@@ -5,12 +5,10 @@ use super::load_step;
 use super::parallel::{Rows, for_chunks};
 use super::real::{Real, with_real};
 use crate::error::{Error, Result};
-use crate::ops::augment_mix::{AugmentMix, AugmentMixKernels, Augmentation, Mixing};
+use crate::ops::augment_mix::{AugmentMix, AugmentMixKernels, Augmentation, Mixing, NAME};
 use crate::ops::load_step::StepParams;
 use crate::rng::philox::{self, Purpose};
 use crate::tensor::Tensor;
-
-const NAME: &str = "augment_mix";
 
 /// Colours of an image.
 const COLOURS: usize = 3;
@@ -45,9 +43,9 @@ impl<'a> View<'a> {
     }
 
     /// View `view` of sample `n` of the step.
-    fn drawn(self, step: &StepParams, augmentation: &Augmentation, view: u32, n: usize) -> View<'a> {
-        let seed = u64::from(step.seed[1]) << 32 | u64::from(step.seed[0]);
-        let words = philox::draw(seed, step.epoch, step.step, Purpose::Augment as u32 + view, n as u32);
+    fn drawn(self, scalars: &StepParams, augmentation: &Augmentation, view: u32, n: usize) -> View<'a> {
+        let seed = u64::from(scalars.seed[1]) << 32 | u64::from(scalars.seed[0]);
+        let words = philox::draw(seed, scalars.epoch, scalars.step, Purpose::Augment as u32 + view, n as u32);
         let range = 2 * augmentation.padding as u32 + 1;
         let offset = |word| philox::below(word, range) as isize - augmentation.padding as isize;
         View { row: offset(words[0]), column: offset(words[1]), flip: augmentation.flip && words[2] & 1 == 1, ..self }
@@ -77,8 +75,8 @@ impl<'a> View<'a> {
 }
 
 /// The box of the step, inside the image.
-fn cut(step: &StepParams, [height, width]: [usize; 2]) -> [usize; 4] {
-    let [top, bottom, left, right] = step.cut.map(|v| v.max(0) as usize);
+fn cut(scalars: &StepParams, [height, width]: [usize; 2]) -> [usize; 4] {
+    let [top, bottom, left, right] = scalars.cut.map(|v| v.max(0) as usize);
     [top.min(height), bottom.min(height), left.min(width), right.min(width)]
 }
 
@@ -93,7 +91,7 @@ fn extents(out: Tensor) -> Result<[usize; 3]> {
 fn augment_mix<T: Real>(native: &Native, mixing: Mixing, augmentation: &Augmentation, t: &AugmentMix) -> Result<()> {
     let [images, height, width] = extents(t.out)?;
     let a = native.memory.access()?;
-    let (pixels, out, step) = (a.read::<u8>(t.pixels)?, a.write::<T>(t.out)?, load_step::params(&a, t.step)?);
+    let (pixels, out, scalars) = (a.read::<u8>(t.pixels)?, a.write::<T>(t.out)?, load_step::params(&a, t.scalars)?);
     let (originals, partners) = (a.read::<i32>(t.originals)?, a.read::<i32>(t.partners)?);
     let batch = originals.len();
     let bytes = height * width * COLOURS;
@@ -115,7 +113,7 @@ fn augment_mix<T: Real>(native: &Native, mixing: Mixing, augmentation: &Augmenta
         let work = |n: usize, out: Rows<'_, T>| {
             let view = match mixing {
                 Mixing::Evaluate => image(originals[n]),
-                _ => image(originals[n]).drawn(&step, augmentation, 0, n),
+                _ => image(originals[n]).drawn(&scalars, augmentation, 0, n),
             };
             for (y, out) in out.0.chunks_exact_mut(width * STEM_CHANNELS).enumerate() {
                 view.row(&table, y, [0, width], |x, v| out[x * STEM_CHANNELS..][..COLOURS].copy_from_slice(&v));
@@ -124,11 +122,11 @@ fn augment_mix<T: Real>(native: &Native, mixing: Mixing, augmentation: &Augmenta
         native.pool.install(|| for_chunks(Rows(out, sample), batch, 1, &work));
         return Ok(());
     }
-    let (lambda, [top, bottom, left, right]) = (T::from_f64(f64::from(step.lambda)), cut(&step, [height, width]));
+    let (lambda, [top, bottom, left, right]) = (T::from_f64(f64::from(scalars.lambda)), cut(&scalars, [height, width]));
     let rest = T::ONE - lambda;
     let work = |n: usize, (mixup, cutmix): (Rows<'_, T>, Rows<'_, T>)| {
-        let original = |view| image(originals[n]).drawn(&step, augmentation, view, n);
-        let partner = |view| image(partners[n]).drawn(&step, augmentation, view, n);
+        let original = |view| image(originals[n]).drawn(&scalars, augmentation, view, n);
+        let partner = |view| image(partners[n]).drawn(&scalars, augmentation, view, n);
         let (o1, o2, r1, r2) = (original(0), original(1), partner(2), partner(3));
         let row = width * STEM_CHANNELS;
         for (y, (mixup, cutmix)) in mixup.0.chunks_exact_mut(row).zip(cutmix.0.chunks_exact_mut(row)).enumerate() {
@@ -148,15 +146,15 @@ fn augment_mix<T: Real>(native: &Native, mixing: Mixing, augmentation: &Augmenta
     Ok(())
 }
 
-fn mix_views<T: Real>(native: &Native, views: Tensor, step: Tensor, out: Tensor) -> Result<()> {
+fn mix_views<T: Real>(native: &Native, views: Tensor, scalars: Tensor, out: Tensor) -> Result<()> {
     let [images, height, width] = extents(out)?;
     let batch = images / 2;
     if views.shape.four() != Some([4 * batch, height, width, COLOURS]) || images % 2 != 0 {
         return Err(Error::op("mix_views", format!("views {} do not become {}", views.shape, out.shape)));
     }
     let a = native.memory.access()?;
-    let (views, out, step) = (a.read::<T>(views)?, a.write::<T>(out)?, load_step::params(&a, step)?);
-    let (lambda, [top, bottom, left, right]) = (T::from_f64(f64::from(step.lambda)), cut(&step, [height, width]));
+    let (views, out, scalars) = (a.read::<T>(views)?, a.write::<T>(out)?, load_step::params(&a, scalars)?);
+    let (lambda, [top, bottom, left, right]) = (T::from_f64(f64::from(scalars.lambda)), cut(&scalars, [height, width]));
     let (rest, sample) = (T::ONE - lambda, height * width * COLOURS);
     let work = |n: usize, (mixup, cutmix): (Rows<'_, T>, Rows<'_, T>)| {
         let [o1, o2, r1, r2] = [0, 1, 2, 3].map(|view| &views[(view * batch + n) * sample..][..sample]);
@@ -185,7 +183,7 @@ impl AugmentMixKernels for Native {
         with_real!(self, T => augment_mix::<T>(self, mixing, augmentation, t))
     }
 
-    fn mix_views(&self, views: Tensor, step: Tensor, out: Tensor) -> Result<()> {
-        with_real!(self, T => mix_views::<T>(self, views, step, out))
+    fn mix_views(&self, views: Tensor, scalars: Tensor, out: Tensor) -> Result<()> {
+        with_real!(self, T => mix_views::<T>(self, views, scalars, out))
     }
 }

@@ -6,10 +6,8 @@ use super::conv2d::lanes::{self, LANES, Lanes, instantiate};
 use super::cpu::{Level, vectorize};
 use super::parallel::{Rows, for_chunks};
 use crate::error::{Error, Result};
-use crate::ops::ceilings::CeilingKernels;
+use crate::ops::ceilings::{CeilingKernels, NAME};
 use crate::tensor::{DType, Precision, Tensor};
-
-const NAME: &str = "ceilings";
 
 /// Values that a thread holds in registers at a time, or a divisor of this: 12 vectors of 16 floats.
 const TILE: usize = 12 * LANES;

@@ -5,9 +5,7 @@ use super::load_step;
 use super::real::{Real, with_real};
 use super::soft_label_cross_entropy::log_sum_exp;
 use crate::error::{Error, Result};
-use crate::ops::classify::{Classify, ClassifyKernels};
-
-const NAME: &str = "classify";
+use crate::ops::classify::{Classify, ClassifyKernels, NAME};
 
 /// How many classes are ahead of `class`: larger logits, and equal ones of a lower class. NaN is behind everything.
 fn rank<T: Real>(logits: &[T], class: usize) -> usize {
@@ -21,7 +19,7 @@ fn rank<T: Real>(logits: &[T], class: usize) -> usize {
 fn classify<T: Real>(native: &Native, t: &Classify) -> Result<()> {
     let a = native.memory.access()?;
     let (logits, labels) = (a.read::<T>(t.logits)?, a.read::<i32>(t.labels)?);
-    let (originals, params) = (a.read::<i32>(t.originals)?, load_step::params(&a, t.step)?);
+    let (originals, params) = (a.read::<i32>(t.originals)?, load_step::params(&a, t.scalars)?);
     let (ranks, confidences) = (a.write::<i32>(t.ranks)?, a.write::<f32>(t.confidences)?);
     let (first, batch) = (params.row as usize, originals.len());
     let classes = logits.len() / batch.max(1);

@@ -27,8 +27,7 @@ use super::Native;
 use super::cpu::Level;
 use super::real::{Real, with_real};
 use crate::error::{Error, Result};
-use crate::ops::conv2d::{Conv2dKernels, Geometry};
-use crate::tensor::Grad;
+use crate::ops::conv2d::{Conv2dKernels, Forward, Geometry, InputGrad, NAME, WeightGrad};
 use crate::tensor::Tensor;
 
 /// How a precision convolves, on slices that have the geometry's sizes, on the threads of the current pool.
@@ -87,7 +86,7 @@ fn shaped(tensor: Tensor, shape: [usize; 4]) -> Result<Tensor> {
     if tensor.elements() == shape.iter().product::<usize>() {
         return Ok(tensor);
     }
-    Err(Error::op("conv2d", format!("a tensor of shape {} where {shape:?} is needed", tensor.shape)))
+    Err(Error::op(NAME, format!("a tensor of shape {} where {shape:?} is needed", tensor.shape)))
 }
 
 impl Conv2dKernels for Native {
@@ -95,10 +94,10 @@ impl Conv2dKernels for Native {
         g.batch / g.views
     }
 
-    fn conv2d_forward(&self, g: &Geometry, x: Tensor, weight: Tensor, y: Tensor, sums: Option<Tensor>) -> Result<()> {
+    fn conv2d_forward(&self, g: &Geometry, t: &Forward) -> Result<()> {
         let a = self.memory.access()?;
-        let sums = sums.map(|s| shaped(s, [g.views, g.batch / g.views, 2, g.filters])).transpose()?;
-        let (x, weight, y) = (shaped(x, g.input())?, shaped(weight, g.weight())?, shaped(y, g.output())?);
+        let sums = t.sums.map(|s| shaped(s, [g.views, g.batch / g.views, 2, g.filters])).transpose()?;
+        let (x, weight, y) = (shaped(t.x, g.input())?, shaped(t.weight, g.weight())?, shaped(t.y, g.output())?);
         with_real!(self, T => {
             let (x, weight, y, sums) = (a.read::<T>(x)?, a.read(weight)?, a.write(y)?, a.write_maybe(sums)?);
             self.pool.install(|| T::forward(g, x, weight, y, sums));
@@ -106,33 +105,26 @@ impl Conv2dKernels for Native {
         Ok(())
     }
 
-    fn conv2d_input_grad(&self, g: &Geometry, dy: Tensor, weight: Tensor, dx: Grad) -> Result<()> {
+    fn conv2d_input_grad(&self, g: &Geometry, t: &InputGrad) -> Result<()> {
         let a = self.memory.access()?;
-        let (dy, weight) = (shaped(dy, g.output())?, shaped(weight, g.weight())?);
-        let to = shaped(dx.tensor, g.input())?;
+        let (dy, weight) = (shaped(t.dy, g.output())?, shaped(t.weight, g.weight())?);
+        let to = shaped(t.dx.tensor, g.input())?;
         with_real!(self, T => {
             let (dy, weight, to) = (a.read::<T>(dy)?, a.read(weight)?, a.write(to)?);
-            self.pool.install(|| T::input_grad(g, dy, weight, to, dx.accumulate));
+            self.pool.install(|| T::input_grad(g, dy, weight, to, t.dx.accumulate));
         });
         Ok(())
     }
 
-    fn conv2d_weight_grad(
-        &self,
-        g: &Geometry,
-        x: Tensor,
-        dy: Tensor,
-        dweight: Tensor,
-        scratch: Option<Tensor>,
-    ) -> Result<()> {
+    fn conv2d_weight_grad(&self, g: &Geometry, t: &WeightGrad) -> Result<()> {
         let a = self.memory.access()?;
-        let (x, dy, dweight) = (shaped(x, g.input())?, shaped(dy, g.output())?, shaped(dweight, g.weight())?);
+        let (x, dy, dweight) = (shaped(t.x, g.input())?, shaped(t.dy, g.output())?, shaped(t.dweight, g.weight())?);
         with_real!(self, T => {
             let (x, dy, dweight) = (a.read::<T>(x)?, a.read(dy)?, a.write(dweight)?);
-            let scratch = scratch.map(|s| a.scratch(s)).transpose()?.unwrap_or_default();
+            let scratch = t.scratch.map(|s| a.scratch(s)).transpose()?.unwrap_or_default();
             let wanted = T::scratch(g);
             if scratch.len() < wanted {
-                return Err(Error::op("conv2d", format!("the weight gradient wants {wanted} elements of scratch")));
+                return Err(Error::op(NAME, format!("the weight gradient wants {wanted} elements of scratch")));
             }
             self.pool.install(|| T::weight_grad(g, x, dy, dweight, scratch));
         });

@@ -2,7 +2,7 @@
 //! machine has, or on less where `GLMC_CPU` says so.
 //!
 //! The loops of `conv2d::lanes` are written over vectors and instantiated for each level; all others are compiled for each
-//! by [`vectorize`].
+//! by `vectorize`.
 
 use std::ffi::OsString;
 use std::sync::OnceLock;
@@ -68,7 +68,6 @@ impl Level {
 pub struct Choice {
     /// Which it is.
     pub level: Level,
-    /// Why it is this one.
     pub why: &'static str,
 }
 

@@ -5,11 +5,9 @@ use super::cpu::vectorize;
 use super::parallel::{Rows, for_chunks};
 use super::real::{Real, with_real};
 use crate::error::{Error, Result};
-use crate::ops::global_avg_pool::GlobalAvgPoolKernels;
+use crate::ops::global_avg_pool::{GlobalAvgPoolKernels, NAME};
 use crate::tensor::Grad;
 use crate::tensor::Tensor;
-
-const NAME: &str = "global_avg_pool";
 
 /// Images, pixels of an image, channels.
 fn extents(x: Tensor, y: Tensor) -> Result<[usize; 3]> {

@@ -5,11 +5,8 @@ use super::matmul::{Matrix, matmul};
 use super::parallel::{Rows, for_chunks};
 use super::real::{Real, with_real};
 use crate::error::{Error, Result};
-use crate::ops::linear::LinearKernels;
-use crate::tensor::Grad;
+use crate::ops::linear::{Forward, InputGrad, LinearKernels, NAME, WeightGrad};
 use crate::tensor::Tensor;
-
-const NAME: &str = "linear";
 
 /// Rows of the result that one thread computes at a time.
 const BLOCK: usize = 32;
@@ -24,7 +21,8 @@ fn extents(x: Tensor, weight: Tensor, y: Tensor) -> Result<[usize; 3]> {
     }
 }
 
-fn forward<T: Real>(native: &Native, x: Tensor, weight: Tensor, bias: Tensor, y: Tensor) -> Result<()> {
+fn forward<T: Real>(native: &Native, t: &Forward) -> Result<()> {
+    let Forward { x, weight, bias, y } = *t;
     let [batch, inputs, outputs] = extents(x, weight, y)?;
     let a = native.memory.access()?;
     let (x, weight, bias, y) = (a.read::<T>(x)?, a.read::<T>(weight)?, a.read::<T>(bias)?, a.write::<T>(y)?);
@@ -40,7 +38,8 @@ fn forward<T: Real>(native: &Native, x: Tensor, weight: Tensor, bias: Tensor, y:
     Ok(())
 }
 
-fn input_grad<T: Real>(native: &Native, dy: Tensor, weight: Tensor, dx: Grad) -> Result<()> {
+fn input_grad<T: Real>(native: &Native, t: &InputGrad) -> Result<()> {
+    let InputGrad { dy, weight, dx } = *t;
     let [batch, inputs, outputs] = extents(dx.tensor, weight, dy)?;
     let a = native.memory.access()?;
     let (dy, weight, out) = (a.read::<T>(dy)?, a.read::<T>(weight)?, a.write::<T>(dx.tensor)?);
@@ -53,7 +52,8 @@ fn input_grad<T: Real>(native: &Native, dy: Tensor, weight: Tensor, dx: Grad) ->
     Ok(())
 }
 
-fn weight_grad<T: Real>(native: &Native, x: Tensor, dy: Tensor, dweight: Tensor, dbias: Tensor) -> Result<()> {
+fn weight_grad<T: Real>(native: &Native, t: &WeightGrad) -> Result<()> {
+    let WeightGrad { x, dy, dweight, dbias } = *t;
     let [batch, inputs, outputs] = extents(x, dweight, dy)?;
     let a = native.memory.access()?;
     let (x, dy) = (a.read::<T>(x)?, a.read::<T>(dy)?);
@@ -73,15 +73,15 @@ fn weight_grad<T: Real>(native: &Native, x: Tensor, dy: Tensor, dweight: Tensor,
 }
 
 impl LinearKernels for Native {
-    fn linear_forward(&self, x: Tensor, weight: Tensor, bias: Tensor, y: Tensor) -> Result<()> {
-        with_real!(self, T => forward::<T>(self, x, weight, bias, y))
+    fn linear_forward(&self, t: &Forward) -> Result<()> {
+        with_real!(self, T => forward::<T>(self, t))
     }
 
-    fn linear_input_grad(&self, dy: Tensor, weight: Tensor, dx: Grad) -> Result<()> {
-        with_real!(self, T => input_grad::<T>(self, dy, weight, dx))
+    fn linear_input_grad(&self, t: &InputGrad) -> Result<()> {
+        with_real!(self, T => input_grad::<T>(self, t))
     }
 
-    fn linear_weight_grad(&self, x: Tensor, dy: Tensor, dweight: Tensor, dbias: Tensor) -> Result<()> {
-        with_real!(self, T => weight_grad::<T>(self, x, dy, dweight, dbias))
+    fn linear_weight_grad(&self, t: &WeightGrad) -> Result<()> {
+        with_real!(self, T => weight_grad::<T>(self, t))
     }
 }

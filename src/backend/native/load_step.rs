@@ -3,14 +3,14 @@
 use super::Native;
 use super::memory::Access;
 use crate::error::{Error, Result};
-use crate::ops::load_step::{LoadStepKernels, STEP_WORDS, StepParams};
+use crate::ops::load_step::{LoadStep, LoadStepKernels, NAME, STEP_WORDS, StepParams};
 use crate::tensor::Tensor;
 
 /// The step's scalars.
-pub fn params(a: &Access<'_>, step: Tensor) -> Result<StepParams> {
-    let words = a.read::<i32>(step)?;
+pub fn params(a: &Access<'_>, scalars: Tensor) -> Result<StepParams> {
+    let words = a.read::<i32>(scalars)?;
     bytemuck::try_pod_read_unaligned(bytemuck::cast_slice(words))
-        .map_err(|_| Error::op("load_step", format!("a step of {} words, not {STEP_WORDS}", words.len())))
+        .map_err(|_| Error::op(NAME, format!("scalars of {} words, not {STEP_WORDS}", words.len())))
 }
 
 /// An index read from a tensor, checked against the number of things it counts.
@@ -22,23 +22,16 @@ pub fn index(op: &'static str, what: &str, index: i32, count: usize) -> Result<u
 }
 
 impl LoadStepKernels for Native {
-    fn load_step(
-        &self,
-        table: Tensor,
-        cursor: Tensor,
-        step: Tensor,
-        originals: Tensor,
-        partners: Tensor,
-    ) -> Result<()> {
+    fn load_step(&self, t: &LoadStep) -> Result<()> {
         let a = self.memory.access()?;
-        let words = a.read::<i32>(table)?;
-        let (step, originals) = (a.write::<i32>(step)?, a.write::<i32>(originals)?);
-        let (partners, cursor) = (a.write::<i32>(partners)?, a.write::<i32>(cursor)?);
-        let width = step.len() + originals.len() + partners.len();
-        let [cursor] = cursor else { return Err(Error::op("load_step", "the cursor is one number")) };
-        let row = index("load_step", "row", *cursor, words.len() / width.max(1))?;
-        let (for_step, indices) = words[row * width..(row + 1) * width].split_at(step.len());
-        step.copy_from_slice(for_step);
+        let words = a.read::<i32>(t.table)?;
+        let (scalars, originals) = (a.write::<i32>(t.scalars)?, a.write::<i32>(t.originals)?);
+        let (partners, cursor) = (a.write::<i32>(t.partners)?, a.write::<i32>(t.cursor)?);
+        let width = scalars.len() + originals.len() + partners.len();
+        let [cursor] = cursor else { return Err(Error::op(NAME, "the cursor is one number")) };
+        let row = index(NAME, "row", *cursor, words.len() / width.max(1))?;
+        let (words, indices) = words[row * width..(row + 1) * width].split_at(scalars.len());
+        scalars.copy_from_slice(words);
         originals.copy_from_slice(&indices[..originals.len()]);
         partners.copy_from_slice(&indices[originals.len()..]);
         *cursor += 1;

@@ -6,11 +6,11 @@
 use super::cpu::vectorize;
 use super::real::Real;
 
-/// A tile of the result that is summed in registers: so many rows ...
+/// A tile of the result that is summed in registers: this many rows ...
 const ROWS: usize = 6;
-/// ... by so many columns.
+/// ... by this many columns.
 const LANES: usize = 16;
-/// Terms that are summed before they are added to the result; a panel of so many rows of b stays in the first cache.
+/// Terms that are summed before they are added to the result; a panel of this many rows of b stays in the first cache.
 const DEPTH: usize = 128;
 
 /// A matrix in a slice.

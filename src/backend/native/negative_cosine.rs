@@ -4,24 +4,14 @@ use super::Native;
 use super::load_step;
 use super::real::{Real, with_real};
 use crate::error::{Error, Result};
-use crate::ops::negative_cosine::{EPSILON, NegativeCosineKernels};
-use crate::tensor::Grad;
-use crate::tensor::Tensor;
-
-const NAME: &str = "negative_cosine";
+use crate::ops::negative_cosine::{EPSILON, NAME, NegativeCosine, NegativeCosineKernels};
 
 fn dot<T: Real>(a: &[T], b: &[T]) -> f64 {
     a.iter().zip(b).map(|(a, b)| a.to_f64() * b.to_f64()).sum()
 }
 
-fn negative_cosine<T: Real>(
-    native: &Native,
-    u: Tensor,
-    target: Tensor,
-    step: Tensor,
-    rows: Tensor,
-    du: Option<Grad>,
-) -> Result<()> {
+fn negative_cosine<T: Real>(native: &Native, t: &NegativeCosine) -> Result<()> {
+    let NegativeCosine { u, target, scalars, rows, du } = *t;
     let [count, features] = match (u.shape.two(), target.shape == u.shape, rows.elements()) {
         (Some([count, features]), true, rows) if rows == count && count % 2 == 0 => [count, features],
         _ => return Err(Error::op(NAME, format!("u {}, target {}, rows {}", u.shape, target.shape, rows.shape))),
@@ -34,7 +24,7 @@ fn negative_cosine<T: Real>(
         return Err(Error::op(NAME, format!("u has {} elements, its gradient has not", u.len())));
     }
     let batch = count / 2;
-    let factor = f64::from(load_step::params(&a, step)?.coefficients[2]) / batch as f64;
+    let factor = f64::from(load_step::params(&a, scalars)?.coefficients[2]) / batch as f64;
     for (n, loss) in rows.iter_mut().enumerate() {
         let other = (n + batch) % count;
         let u = &u[n * features..][..features];
@@ -55,7 +45,7 @@ fn negative_cosine<T: Real>(
 }
 
 impl NegativeCosineKernels for Native {
-    fn negative_cosine(&self, u: Tensor, target: Tensor, step: Tensor, rows: Tensor, du: Option<Grad>) -> Result<()> {
-        with_real!(self, T => negative_cosine::<T>(self, u, target, step, rows, du))
+    fn negative_cosine(&self, t: &NegativeCosine) -> Result<()> {
+        with_real!(self, T => negative_cosine::<T>(self, t))
     }
 }

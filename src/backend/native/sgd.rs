@@ -6,10 +6,8 @@ use super::load_step;
 use super::parallel::{Rows, for_chunks};
 use super::real::{Real, with_real};
 use crate::error::{Error, Result};
-use crate::ops::sgd::{Sgd, SgdConfig, SgdKernels};
+use crate::ops::sgd::{NAME, Sgd, SgdConfig, SgdKernels};
 use crate::tensor::Tensor;
-
-const NAME: &str = "sgd";
 
 /// Elements that one thread updates at a time.
 const CHUNK: usize = 16 << 10;
@@ -33,7 +31,7 @@ fn sgd<T: Real>(native: &Native, config: &SgdConfig, t: &Sgd) -> Result<()> {
     if momentum.len() != elements || grad.len() != elements || compute.as_ref().is_some_and(|c| c.len() != elements) {
         return Err(Error::op(NAME, format!("{elements} parameters, but other tensors have more or fewer")));
     }
-    let rate = load_step::params(&a, t.step)?.lr;
+    let rate = load_step::params(&a, t.scalars)?.lr;
     let constants = [config.weight_decay, config.momentum, rate].map(|v| T::from_f64(f64::from(v)));
     let work = |first: usize, (master, momentum, compute): (Rows<'_, T>, Rows<'_, T>, Option<Rows<'_, T>>)| {
         let gradient = &grad[first..][..master.0.len()];

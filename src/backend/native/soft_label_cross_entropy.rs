@@ -5,10 +5,7 @@ use super::load_step;
 use super::parallel::{Rows, for_chunks};
 use super::real::{Real, with_real};
 use crate::error::{Error, Result};
-use crate::ops::soft_label_cross_entropy::{Head, SoftLabelCrossEntropyKernels};
-use crate::tensor::Tensor;
-
-const NAME: &str = "soft_label_cross_entropy";
+use crate::ops::soft_label_cross_entropy::{NAME, SoftLabelCrossEntropy, SoftLabelCrossEntropyKernels};
 
 /// Rows that one thread computes at a time.
 const BLOCK: usize = 16;
@@ -38,9 +35,10 @@ fn row<T: Real>(logits: &[T], label: &[T], dlogits: Option<(&mut [T], bool)>, fa
     loss
 }
 
-fn cross_entropy<T: Real>(native: &Native, heads: &[Head], step: Tensor, rows: Tensor) -> Result<()> {
+fn cross_entropy<T: Real>(native: &Native, t: &SoftLabelCrossEntropy) -> Result<()> {
+    let SoftLabelCrossEntropy { heads, scalars, rows } = *t;
     let a = native.memory.access()?;
-    let coefficients = load_step::params(&a, step)?.coefficients;
+    let coefficients = load_step::params(&a, scalars)?.coefficients;
     if heads.is_empty() || heads.len() > coefficients.len() {
         return Err(Error::op(NAME, format!("{} heads", heads.len())));
     }
@@ -72,7 +70,7 @@ fn cross_entropy<T: Real>(native: &Native, heads: &[Head], step: Tensor, rows: T
 }
 
 impl SoftLabelCrossEntropyKernels for Native {
-    fn soft_label_cross_entropy(&self, heads: &[Head], step: Tensor, rows: Tensor) -> Result<()> {
-        with_real!(self, T => cross_entropy::<T>(self, heads, step, rows))
+    fn soft_label_cross_entropy(&self, t: &SoftLabelCrossEntropy) -> Result<()> {
+        with_real!(self, T => cross_entropy::<T>(self, t))
     }
 }

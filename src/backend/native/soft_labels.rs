@@ -4,16 +4,14 @@ use super::Native;
 use super::load_step;
 use super::real::{Real, with_real};
 use crate::error::{Error, Result};
-use crate::ops::soft_labels::{SoftLabels, SoftLabelsKernels};
-
-const NAME: &str = "soft_labels";
+use crate::ops::soft_labels::{NAME, SoftLabels, SoftLabelsKernels};
 
 fn soft_labels<T: Real>(native: &Native, t: &SoftLabels) -> Result<()> {
     let a = native.memory.access()?;
     let (labels, weights) = (a.read::<i32>(t.labels)?, a.read::<T>(t.class_weights)?);
     let (originals, partners) = (a.read::<i32>(t.originals)?, a.read::<i32>(t.partners)?);
     let (label, weighted) = (a.write::<T>(t.label)?, a.write::<T>(t.label_weighted)?);
-    let lambda = T::from_f64(f64::from(load_step::params(&a, t.step)?.label_lambda));
+    let lambda = T::from_f64(f64::from(load_step::params(&a, t.scalars)?.label_lambda));
     let classes = weights.len();
     let elements = originals.len() * classes;
     if (partners.len(), label.len(), weighted.len()) != (originals.len(), elements, elements) {

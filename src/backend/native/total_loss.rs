@@ -4,14 +4,12 @@ use super::Native;
 use super::load_step;
 use super::real::{Real, with_real};
 use crate::error::{Error, Result};
-use crate::ops::total_loss::{LOSS_COLUMNS, TotalLoss, TotalLossKernels};
-
-const NAME: &str = "total_loss";
+use crate::ops::total_loss::{LOSS_COLUMNS, NAME, TotalLoss, TotalLossKernels};
 
 fn total_loss<T: Real>(native: &Native, t: &TotalLoss) -> Result<()> {
     let a = native.memory.access()?;
     let (cross_entropy, cosine) = (a.read::<T>(t.cross_entropy)?, a.read_maybe::<T>(t.cosine)?);
-    let (params, log) = (load_step::params(&a, t.step)?, a.write::<T>(t.log)?);
+    let (params, log) = (load_step::params(&a, t.scalars)?, a.write::<T>(t.log)?);
     let row = params.row as usize;
     let Some(log) = log.chunks_exact_mut(LOSS_COLUMNS).nth(row) else {
         return Err(Error::op(NAME, format!("row {row} of a log of {}", t.log.shape)));

@@ -206,7 +206,7 @@ mod tests {
     use crate::driver::KernelSpec;
 
     fn row(spill_bytes: u32, shared_bytes: u32, registers: u32) -> (Row, Variant) {
-        let spec = KernelSpec::new("x.cu", "x").define("TILE", 8);
+        let spec = KernelSpec::new("x").define("TILE", 8);
         let variant = Variant { spec, threads: 256, shared_bytes };
         let row = Row {
             kernel: "x".to_string(),

@@ -14,7 +14,7 @@ use crate::ops::augment_mix::AugmentMixKernels;
 use crate::ops::ceilings::CeilingKernels;
 use crate::ops::load_step::STEP_WORDS;
 use crate::ops::sgd::SgdKernels;
-use crate::tensor::{DType, Precision, Tensor};
+use crate::tensor::{DType, Precision};
 use crate::train::engine::{Data, Engine, model, step_config};
 use crate::train::feed::{Feed, Images};
 use crate::train::step::{Source, TrainStep};
@@ -65,10 +65,7 @@ fn list(presets: &[Preset], (arch, multiprocessors, shared_bytes): (&str, u32, u
 fn run(backend: &Launched, config: &Config, stand_in: &StandIn) -> Result<()> {
     stand_in.with_data(|data| steps(backend, config, data))?;
     let side = stand_in.size;
-    let tensor = |shape: &[usize], dtype: DType, what: &str| -> Result<Tensor> {
-        let bytes = shape.iter().product::<usize>() * dtype.bytes();
-        Ok(Tensor::at_start(backend.alloc(bytes, what)?, shape, dtype))
-    };
+    let tensor = |shape: &[usize], dtype: DType, what: &str| backend.tensor(shape, dtype, what);
     let views = tensor(&[4 * config.batch, side, side, 3], DType::F32, "views")?;
     let scalars = tensor(&[STEP_WORDS], DType::I32, "step")?;
     let mixed = [2 * config.batch, side, side, backend.stem_channels()];

@@ -22,9 +22,7 @@ pub struct DeviceInfo {
     pub product: String,
     /// Compute capability.
     pub compute: (i32, i32),
-    /// Memory in bytes.
     pub memory_bytes: u64,
-    /// Multiprocessors.
     pub multiprocessors: u32,
     /// Why it cannot be used, if so.
     pub problem: Option<String>,
@@ -145,7 +143,6 @@ impl Context {
         }
     }
 
-    /// The stream.
     pub fn stream(&self) -> sys::CUstream {
         self.stream
     }

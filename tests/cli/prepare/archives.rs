@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::Path;
 
-/// Images of an archive file: labels, superclasses (CIFAR-100), and 3072 bytes an image.
+/// Images of an archive file: labels, superclasses (CIFAR-100), and 3072 bytes per image.
 pub struct Batch {
     pub labels: Vec<u8>,
     pub coarse: Vec<u8>,

@@ -3,10 +3,10 @@
 use super::*;
 use glmc_engine::memory::Memory;
 use glmc_engine::ops::global_avg_pool::GlobalAvgPoolKernels;
-use glmc_engine::ops::linear::LinearKernels;
-use glmc_engine::ops::negative_cosine::NegativeCosineKernels;
+use glmc_engine::ops::linear::{self, LinearKernels};
+use glmc_engine::ops::negative_cosine::{NegativeCosine, NegativeCosineKernels};
 use glmc_engine::ops::sgd::{Sgd, SgdConfig, SgdKernels};
-use glmc_engine::ops::soft_label_cross_entropy::{Head, SoftLabelCrossEntropyKernels};
+use glmc_engine::ops::soft_label_cross_entropy::{Head, SoftLabelCrossEntropy, SoftLabelCrossEntropyKernels};
 use glmc_engine::ops::total_loss::{TotalLoss, TotalLossKernels};
 use glmc_engine::tensor::Grad;
 
@@ -47,11 +47,11 @@ fn linear() {
             let [x, weight, bias, dy, before] = data;
             let (x, weight, bias) = (b.float(x, &[n, i]), b.float(weight, &[o, i]), b.float(bias, &[o]));
             let y = b.float(&vec![0.0; n * o], &[n, o]);
-            b.linear_forward(x, weight, bias, y).unwrap();
+            b.linear_forward(&linear::Forward { x, weight, bias, y }).unwrap();
             let (dy, dx) = (b.float(dy, &[n, o]), b.float(before, &[n, i]));
-            b.linear_input_grad(dy, weight, Grad { tensor: dx, accumulate: add }).unwrap();
+            b.linear_input_grad(&linear::InputGrad { dy, weight, dx: Grad { tensor: dx, accumulate: add } }).unwrap();
             let (dweight, dbias) = (b.float(&vec![9.0; o * i], &[o, i]), b.float(&vec![9.0; o], &[o]));
-            b.linear_weight_grad(x, dy, dweight, dbias).unwrap();
+            b.linear_weight_grad(&linear::WeightGrad { x, dy, dweight, dbias }).unwrap();
             [("y", y), ("dx", dx), ("dweight", dweight), ("dbias", dbias)].map(|(name, t)| (name, b.get(t))).into()
         }
         sweep!("linear", &format!("{batch}x{inputs} -> {outputs}"), |b| run(
@@ -83,7 +83,7 @@ fn losses() {
                 [u, target, before]: [&[f64]; 3],
                 accumulate: bool,
             ) -> Results {
-                let (count, step) = (2 * batch, b.step(&some_step()));
+                let (count, scalars) = (2 * batch, b.step(&some_step()));
                 let heads: Vec<Head> = logits
                     .iter()
                     .zip(labels)
@@ -97,25 +97,32 @@ fn losses() {
                     })
                     .collect();
                 let rows = b.float(&vec![0.0; heads.len() * count], &[heads.len(), count]);
-                b.soft_label_cross_entropy(&heads, step, rows).unwrap();
+                b.soft_label_cross_entropy(&SoftLabelCrossEntropy { heads: &heads, scalars, rows }).unwrap();
                 let mut results = vec![("rows", b.get(rows))];
                 results.extend(heads.iter().map(|h| ("dlogits", b.get(h.dlogits.unwrap().tensor))));
 
                 let (u, target) = (b.float(u, &[count, features]), b.float(target, &[count, features]));
                 let cosine = b.float(&vec![0.0; count], &[count]);
                 let du = b.float(&before[..count * features], &[count, features]);
-                b.negative_cosine(u, target, step, cosine, Some(Grad { tensor: du, accumulate })).unwrap();
+                b.negative_cosine(&NegativeCosine {
+                    u,
+                    target,
+                    scalars,
+                    rows: cosine,
+                    du: Some(Grad { tensor: du, accumulate }),
+                })
+                .unwrap();
                 results.extend([("cosine", b.get(cosine)), ("du", b.get(du))]);
 
                 let log = b.float(&[7.0; 16], &[4, 4]);
                 let cosine = (heads.len() == 2).then_some(cosine);
-                b.total_loss(&TotalLoss { cross_entropy: rows, cosine, step, log, batch }).unwrap();
+                b.total_loss(&TotalLoss { cross_entropy: rows, cosine, scalars, log, batch }).unwrap();
                 results.push(("log", b.get(log)));
 
                 // The loss alone, without gradients.
                 let only: Vec<Head> = heads.iter().map(|h| Head { dlogits: None, ..*h }).collect();
                 b.zero(rows).unwrap();
-                b.soft_label_cross_entropy(&only, step, rows).unwrap();
+                b.soft_label_cross_entropy(&SoftLabelCrossEntropy { heads: &only, scalars, rows }).unwrap();
                 results.push(("rows alone", b.get(rows)));
                 results
             }
@@ -139,8 +146,8 @@ fn sgd() {
             let shape = [data[0].len()];
             let [master, grad, momentum] = [0, 1, 2].map(|i| b.float(&data[i], &shape));
             let copy = (b.precision() == Precision::Bf16).then(|| b.compute(&vec![0.0; shape[0]], &shape));
-            let step = b.step(&some_step());
-            let tensors = Sgd { master, compute: copy, grad, momentum, step };
+            let scalars = b.step(&some_step());
+            let tensors = Sgd { master, compute: copy, grad, momentum, scalars };
             let config = SgdConfig { momentum: 0.875, weight_decay: 0.0625 };
             b.sgd(&config, &tensors).unwrap();
             b.sgd(&config, &tensors).unwrap();

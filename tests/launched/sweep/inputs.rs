@@ -4,7 +4,7 @@ use super::*;
 use glmc_engine::memory::Memory;
 use glmc_engine::ops::augment_mix::{AugmentMix, AugmentMixKernels, Augmentation, Mixing};
 use glmc_engine::ops::classify::{Classify, ClassifyKernels};
-use glmc_engine::ops::load_step::LoadStepKernels;
+use glmc_engine::ops::load_step::{LoadStep, LoadStepKernels};
 use glmc_engine::ops::soft_labels::{SoftLabels, SoftLabelsKernels};
 
 /// Everything that integers decide must be exact.
@@ -28,18 +28,18 @@ fn steps_labels_and_ranks() {
             let cursor = b.int(&[1], &[1]);
             let words = b.int(&[0; STEP_WORDS], &[STEP_WORDS]);
             let (originals, partners) = (b.int(&vec![0; batch], &[batch]), b.int(&vec![0; batch], &[batch]));
-            b.load_step(table, cursor, words, originals, partners).unwrap();
+            b.load_step(&LoadStep { table, cursor, scalars: words, originals, partners }).unwrap();
             let mut results: Results = [words, cursor, originals, partners].map(|t| ("step", b.get(t))).into();
-            let (labels, step) = (b.int(labels, &[images]), b.step(&some_step()));
+            let (labels, scalars) = (b.int(labels, &[images]), b.step(&some_step()));
             let [label, label_weighted] = [0; 2].map(|_| b.float(&vec![9.0; batch * classes], &[batch, classes]));
             let class_weights = b.float(weights, &[classes]);
-            b.soft_labels(&SoftLabels { labels, originals, partners, class_weights, step, label, label_weighted })
+            b.soft_labels(&SoftLabels { labels, originals, partners, class_weights, scalars, label, label_weighted })
                 .unwrap();
             results.extend([("label", b.get(label)), ("weighted", b.get(label_weighted))]);
             let ranks = b.int(&vec![0; images + 2], &[images + 2]);
             let confidences = b.put(&vec![0.0; images + 2], &[images + 2], DType::F32);
             let logits = b.float(logits, &[batch, classes]);
-            b.classify(&Classify { logits, labels, originals, step, ranks, confidences }).unwrap();
+            b.classify(&Classify { logits, labels, originals, scalars, ranks, confidences }).unwrap();
             results.extend([("ranks", b.get(ranks)), ("confidences", b.get(confidences))]);
             results
         }
@@ -72,7 +72,7 @@ fn augment_mix() {
         ) -> Results {
             let pixels = b.put(pixels, &[images, height, width, 3], DType::U8);
             let (originals, partners) = (b.int(originals, &[batch]), b.int(partners, &[batch]));
-            let (step, stem) = (b.step(&some_step()), b.stem_channels());
+            let (scalars, stem) = (b.step(&some_step()), b.stem_channels());
             // The stem's padding is zero, and is left out of the comparison.
             let colours = |tensor: Tensor| -> Vec<f64> {
                 let values = b.get(tensor);
@@ -88,11 +88,11 @@ fn augment_mix() {
             let mut results = Results::new();
             for (name, mixing) in [("glmc", Mixing::Glmc), ("single", Mixing::Single), ("evaluate", Mixing::Evaluate)] {
                 let out = blank(mixing.views() * batch);
-                b.augment_mix(mixing, augmentation, &AugmentMix { pixels, originals, partners, step, out }).unwrap();
+                b.augment_mix(mixing, augmentation, &AugmentMix { pixels, originals, partners, scalars, out }).unwrap();
                 results.push((name, colours(out)));
             }
             let (views, out) = (b.float(views, &[4 * batch, height, width, 3]), blank(2 * batch));
-            b.mix_views(views, step, out).unwrap();
+            b.mix_views(views, scalars, out).unwrap();
             results.push(("views", colours(out)));
             results
         }

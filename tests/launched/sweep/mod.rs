@@ -46,9 +46,9 @@ trait Side: Memory {
         self.put(&values.iter().map(|&v| v as f64).collect::<Vec<_>>(), shape, DType::I32)
     }
 
-    fn step(&self, step: &StepParams) -> Tensor {
+    fn step(&self, scalars: &StepParams) -> Tensor {
         let tensor = Tensor::at_start(self.alloc(4 * STEP_WORDS, "step").unwrap(), &[STEP_WORDS], DType::I32);
-        self.upload(tensor, bytemuck::bytes_of(step)).unwrap();
+        self.upload(tensor, bytemuck::bytes_of(scalars)).unwrap();
         tensor
     }
 

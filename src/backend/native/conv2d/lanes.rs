@@ -17,7 +17,6 @@ pub(in crate::backend::native) trait Lanes: Copy {
     type V: Copy;
     /// How many vectors the processor's registers hold.
     const REGISTERS: usize;
-    /// All zeros.
     unsafe fn zero() -> Self::V;
     /// Reads [`LANES`] floats.
     unsafe fn load(from: *const f32) -> Self::V;

@@ -10,7 +10,6 @@ pub(super) struct Strip {
     pub block: usize,
     /// Channel blocks.
     pub blocks: usize,
-    /// Rows.
     pub rows: usize,
     /// Columns.
     pub cols: usize,

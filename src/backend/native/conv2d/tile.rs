@@ -21,7 +21,6 @@ pub(super) struct Tile {
     pub weight: *const f32,
     /// Channel blocks.
     pub blocks: usize,
-    /// Kernel rows.
     pub kernel_rows: usize,
     /// Kernel columns times channels in a block: contiguous in strip and weights alike.
     pub inner: usize,
@@ -225,7 +224,6 @@ pub(super) struct OuterTile {
     pub dy_row: usize,
     /// From a pixel of the output gradient to the next.
     pub dy_col: usize,
-    /// Images.
     pub images: usize,
     /// Output rows.
     pub rows: usize,

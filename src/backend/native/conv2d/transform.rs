@@ -135,7 +135,6 @@ pub(super) struct Outputs {
     pub from: *const f32,
     /// From a point there to the next.
     pub point_pitch: usize,
-    /// Tiles.
     pub tiles: usize,
     /// The output's pixel of the first tile.
     pub out: *mut f32,
