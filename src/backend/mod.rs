@@ -19,6 +19,27 @@ use crate::tensor::Precision;
 /// CPU threads that a backend may be asked for.
 const MOST_THREADS: usize = 1024;
 
+/// The name that stands for the first usable GPU, or the CPU where there is none.
+pub const AUTO: &str = "auto";
+
+/// The device that a name stands for, and for [`AUTO`] why it is that one.
+pub fn resolve(device: &str) -> (String, Option<String>) {
+    if device != AUTO {
+        return (device.into(), None);
+    }
+    let found = match cuda::devices() {
+        Ok(found) => found,
+        Err(error) => return ("cpu".into(), Some(format!("no usable GPU: {error}"))),
+    };
+    match found.iter().find(|gpu| gpu.problem.is_none()) {
+        Some(gpu) => (format!("cuda:{}", gpu.ordinal), Some(format!("the first usable GPU, {}", gpu.product))),
+        None => {
+            let problem = found.into_iter().find_map(|gpu| gpu.problem).unwrap_or_else(|| "there is none".into());
+            ("cpu".into(), Some(format!("no usable GPU: {problem}")))
+        }
+    }
+}
+
 /// Opens a device by its name: `cpu`, `cuda` or `cuda:N`, `emulator`, or `emulator:checked`, which looks at every memory
 /// access. `threads` is the number of CPU threads, 0 for all.
 ///

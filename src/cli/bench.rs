@@ -20,7 +20,7 @@ pub struct BenchArgs {
     /// Samples per step (GLMC sees two views of each)
     #[arg(long, default_value_t = 64)]
     batch: usize,
-    /// glmc or ce
+    /// Training method
     #[arg(long, default_value = "glmc", value_parser = crate::method::value_parser())]
     method: &'static dyn Method,
     /// Classes

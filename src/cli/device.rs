@@ -8,8 +8,8 @@ use crate::tensor::Precision;
 /// Where to compute.
 #[derive(Debug, clap::Args)]
 pub struct DeviceArgs {
-    /// cpu, cuda, cuda:N or emulator
-    #[arg(long, default_value = "cpu")]
+    /// auto (the first usable GPU, else the CPU), cpu, cuda, cuda:N or emulator
+    #[arg(long, default_value = backend::AUTO)]
     pub device: String,
     /// f32, bf16, or on the CPU f64 [default: bf16 on cuda, else f32]
     #[arg(long)]
@@ -25,8 +25,9 @@ impl DeviceArgs {
     /// # Errors
     /// When there is no such device or it cannot compute in that precision.
     pub fn open(&self) -> Result<Box<dyn Backend>> {
-        let precision = self.precision.unwrap_or_else(|| Precision::default_on(&self.device));
-        backend::open(&self.device, precision, self.threads)
+        let device = backend::resolve(&self.device).0;
+        let precision = self.precision.unwrap_or_else(|| Precision::default_on(&device));
+        backend::open(&device, precision, self.threads)
     }
 
     /// The number of threads in effect.

@@ -3,14 +3,21 @@
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 
+use crate::backend::{self, AUTO};
 use crate::config::{Config, PlacementSettings, Settings, preset, presets};
 use crate::data::synthetic::{self, SyntheticConfig};
 use crate::error::{Error, Result};
 use crate::train::run_folder::{RunFolder, free_name};
 use crate::train::session::{self, STOP};
 
+/// What the loss terms mean: a total below zero is no fault.
+const LOSSES: &str = "Loss terms of glmc (paper, section 3): L_c of the conventional classifier fc, L_cb of the rebalanced \
+    fc_cb, L_sim of the two views' similarity. The total is alpha*L_c + (1-alpha)*L_cb + gamma*L_sim, with alpha falling from 1 \
+    to 0. L_sim is a sum of two negative cosines, from 2 down to -2, so that the total falls below zero as the views agree.";
+
 /// Train a model (without options: the built-in demo).
 #[derive(Debug, clap::Args)]
+#[command(after_help = LOSSES)]
 pub struct TrainArgs {
     /// Published settings to start from; `glmc-engine train --list-presets` lists them [default without --data and --config: demo]
     #[arg(long, value_name = "NAME")]
@@ -64,6 +71,10 @@ fn start(name: Option<String>, file: Option<PathBuf>, out: Option<PathBuf>, flag
     let is_demo = name.as_deref() == Some("demo") && settings.placement.data.is_none();
     let out = out.unwrap_or_else(|| free_name("runs".as_ref(), name.as_deref().unwrap_or("run")));
     let mut settings = settings.or(base);
+    if let (device, Some(why)) = backend::resolve(settings.placement.device.as_deref().unwrap_or(AUTO)) {
+        eprintln!("device {device}: {why}");
+        settings.placement.device = Some(device);
+    }
     if is_demo {
         settings.placement.data = Some(out.join("data.lt"));
     }

@@ -12,7 +12,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::method::{METHODS, Method};
-use crate::nn::HeadKind;
+use crate::nn::{HeadKind, encoder};
+
+/// The groups of flags in `--help`.
+const DATA: &str = "Data";
+const MODEL: &str = "Model";
+const METHOD: &str = "Method";
+const SCHEDULE: &str = "Schedule";
+const DEVICE: &str = "Device";
+const RUN: &str = "Run";
 
 /// Declares a struct of settings, each of them optional, with `or`: these, and where they say nothing, those under them.
 macro_rules! settings {
@@ -38,59 +46,59 @@ settings! {
         #[command(flatten)]
         #[serde(flatten)]
         pub placement: PlacementSettings,
-        /// resnet20, resnet32, resnet44, resnet56 or resnet110
-        #[arg(long, value_name = "NAME")]
+        #[arg(long, value_name = "NAME", help = format!("{} [default: resnet32]", encoder::names()), help_heading = MODEL,
+              alias = "arch")]
         pub model: Option<String>,
-        /// Channels of the first stage: 16 is the classic CIFAR ResNet, 64 the GLMC paper's
-        #[arg(long)]
+        /// Channels of the first stage: 16 is the classic CIFAR ResNet, 64 the GLMC paper's [default: 64]
+        #[arg(long, help_heading = MODEL)]
         pub width: Option<usize>,
-        /// glmc, or ce for the plain cross-entropy baseline
-        #[arg(long, value_parser = crate::method::value_parser())]
+        /// Training method [default: glmc]
+        #[arg(long, value_parser = crate::method::value_parser(), help_heading = METHOD)]
         pub method: Option<&'static dyn Method>,
-        /// Passes over the training set
-        #[arg(long)]
+        /// Passes over the training set [default: 200]
+        #[arg(long, help_heading = SCHEDULE)]
         pub epochs: Option<usize>,
-        /// Samples per step
-        #[arg(long)]
+        /// Samples per step [default: 64]
+        #[arg(long, help_heading = SCHEDULE, alias = "batch_size")]
         pub batch: Option<usize>,
-        /// Learning rate; falls along half a cosine to 0
-        #[arg(long)]
+        /// Learning rate; falls along half a cosine to 0 [default: 0.01]
+        #[arg(long, help_heading = SCHEDULE)]
         pub lr: Option<f64>,
-        /// Epochs of linear warm-up before the cosine
-        #[arg(long, value_name = "EPOCHS")]
+        /// Epochs of linear warm-up before the cosine [default: 0]
+        #[arg(long, value_name = "EPOCHS", help_heading = SCHEDULE)]
         pub warmup_epochs: Option<usize>,
-        /// Weight decay, on every parameter
-        #[arg(long)]
+        /// Weight decay, on every parameter [default: 0.005]
+        #[arg(long, help_heading = SCHEDULE, aliases = ["wd", "weight_decay"])]
         pub weight_decay: Option<f64>,
-        /// Momentum of SGD
-        #[arg(long)]
+        /// Momentum of SGD [default: 0.9]
+        #[arg(long, help_heading = SCHEDULE)]
         pub momentum: Option<f64>,
-        /// Factor of the similarity loss
-        #[arg(long)]
+        /// Factor of the similarity loss [default: 1.0]
+        #[arg(long, help_heading = METHOD, alias = "contrast_weight")]
         pub gamma: Option<f64>,
-        /// Exponent of the class weights: w_c proportional to (1/n_c)^k
-        #[arg(long)]
+        /// Exponent of the class weights: w_c proportional to (1/n_c)^k [default: 1.2]
+        #[arg(long, help_heading = METHOD, alias = "label_weighting")]
         pub k: Option<f64>,
-        /// Exponent q of the partners' sampling: 0 instance-balanced, 1 class-balanced, 2 reversed
-        #[arg(long, value_name = "Q")]
+        /// Exponent q of the partners' sampling: 0 instance-balanced, 1 class-balanced, 2 reversed [default: 0.0]
+        #[arg(long, value_name = "Q", help_heading = METHOD, alias = "resample_weighting")]
         pub resample: Option<f64>,
-        /// lambda ~ Beta(beta, beta); the published results have 1
-        #[arg(long)]
+        /// lambda ~ Beta(beta, beta) [default: 1.0, as in the published results]
+        #[arg(long, help_heading = METHOD)]
         pub beta: Option<f64>,
-        /// Halve the supervised losses, as the paper writes them and its code does not
-        #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+        /// Halve the supervised losses, as the paper writes them and its code does not [default: false]
+        #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL", help_heading = METHOD)]
         pub halve_supervised: Option<bool>,
-        /// Correct the labels for the part of the box that lies outside the image
-        #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+        /// Correct the labels for the part of the box that lies outside the image [default: false]
+        #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL", help_heading = METHOD)]
         pub correct_labels: Option<bool>,
-        /// Count classes of 20 training images as few-shot, as the published code does
-        #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+        /// Count classes of 20 training images as few-shot, as the published code does [default: false]
+        #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL", help_heading = DATA)]
         pub twenty_is_few: Option<bool>,
         /// Classifier to evaluate with [default: fc_cb for GLMC on long-tailed data, else fc]
-        #[arg(long)]
+        #[arg(long, help_heading = METHOD)]
         pub head: Option<HeadKind>,
-        /// Random seed
-        #[arg(long)]
+        /// Random seed [default: 0]
+        #[arg(long, help_heading = SCHEDULE)]
         pub seed: Option<u64>,
     }
 }
@@ -273,6 +281,28 @@ mod tests {
             let config = Config::resolve(on_data(preset.settings())).unwrap();
             assert_eq!(toml::from_str::<Config>(&config.to_toml()).unwrap(), config);
         }
+    }
+
+    #[test]
+    fn help_shows_the_defaults_that_are_taken() {
+        let flags = <Settings as clap::Args>::augment_args(clap::Command::new("settings"));
+        let config = Config::resolve(on_data(Settings::default())).unwrap().to_toml();
+        let config: toml::Table = toml::from_str(&config).unwrap();
+        let mut shown = 0;
+        for flag in flags.get_arguments() {
+            let help = flag.get_help().map(ToString::to_string).unwrap_or_default();
+            let said = help.split_once("[default: ").unwrap_or_else(|| panic!("{}: no default", flag.get_id())).1;
+            let Some(value) = config
+                .get(flag.get_id().as_str())
+                .filter(|_| !["data", "threads", "precision", "device"].contains(&flag.get_id().as_str()))
+            else {
+                continue;
+            };
+            let value = value.as_str().map_or_else(|| value.to_string(), ToString::to_string);
+            assert!(said.starts_with(&value), "{}: {help:?}, but {value} is taken", flag.get_id());
+            shown += 1;
+        }
+        assert!(shown >= 15, "{shown}");
     }
 
     #[test]

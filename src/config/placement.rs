@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::settings;
-use crate::backend;
+use super::{DATA, DEVICE, RUN, settings};
+use crate::backend::{self, AUTO};
 use crate::error::{Error, Result};
 use crate::ops::Backend;
 use crate::tensor::Precision;
@@ -14,23 +14,23 @@ settings! {
     /// What may change when a run is resumed; see [`Placement`].
     #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, clap::Args)]
     pub struct PlacementSettings {
-        /// Store to train on, made by `prepare` [demo: made on the spot]
-        #[arg(long, value_name = "STORE")]
+        /// Store to train on, made by `prepare` [default: the demo's, made on the spot]
+        #[arg(long, value_name = "STORE", help_heading = DATA)]
         pub data: Option<PathBuf>,
-        /// cpu, cuda, cuda:N or emulator
-        #[arg(long)]
+        /// auto, cpu, cuda, cuda:N or emulator [default: auto: the first usable GPU, else the CPU]
+        #[arg(long, help_heading = DEVICE)]
         pub device: Option<String>,
         /// f32 or bf16 [default: bf16 on cuda, else f32]
-        #[arg(long)]
+        #[arg(long, help_heading = DEVICE)]
         pub precision: Option<Precision>,
         /// CPU threads [default: all cores]
-        #[arg(long)]
+        #[arg(long, help_heading = DEVICE)]
         pub threads: Option<usize>,
-        /// Save a checkpoint every N epochs
-        #[arg(long, value_name = "N")]
+        /// Save a checkpoint every N epochs [default: 1]
+        #[arg(long, value_name = "N", help_heading = RUN)]
         pub checkpoint_every: Option<usize>,
         /// Keep the images on the device if they fit in this many MiB; otherwise stream them [default: keep what fits]
-        #[arg(long, value_name = "MIB")]
+        #[arg(long, value_name = "MIB", help_heading = DEVICE)]
         pub resident_limit: Option<usize>,
     }
 }
@@ -72,7 +72,7 @@ impl PlacementSettings {
         let data = self.data.ok_or_else(|| {
             Error::Usage("no data: give --data STORE (make one with `glmc-engine prepare`), or run the demo with no arguments at all".into())
         })?;
-        let device = self.device.unwrap_or_else(|| "cpu".into());
+        let device = backend::resolve(self.device.as_deref().unwrap_or(AUTO)).0;
         Ok(Placement {
             data,
             precision: self.precision.unwrap_or_else(|| Precision::default_on(&device)),
@@ -85,7 +85,7 @@ impl PlacementSettings {
 
     /// These settings, and where they say nothing, those of a run that they move.
     pub fn over(self, stored: &Placement) -> Placement {
-        let device = self.device.unwrap_or_else(|| stored.device.clone());
+        let device = self.device.map_or_else(|| stored.device.clone(), |device| backend::resolve(&device).0);
         // A run that moves to another device and names no precision takes that device's own.
         let precision = match self.precision {
             Some(precision) => precision,

@@ -41,12 +41,16 @@ pub struct Family {
 /// All designs.
 pub const FAMILIES: &[Family] = &[cifar_resnet::FAMILY];
 
+/// The names of all networks, for messages and help.
+pub fn names() -> String {
+    FAMILIES.iter().flat_map(|family| family.names).copied().collect::<Vec<_>>().join(", ")
+}
+
 /// The design that a network belongs to.
 ///
 /// # Errors
 /// When no design has a network of that name; the message lists those that there are.
 pub fn family(name: &str) -> Result<&'static Family> {
-    let known = || FAMILIES.iter().flat_map(|family| family.names).copied().collect::<Vec<_>>().join(", ");
     let family = FAMILIES.iter().find(|family| family.names.contains(&name));
-    family.ok_or_else(|| Error::Config(format!("unknown model {name:?}: known are {}", known())))
+    family.ok_or_else(|| Error::Config(format!("unknown model {name:?}: known are {}", names())))
 }
