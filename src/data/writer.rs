@@ -76,12 +76,7 @@ impl StoreWriter {
         for left in ["store", "old"] {
             remove_folder(&work.join(left))?;
         }
-        let writer = StoreWriter { out: out.to_path_buf(), work, _lock: lock, arrays: BTreeMap::new() };
-        for subset in [Subset::Train, Subset::Test] {
-            let folder = writer.store().join(subset.name());
-            fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
-        }
-        Ok(writer)
+        Ok(StoreWriter { out: out.to_path_buf(), work, _lock: lock, arrays: BTreeMap::new() })
     }
 
     fn store(&self) -> PathBuf {
@@ -103,6 +98,8 @@ impl StoreWriter {
 
     fn begin(&self, subset: Subset, array: &str, dtype: Dtype, shape: Vec<usize>) -> Result<PixelWriter> {
         let name = format!("{}/{array}.npy", subset.name());
+        let folder = self.store().join(subset.name());
+        fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
         let path = self.store().join(&name);
         let len = npy::file_len(dtype, &shape)
             .ok_or_else(|| Error::file(&self.out, format!("{name} of shape {shape:?} is too large")))?;
@@ -148,9 +145,10 @@ impl StoreWriter {
         let mut file = File::create_new(&path).map_err(Error::io(&path))?;
         file.write_all(meta.to_text().as_bytes()).and_then(|()| file.sync_all()).map_err(Error::io(&path))?;
         drop(Store::open(&store)?);
-        for folder in [store.join("train"), store.join("test"), store.clone()] {
+        for folder in Subset::ALL.map(|subset| store.join(subset.name())).into_iter().filter(|folder| folder.exists()) {
             sync_folder(&folder)?;
         }
+        sync_folder(&store)?;
         let old = self.work.join("old");
         if fs::symlink_metadata(&self.out).is_ok() {
             fs::rename(&self.out, &old).map_err(Error::io(&self.out))?;
@@ -207,6 +205,7 @@ fn refuse_existing(out: &Path, force: bool) -> Result<()> {
         fs::read_dir(out).map_err(|_| Error::file(out, "is not a store; choose another name or remove it"))?;
     let mut names =
         entries.map(|entry| entry.map(|e| e.file_name())).collect::<Result<Vec<_>, _>>().map_err(Error::io(out))?;
+    names.retain(|name| name != Subset::Val.name());
     names.sort();
     if names != ["meta.json", "test", "train"] {
         return Err(Error::file(
