@@ -11,7 +11,8 @@ use super::{BIN, Dice, Place, error, glmc, ok, resume, text};
 fn large() -> Place {
     let place = Place { folder: tempfile::TempDir::new().expect("a temporary folder") };
     let store = place.store();
-    let fixed = "prepare synthetic --classes 4 --per-class 160 --test-per-class 90 --imbalance 4 --size 32 --seed 3 --out";
+    let fixed =
+        "prepare synthetic --classes 4 --per-class 160 --test-per-class 90 --imbalance 4 --size 32 --seed 3 --out";
     let mut arguments: Vec<&str> = fixed.split(' ').collect();
     arguments.push(text(&store));
     ok(glmc(&arguments));
