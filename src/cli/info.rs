@@ -10,6 +10,7 @@ use crate::data::store::Store;
 use crate::error::{Error, Result};
 use crate::train::engine::{Data, Engine, Footprint};
 use crate::train::report::mebibytes;
+use crate::version;
 
 /// The preset whose data a run is assumed to have unless told otherwise.
 const DEFAULT_DATA: &str = "cifar10-lt-if100";
@@ -46,6 +47,7 @@ pub fn run(args: InfoArgs) -> Result<()> {
     let memory = predict(&args)?;
     let info = json!({
         "version": env!("CARGO_PKG_VERSION"),
+        "commit": version::COMMIT,
         "devices": devices,
         "cpu": {"threads": threads, "features": features(), "level": cpu.level.name(), "why": cpu.why},
         "memory": memory,
@@ -54,7 +56,7 @@ pub fn run(args: InfoArgs) -> Result<()> {
         println!("{info}");
         return Ok(());
     }
-    println!("glmc-engine {}", env!("CARGO_PKG_VERSION"));
+    println!("glmc-engine {}", version::VERSION);
     for device in &devices {
         let text = |key: &str| device[key].as_str().unwrap_or_default().to_string();
         match device["usable"].as_bool() {
@@ -84,7 +86,7 @@ fn predict(args: &InfoArgs) -> Result<Value> {
     let backend = backend::planner(&config.placement.device, config.placement.precision)?;
     let backend = backend.as_ref();
     let plan = |data: &Data<'_>| -> Result<(Footprint, bool)> {
-        let engine = Engine::new(backend, &config, data)?;
+        let engine = Engine::planned(backend, &config, data)?;
         Ok((engine.footprint(backend), engine.feed.is_resident()))
     };
     let stand_in = StandIn::of(of.data)?;

@@ -7,7 +7,7 @@ use crate::{files, none, text};
 
 /// The rooms of `src/` from bottom to top. Those of one floor do not know each other.
 const FLOORS: &[&[&str]] = &[
-    &["error"],
+    &["error", "version"],
     &["files"],
     &["rng", "tensor", "driver"],
     &["memory"],
