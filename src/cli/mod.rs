@@ -6,6 +6,7 @@ mod eval;
 mod info;
 pub mod kernels;
 mod prepare;
+mod signals;
 pub mod stand_in;
 mod train;
 mod verify;

@@ -64,6 +64,9 @@ struct CifarArgs {
     /// Largest class over smallest class; 1 is the balanced set
     #[arg(long, value_name = "F", default_value_t = 100.0, allow_negative_numbers = true)]
     imbalance: f64,
+    /// Take files that hold another number of images than the official ones
+    #[arg(long)]
+    any_size: bool,
     #[command(flatten)]
     rule: RuleArgs,
 }
@@ -154,6 +157,7 @@ struct SyntheticArgs {
 ///
 /// Whatever keeps the store from being written or read; nothing half-written is left behind.
 pub fn run(args: &PrepareArgs) -> Result<()> {
+    super::signals::listen()?;
     let threads = args.threads.map_or(0, usize::from);
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
     let pool = pool.map_err(|e| Error::Config(format!("cannot start {threads} threads: {e}")))?;
@@ -194,6 +198,7 @@ fn prepare_cifar(set: Cifar, args: &CifarArgs) -> Result<Summary> {
         set,
         source: args.source.clone(),
         long_tail: args.rule.with(args.imbalance),
+        any_size: args.any_size,
         force: args.out.force,
     };
     cifar::prepare(&args.out.out, &config)

@@ -8,10 +8,10 @@ use super::decode::{Squarer, decode};
 use super::listing::{self, Listing, MAX_NAMES};
 use super::longtail::LongTail;
 use super::meta::{FORMAT, Meta};
-use super::store::{MAX_SIDE, Subset, read_limited};
+use super::store::{MAX_SIDE, Subset};
 use super::summary::Summary;
 use super::writer::StoreWriter;
-use crate::{Error, Result};
+use crate::{Error, Result, files};
 
 /// ImageNet's mean and standard deviation, as torchvision's models have them.
 pub const IMAGENET: ([f64; 3], [f64; 3]) = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]);
@@ -128,7 +128,7 @@ pub fn prepare(out: &Path, config: &ImagesConfig, progress: Progress) -> Result<
     if !(1..=MAX_SIDE).contains(&config.size) {
         return Err(Error::Config(format!("size {}: must be 1 to {MAX_SIDE}", config.size)));
     }
-    let mut writer = StoreWriter::create(out, config.force)?;
+    let mut writer = StoreWriter::create(out, config.force, &[])?;
     let (mut train, test, class_names, source, note) = list(&config.source)?;
     let mut short = Vec::new();
     if let Some(rule) = &config.long_tail {
@@ -222,8 +222,8 @@ fn write_images(
             .par_iter()
             .zip(pixels.par_chunks_mut(image_bytes))
             .map_init(Squarer::default, |squarer, (path, out)| {
-                let outcome = read_limited(path, MAX_FILE)
-                    .map_err(reason)
+                let outcome = files::read(path, MAX_FILE)
+                    .map_err(|e| e.without_path())
                     .and_then(|bytes| squarer.square(&decode(&bytes)?, size, out))
                     .map(|()| Sums::of(out))
                     .map_err(|what| (path.clone(), what));
@@ -258,15 +258,6 @@ fn write_images(
         writer.end_split(file)?;
     }
     Ok(sums)
-}
-
-/// Why a file could not be read, without its name.
-fn reason(error: Error) -> String {
-    match error {
-        Error::Io { source, .. } => source.to_string(),
-        Error::File { what, .. } => what,
-        other => other.to_string(),
-    }
 }
 
 /// One line about all files that could not be decoded.

@@ -4,8 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::meta::MAX_CLASSES;
-use super::store::read_limited;
-use crate::{Error, Result};
+use crate::{Error, Result, files};
 
 /// Longest list file: 10 million lines.
 const MAX_LIST: u64 = 2 << 30;
@@ -27,7 +26,7 @@ pub struct Listing {
 ///
 /// If the file is no text, is empty, or a line has no label of 0 or more (named).
 pub fn read_list(list: &Path, root: &Path) -> Result<Listing> {
-    let bytes = read_limited(list, MAX_LIST)?;
+    let bytes = files::read(list, MAX_LIST)?;
     let text = String::from_utf8(bytes).map_err(|e| {
         let line = 1 + e.as_bytes()[..e.utf8_error().valid_up_to()].iter().filter(|&&b| b == b'\n').count();
         Error::file(list, format!("line {line}: is not UTF-8 text; lines must read `relative/path label`"))
@@ -132,7 +131,7 @@ pub fn names_from_folders(train: &Listing, classes: usize) -> Vec<String> {
 ///
 /// If there are not `classes` lines.
 pub fn read_names(path: &Path, classes: usize) -> Result<Vec<String>> {
-    let text = String::from_utf8(read_limited(path, MAX_LIST)?).map_err(|_| Error::file(path, "is not UTF-8 text"))?;
+    let text = String::from_utf8(files::read(path, MAX_LIST)?).map_err(|_| Error::file(path, "is not UTF-8 text"))?;
     let names: Vec<String> = text.lines().map(|line| line.trim().to_string()).filter(|line| !line.is_empty()).collect();
     match names.len() {
         n if n == classes => Ok(names),

@@ -11,6 +11,7 @@ pub mod longtail;
 pub mod meta;
 pub mod npy;
 pub mod pickle;
+mod place;
 pub mod shots;
 pub mod store;
 pub mod summary;
@@ -18,6 +19,7 @@ pub mod synthetic;
 pub mod writer;
 
 pub use meta::Meta;
+pub use place::recover;
 pub use shots::Shot;
 pub use store::{ImageSet, Store, Subset};
 pub use summary::Summary;

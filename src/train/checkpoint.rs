@@ -20,6 +20,9 @@ use crate::tensor::Precision;
 
 /// Version of the manifest.
 const FORMAT: u32 = 1;
+
+/// Longest checkpoint that is read.
+const MAX_BYTES: u64 = 1 << 40;
 const KEY: &str = "glmc_engine";
 const MOMENTUM: &str = "optimizer.momentum.";
 const LOSSES: &str = "run.losses";
@@ -156,7 +159,7 @@ impl Checkpoint {
     /// # Errors
     /// When it cannot be read, was not written by this program, or is damaged.
     pub fn read(path: &Path) -> Result<Checkpoint> {
-        let bytes = std::fs::read(path).map_err(Error::io(path))?;
+        let bytes = crate::files::read(path, MAX_BYTES)?;
         let wrong = |what: String| Error::file(path, format!("{what}; restore the file, or train again"));
         let tensors =
             SafeTensors::deserialize(&bytes).map_err(|e| wrong(format!("not a whole safetensors file ({e})")))?;

@@ -105,7 +105,8 @@ impl<'a> Session<'a> {
                 && self.folder.metrics().exists()
             {
                 // A kill between the first epoch's best and last checkpoints leaves this; so does a lost file.
-                let lines = std::fs::read_to_string(self.folder.metrics()).unwrap_or_default().lines().count();
+                let lines =
+                    crate::files::read_text(&self.folder.metrics(), 1 << 32).unwrap_or_default().lines().count();
                 if lines > 1 {
                     return Err(Error::file(&last, "is missing, though later epochs were finished: restore the file"));
                 }
