@@ -148,7 +148,7 @@ pub fn prepare(out: &Path, config: &CifarConfig) -> Result<Summary> {
         let all: Vec<usize>;
         let indices = match subset {
             Subset::Train => &chosen.indices,
-            Subset::Test => {
+            Subset::Val | Subset::Test => {
                 all = (0..images.labels.len()).collect();
                 &all
             }

@@ -7,6 +7,7 @@
 //!   train/labels.npy      i32 (N,)
 //!   train/index.npy       i64 (N,3): offset, height, width; only where sizes differ
 //!   test/...              likewise
+//!   val/...               likewise, where there are validation images
 //! ```
 
 use std::fs::File;
@@ -29,20 +30,26 @@ pub const MAX_SIDE: usize = 16_384;
 /// Longest `meta.json`: a million classes with long names.
 pub(super) const MAX_META_BYTES: u64 = 256 << 20;
 
-/// The two splits of a store.
+/// The subsets of a store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Subset {
     /// Training images.
     Train,
+    /// Validation images, by which a model is chosen; not every store has them.
+    Val,
     /// Test images.
     Test,
 }
 
 impl Subset {
+    /// All of them.
+    pub const ALL: [Subset; 3] = [Subset::Train, Subset::Val, Subset::Test];
+
     /// The folder's name.
     pub fn name(self) -> &'static str {
         match self {
             Subset::Train => "train",
+            Subset::Val => "val",
             Subset::Test => "test",
         }
     }
@@ -65,6 +72,7 @@ pub struct Store {
     path: PathBuf,
     meta: Meta,
     train: ImageSet,
+    val: Option<ImageSet>,
     test: ImageSet,
 }
 
@@ -153,6 +161,8 @@ impl Store {
         let meta = Meta::from_text(&meta_path, &text)?;
         let train = open_images(path, &meta, &meta_path, Subset::Train)?;
         let test = open_images(path, &meta, &meta_path, Subset::Test)?;
+        let has_val = meta.arrays.contains_key("val/labels.npy");
+        let val = has_val.then(|| open_images(path, &meta, &meta_path, Subset::Val)).transpose()?;
         let mut counts = vec![0; meta.counts.len()];
         train.labels.iter().for_each(|&label| counts[label as usize] += 1);
         if let Some(class) = (0..counts.len()).find(|&c| counts[c] != meta.counts[c]) {
@@ -160,7 +170,7 @@ impl Store {
                 format!("holds {} images of class {class}, meta.json says {}", counts[class], meta.counts[class]);
             return Err(Error::file(path.join("train/labels.npy"), format!("{what}; prepare the store again")));
         }
-        Ok(Store { path: path.to_path_buf(), meta, train, test })
+        Ok(Store { path: path.to_path_buf(), meta, train, val, test })
     }
 
     /// Identifies the store: the checksum of its `meta.json`, which holds those of its arrays.
@@ -191,6 +201,11 @@ impl Store {
     /// The training images.
     pub fn train(&self) -> &ImageSet {
         &self.train
+    }
+
+    /// The validation images, where there are any.
+    pub fn val(&self) -> Option<&ImageSet> {
+        self.val.as_ref()
     }
 
     /// The test images.

@@ -225,7 +225,11 @@ fn outside(shape: usize, x: f64, y: f64) -> f64 {
 
 /// Draws image `i` of a class into `out` (size x size x 3 bytes).
 fn draw(config: &SyntheticConfig, subset: Subset, class: usize, i: usize, out: &mut [u8]) {
-    let subset = if subset == Subset::Train { 0 } else { 1 };
+    let subset = match subset {
+        Subset::Train => 0,
+        Subset::Test => 1,
+        Subset::Val => 2,
+    };
     let seed = config.seed;
     let mut rng = Mt19937::from_key(&[seed as u32, (seed >> 32) as u32, subset, class as u32, i as u32]);
     let rng = &mut rng;

@@ -38,12 +38,7 @@ impl StoreWriter {
     /// If something is at `out` that must not be replaced (with `force`: if it is something else than a store), if `out` lies in a
     /// source or a source in it, if its parent folder does not exist, or if another process is writing the same store.
     pub fn create(out: &Path, force: bool, sources: &[&Path]) -> Result<StoreWriter> {
-        let writer = StoreWriter { place: Place::take(out, force, sources)?, arrays: BTreeMap::new() };
-        for subset in [Subset::Train, Subset::Test] {
-            let folder = writer.store().join(subset.name());
-            fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
-        }
-        Ok(writer)
+        Ok(StoreWriter { place: Place::take(out, force, sources)?, arrays: BTreeMap::new() })
     }
 
     fn store(&self) -> PathBuf {
@@ -65,6 +60,8 @@ impl StoreWriter {
 
     fn begin(&self, subset: Subset, array: &str, dtype: Dtype, shape: Vec<usize>) -> Result<PixelWriter> {
         let name = format!("{}/{array}.npy", subset.name());
+        let folder = self.store().join(subset.name());
+        fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
         let path = self.store().join(&name);
         let len = npy::file_len(dtype, &shape)
             .ok_or_else(|| Error::file(self.place.out(), format!("{name} of shape {shape:?} is too large")))?;
@@ -111,9 +108,10 @@ impl StoreWriter {
         let mut file = File::create_new(&path).map_err(Error::io(&path))?;
         file.write_all(meta.to_text().as_bytes()).and_then(|()| file.sync_all()).map_err(Error::io(&path))?;
         drop(Store::open(&store)?);
-        for folder in [store.join("train"), store.join("test"), store.clone()] {
+        for folder in Subset::ALL.map(|subset| store.join(subset.name())).into_iter().filter(|folder| folder.exists()) {
             sync_folder(&folder)?;
         }
+        sync_folder(&store)?;
         self.place.publish()
     }
 }
