@@ -128,6 +128,11 @@ impl std::error::Error for Error {
 /// A path (or any name that the system gave) as part of one line: what is no text, does not print or changes how the rest
 /// prints is escaped, and the middle of a very long one is left out.
 pub fn shown(path: impl AsRef<OsStr>) -> String {
+    cut(escaped(path), MOST_OF_A_PATH)
+}
+
+/// [`shown`] in full.
+pub fn escaped(path: impl AsRef<OsStr>) -> String {
     let mut text = String::new();
     for chunk in path.as_ref().as_encoded_bytes().utf8_chunks() {
         escape(chunk.valid(), &mut text);
@@ -136,7 +141,7 @@ pub fn shown(path: impl AsRef<OsStr>) -> String {
             let _ = write!(text, "\\x{byte:02x}");
         }
     }
-    cut(text, MOST_OF_A_PATH)
+    text
 }
 
 /// Any text as part of one line of at most about `most` characters: what does not print is escaped, the middle of a longer

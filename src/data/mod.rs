@@ -13,8 +13,10 @@ pub mod npy;
 pub mod pickle;
 mod place;
 pub mod shots;
+pub mod square;
 pub mod store;
 pub mod summary;
+mod sums;
 pub mod synthetic;
 pub mod writer;
 

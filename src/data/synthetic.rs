@@ -75,7 +75,7 @@ pub fn prepare(out: &Path, config: &SyntheticConfig) -> Result<Summary> {
         let labels: Vec<i32> = images.iter().map(|&(class, _)| class as i32).collect();
         let image_bytes = config.size * config.size * 3;
         let mut pixels = vec![0; BATCH.min(images.len()) * image_bytes];
-        let mut sums = super::images::Sums::default();
+        let mut sums = super::sums::Sums::default();
         let mut file = writer.split(subset, &labels, config.size, config.size)?;
         for batch in images.chunks(BATCH) {
             stop::check()?;
@@ -83,7 +83,7 @@ pub fn prepare(out: &Path, config: &SyntheticConfig) -> Result<Summary> {
             batch.par_iter().zip(pixels.par_chunks_mut(image_bytes)).for_each(|(&(class, i), out)| {
                 draw(config, subset, class, i, out);
             });
-            sums.add(&super::images::Sums::of(pixels));
+            sums.add(&super::sums::Sums::of(pixels));
             file.append(pixels)?;
         }
         writer.end_split(file)?;

@@ -2,15 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use super::meta::{ArrayMeta, Meta};
-use super::npy::{self, Dtype};
+use super::npy::{self, Dtype, HEADER_LEN};
 use super::place::Place;
 use super::store::{Store, Subset, end_checksum};
 use crate::files::sync_folder;
-use crate::{Error, Result, stop};
+use crate::{Error, Result, files, stop};
 
 /// A store in the making. Dropping it without [`StoreWriter::finish`] removes what was written.
 #[derive(Debug)]
@@ -78,6 +78,27 @@ impl StoreWriter {
     /// If images are missing, or if the file cannot be synced.
     pub fn end_split(&mut self, pixels: PixelWriter) -> Result<()> {
         self.end(pixels, Dtype::U8)
+    }
+
+    /// Gives up a subset whose pixels were begun, so that it can be written anew. What was written of them is returned: a file that
+    /// has no name any more, at the first image.
+    ///
+    /// # Errors
+    ///
+    /// If a file cannot be read or removed.
+    pub fn take_back(&mut self, pixels: PixelWriter) -> Result<File> {
+        let PixelWriter { name, path, .. } = pixels;
+        let mut file = files::open(&path)?;
+        file.seek(SeekFrom::Start(HEADER_LEN as u64)).map_err(Error::io(&path))?;
+        let subset = name.split('/').next().unwrap_or_default();
+        let of_subset = |array: &str| array.split('/').next() == Some(subset);
+        let written: Vec<String> = self.arrays.keys().filter(|array| of_subset(array)).cloned().collect();
+        for array in written.iter().chain([&name]) {
+            let path = self.store().join(array);
+            fs::remove_file(&path).map_err(Error::io(&path))?;
+            self.arrays.remove(array);
+        }
+        Ok(file)
     }
 
     fn end(&mut self, array: PixelWriter, dtype: Dtype) -> Result<()> {
