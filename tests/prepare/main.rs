@@ -3,8 +3,11 @@
 mod archives;
 mod cifar;
 mod corruption;
+mod hostile;
+mod images;
 mod ldam;
 mod listed;
+mod place;
 mod synthetic;
 
 use std::path::Path;
