@@ -8,8 +8,6 @@ use std::fmt::{self, Write};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::stop;
-
 /// Most characters of a path in a message; the middle is left out of longer ones.
 const MOST_OF_A_PATH: usize = 300;
 /// Most characters of a message.
@@ -53,8 +51,8 @@ pub enum Error {
     },
     /// Training cannot go on (a loss that is not finite, say).
     Training(String),
-    /// Stopped by a signal after saving or cleaning up; the message says how to go on. Exit status 128 and the signal's
-    /// number: 130 after Ctrl-C.
+    /// Stopped by a signal after saving or cleaning up; the message says how to continue. Exit status 130, that of Ctrl-C,
+    /// unless the program knows of another signal.
     Interrupted(String),
     /// A command line that makes no sense. Exit status 2.
     Usage(String),
@@ -95,7 +93,7 @@ impl Error {
     pub fn exit_status(&self) -> u8 {
         match self {
             Error::Usage(_) => 2,
-            Error::Interrupted(_) => 128 + stop::signal().unwrap_or(2),
+            Error::Interrupted(_) => 130,
             _ => 1,
         }
     }

@@ -1,4 +1,4 @@
-//! Whether the user asked the program to stop, for long work to look at now and then.
+//! Whether the user asked the program to stop, for long work to look at between its pieces.
 
 use std::sync::atomic::{AtomicU8, Ordering};
 

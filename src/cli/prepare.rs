@@ -271,7 +271,7 @@ fn prepare_images(args: &ImagesArgs) -> Result<Summary> {
     Ok(summary)
 }
 
-/// A line on stderr; where nobody reads it, the work goes on.
+/// A line on stderr; a closed stderr does not end the work.
 fn say(line: &str) {
     let _ = writeln!(std::io::stderr(), "{line}");
 }

@@ -2,7 +2,7 @@
 //!
 //! What the pixels are: those that Pillow's `Image.open(f).convert("RGB")` has (grey is repeated, alpha is dropped, 16 bits are
 //! rounded to 8; of an animation the first picture), turned upright by `ImageOps.exif_transpose` unless that is not wanted.
-//! JPEG decoders may differ by a few counts a pixel.
+//! JPEG decoders may differ by a few counts per pixel.
 //!
 //! Files come from anywhere: nothing here trusts a size that a file states, every large buffer may be refused by the system, and
 //! a decoder that panics is an error of one image.
@@ -103,15 +103,15 @@ pub fn header<R: BufRead + Seek>(mut file: R, options: &Options) -> Result<Heade
         let n = read_start(&mut file, &mut start).map_err(one_line)?;
         let length = file.seek(SeekFrom::End(0)).map_err(one_line)?;
         file.rewind().map_err(one_line)?;
-        let (width, height, a_pixel) = match format_of(&start[..n])? {
+        let (width, height, per_pixel) = match format_of(&start[..n])? {
             ImageFormat::Jpeg => jpeg::header(file)?,
             format => {
                 let decoder = decoder(file, format)?;
                 let (width, height) = decoder.dimensions();
-                (width.into(), height.into(), bytes_a_pixel(&decoder))
+                (width.into(), height.into(), bytes_per_pixel(&decoder))
             }
         };
-        check_size(width, height, a_pixel, length, options)
+        check_size(width, height, per_pixel, length, options)
     })
 }
 
@@ -125,10 +125,10 @@ pub fn decode(bytes: &[u8], options: &Options) -> Result<Rgb, String> {
         let format = format_of(bytes)?;
         let length = bytes.len() as u64;
         // Checked before any pixel is decoded; the header is read again, which costs little beside the pixels.
-        let image = |width: u64, height: u64, a_pixel: u64| {
-            let header = check_size(width, height, a_pixel, length, options)?;
+        let image = |width: u64, height: u64, per_pixel: u64| {
+            let header = check_size(width, height, per_pixel, length, options)?;
             // Decoders do not ask for their own large buffers in a way that may fail: better to know beforehand.
-            drop(files::buffer::<u8>((a_pixel * width * height) as usize)?);
+            drop(files::buffer::<u8>((per_pixel * width * height) as usize)?);
             Ok(header)
         };
         if format == ImageFormat::Jpeg {
@@ -137,7 +137,7 @@ pub fn decode(bytes: &[u8], options: &Options) -> Result<Rgb, String> {
         whole::check(bytes, format)?;
         let mut decoder = decoder(Cursor::new(bytes), format)?;
         let (width, height) = decoder.dimensions();
-        let header = image(width.into(), height.into(), bytes_a_pixel(&decoder))?;
+        let header = image(width.into(), height.into(), bytes_per_pixel(&decoder))?;
         let orientation = match options.exif {
             Exif::Apply => decoder.orientation().unwrap_or(Orientation::NoTransforms),
             Exif::Ignore => Orientation::NoTransforms,
@@ -173,12 +173,12 @@ fn decoder<'a, R: BufRead + Seek + 'a>(file: R, format: ImageFormat) -> Result<i
 }
 
 /// Bytes that a decoder of the `image` crate takes for each pixel: what it returns, and as much again inside.
-fn bytes_a_pixel(decoder: &impl ImageDecoder) -> u64 {
+fn bytes_per_pixel(decoder: &impl ImageDecoder) -> u64 {
     2 * u64::from(decoder.color_type().bytes_per_pixel())
 }
 
-/// Checks an image's size; `a_pixel` is what its decoder takes for each pixel, `length` that of the file.
-fn check_size(width: u64, height: u64, a_pixel: u64, length: u64, options: &Options) -> Result<Header, String> {
+/// Checks an image's size; `per_pixel` is what its decoder takes for each pixel, `length` that of the file.
+fn check_size(width: u64, height: u64, per_pixel: u64, length: u64, options: &Options) -> Result<Header, String> {
     if !(1..=MAX_FILE_SIDE).contains(&width) || !(1..=MAX_FILE_SIDE).contains(&height) {
         return Err(format!("size {width}x{height} is out of range"));
     }
@@ -186,8 +186,8 @@ fn check_size(width: u64, height: u64, a_pixel: u64, length: u64, options: &Opti
     if pixels > options.max_pixels {
         return Err(format!("{width}x{height} is more than {} pixels (see --max-pixels)", options.max_pixels));
     }
-    // As RGB, perhaps turned, and with four bytes a pixel for resizing.
-    let memory = pixels * (a_pixel + 3 + 4) + length + SMALL;
+    // As RGB, perhaps turned, and with four bytes per pixel for resizing.
+    let memory = pixels * (per_pixel + 3 + 4) + length + SMALL;
     if memory > options.max_memory {
         let [needed, limit] = [memory, options.max_memory].map(|bytes| bytes.div_ceil(1 << 20));
         return Err(format!("{width}x{height} takes up to {needed} MiB, more than {limit} (see --decode-memory)"));
@@ -269,7 +269,7 @@ thread_local! {
     static CONTAINED: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Runs a decoder, whose panics become errors. They are bugs of the decoder's; a set of a million files goes on without it.
+/// Runs a decoder, whose panics become errors. They are bugs of the decoder's; one odd file must not end the work on a million others.
 fn contained<T>(decode: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {

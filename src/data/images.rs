@@ -58,10 +58,10 @@ impl Source {
         }
     }
 
-    /// The folders that hold the images.
+    /// The folders that hold the images, as far as they are known before the lists are read.
     fn folders(&self) -> Vec<&Path> {
         match self {
-            Source::Lists { root, .. } => vec![root],
+            Source::Lists { .. } => Vec::new(),
             Source::Folders { train, test } => {
                 [Some(train), test.as_ref()].into_iter().flatten().map(|p| &**p).collect()
             }
@@ -145,6 +145,12 @@ pub fn prepare(out: &Path, config: &ImagesConfig, progress: Progress) -> Result<
     }
     let mut writer = StoreWriter::create(out, config.force, &config.source.folders())?;
     let Listed { train, test, names, mut notes } = list(&config.source)?;
+    if let Source::Lists { .. } = config.source {
+        // Of lists, what holds their images counts: their root may be that of the whole file system.
+        let folders: Vec<PathBuf> =
+            [Some(&train), test.as_ref()].into_iter().flatten().filter_map(Listing::folder).collect();
+        writer.stay_out_of(&folders.iter().map(PathBuf::as_path).collect::<Vec<_>>())?;
+    }
     let (mut works, held_out) = divide(config, train, test, names.len())?;
     notes.extend(held_out);
     let mut short = Vec::new();

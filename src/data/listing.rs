@@ -23,6 +23,19 @@ pub struct Listing {
     pub labels: Vec<i32>,
 }
 
+impl Listing {
+    /// The deepest folder that holds all images.
+    pub fn folder(&self) -> Option<PathBuf> {
+        let mut folder = self.paths.first()?.parent()?;
+        for path in &self.paths {
+            while !path.starts_with(folder) {
+                folder = folder.parent()?;
+            }
+        }
+        Some(folder.to_path_buf())
+    }
+}
+
 /// Reads a list of lines `relative/path label`; the path may contain spaces, empty lines are skipped.
 ///
 /// # Errors
@@ -350,6 +363,19 @@ pub fn repeated(list: &Path, listing: &Listing) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_folder_of_a_list() {
+        let folder = |paths: &[&str]| {
+            let listing = Listing { paths: paths.iter().map(PathBuf::from).collect(), labels: vec![0; paths.len()] };
+            listing.folder()
+        };
+        assert_eq!(folder(&["/data/set/a/1", "/data/set/b/2"]), Some("/data/set".into()));
+        assert_eq!(folder(&["/data/set/a/1", "/data/set/a/2"]), Some("/data/set/a".into()));
+        assert_eq!(folder(&["/data/set/a/1", "/data/settle/a/2"]), Some("/data".into()));
+        assert_eq!(folder(&["a/1", "1"]), Some("".into()));
+        assert_eq!(folder(&[]), None);
+    }
 
     #[test]
     fn what_is_listed_more_than_once() {

@@ -51,6 +51,11 @@ impl Place {
         Ok(place)
     }
 
+    /// Fails if the place and one of these folders lie in each other.
+    pub fn stay_out_of(&self, sources: &[&Path]) -> Result<()> {
+        refuse_sources(&self.out, sources)
+    }
+
     /// What the store will be called.
     pub fn out(&self) -> &Path {
         &self.out
@@ -94,7 +99,7 @@ impl Drop for Place {
         if is_absent(&self.out) && !is_absent(&self.work.join("old")) {
             return;
         }
-        // Nobody is left to tell; the next writer of this store clears what could not be removed now.
+        // There is no caller left to tell; the next writer of this store clears what could not be removed now.
         let _ = clear(&self.work);
     }
 }
@@ -181,7 +186,7 @@ fn lock(work: &Path) -> Result<Option<File>> {
             Err(TryLockError::WouldBlock) => return Ok(None),
             Err(TryLockError::Error(e)) => return Err(Error::io(&path)(e)),
         }
-        // It may have been removed by the process that held it; a lock on a removed file keeps nobody out.
+        // It may have been removed by the process that held it; a lock on a removed file keeps no process out.
         if id(&path).is_some_and(|there| lock.metadata().is_ok_and(|held| there == (held.dev(), held.ino()))) {
             return Ok(Some(lock));
         }
@@ -198,6 +203,7 @@ fn refuse_sources(out: &Path, sources: &[&Path]) -> Result<()> {
     let real_parent = fs::canonicalize(parent(out)).map_err(Error::io(out))?;
     let out_id = id(out);
     for &source in sources {
+        let source = if source.as_os_str().is_empty() { Path::new(".") } else { source };
         // One that does not exist is an error of whoever reads it.
         let (Ok(real), Some(source_id)) = (fs::canonicalize(source), id(source)) else { continue };
         let refuse = |what: &str| {
@@ -384,7 +390,7 @@ mod tests {
         let place = waiting(dir.path());
         let (out, work) = (place.out().to_path_buf(), place.work.clone());
         fs::rename(&out, work.join("old")).unwrap();
-        // While the writer lives, nobody interferes.
+        // While the writer lives, its work is left alone.
         assert!(Store::open(&out).is_err());
         // It ends without its destructors, and the lock with it.
         let place = std::mem::ManuallyDrop::new(place);

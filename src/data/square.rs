@@ -14,7 +14,7 @@ const KEPT: usize = 64 << 20;
 #[derive(Default)]
 pub struct Squarer {
     resizer: Resizer,
-    /// Four bytes a pixel, of the source and of the result: of the resizer's many pixel types only this one is compiled,
+    /// Four bytes per pixel, of the source and of the result: of the resizer's many pixel types only this one is compiled,
     /// as the others would make up half of the program.
     wide: [Vec<u8>; 2],
 }

@@ -41,6 +41,15 @@ impl StoreWriter {
         Ok(StoreWriter { place: Place::take(out, force, sources)?, arrays: BTreeMap::new() })
     }
 
+    /// Fails if the store's place and one of these folders lie in each other.
+    ///
+    /// # Errors
+    ///
+    /// Says which.
+    pub fn stay_out_of(&self, sources: &[&Path]) -> Result<()> {
+        self.place.stay_out_of(sources)
+    }
+
     fn store(&self) -> PathBuf {
         self.place.store()
     }

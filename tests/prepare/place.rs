@@ -68,7 +68,7 @@ fn force_replaces_nothing_but_a_store_that_is_alone() {
         fs::remove_file(&path).unwrap();
         let _ = fs::remove_dir(path.parent().unwrap());
     }
-    // A link in the place of an array: what it points to is somebody else's.
+    // A link in the place of an array: what it points to is not the store's.
     let pixels = store.join("train/pixels.npy");
     fs::rename(&pixels, dir.path().join("elsewhere.npy")).unwrap();
     symlink(dir.path().join("elsewhere.npy"), &pixels).unwrap();
@@ -140,7 +140,7 @@ fn a_store_lies_outside_of_its_source() {
         assert_eq!(tree(&source), before);
     }
     assert_eq!(names(&at("all")), ["cifar"]);
-    // Of an archive in a folder below the source, that folder counts: a store beside it is in nobody's way.
+    // Of an archive in a folder below the source, that folder counts: a store may lie beside it.
     archives::ten_binary(&at("here/cifar-10-batches-bin"), 10);
     let out = at("here/c10.lt");
     prepared(&["cifar10", "--any-size", "--source", text(&at("here")), "--out", text(&out), "--imbalance", "1"]);
@@ -156,10 +156,21 @@ fn a_store_lies_outside_of_its_source() {
         let lists = ["images", "--train-list", text(&list), "--test-list", text(&list), "--root", text(&photos)];
         for args in [&dirs[..], &[&lists[..], &["--size", "8", "--force"]].concat()] {
             let line = refused(&[args, &["--out", text(&out)]].concat());
-            assert!(line.contains("source folder"), "{line}");
+            assert!(line.contains("source folder") || line.contains("no store"), "{line}");
         }
     }
     assert_eq!(names(&photos), ["a", "b"]);
+    // The root of a list may be any folder, that of the file system as well: what holds the images counts.
+    for class in ["a", "b"] {
+        fs::write(photos.join(class).join("x.png"), super::images::png(&super::images::picture(8, 8, 1))).unwrap();
+    }
+    let (list, out) = (at("list.txt"), at("beside.lt"));
+    let lines = ["a", "b"].map(|class| format!("{}/{class}/x.png", text(&photos).trim_start_matches('/')));
+    fs::write(&list, format!("{} 0\n{} 1\n", lines[0], lines[1])).unwrap();
+    let args =
+        ["images", "--train-list", text(&list), "--test-list", text(&list), "--root", "/", "--size", "8", "--out"];
+    assert!(refused(&[&args[..], &[text(&photos.join("x.lt"))]].concat()).contains("lies in the source folder"));
+    prepared(&[&args[..], &[text(&out)]].concat());
 }
 
 /// A long preparation that has begun to write.
@@ -256,7 +267,7 @@ fn leftovers_of_a_kill_are_removed_and_live_work_is_not() {
     assert_eq!(names(dir.path()), [".a.lt.partial"]);
     prepared(&synthetic(&out, &[]));
     assert_eq!(names(dir.path()), ["a.lt"]);
-    // What somebody else put there is named, not removed.
+    // What is not of a store is named, not removed.
     fs::create_dir_all(dir.path().join(".b.lt.partial/store")).unwrap();
     fs::write(dir.path().join(".b.lt.partial/store/mine.txt"), "mine").unwrap();
     let line = refused(&synthetic(&dir.path().join("b.lt"), &[]));

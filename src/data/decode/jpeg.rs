@@ -33,7 +33,7 @@ fn size<T: ZByteReaderTrait>(decoder: &mut JpegDecoder<T>) -> Result<(u64, u64, 
     Ok((info.width.into(), info.height.into(), coefficients))
 }
 
-/// Decodes a file; `checked` is told width, height and bytes a pixel before any pixel is decoded.
+/// Decodes a file; `checked` is told width, height and bytes per pixel before any pixel is decoded.
 pub(super) fn decode(
     bytes: &[u8],
     exif: Exif,
@@ -57,8 +57,8 @@ fn decode_as(
     checked: &dyn Fn(u64, u64, u64) -> Result<Header, String>,
 ) -> Result<Rgb, String> {
     let mut decoder = JpegDecoder::new_with_options(ZCursor::new(bytes), options(strict));
-    let (width, height, a_pixel) = size(&mut decoder)?;
-    let Header { width, height, .. } = checked(width, height, a_pixel)?;
+    let (width, height, per_pixel) = size(&mut decoder)?;
+    let Header { width, height, .. } = checked(width, height, per_pixel)?;
     if decoder.output_buffer_size() != Some(3 * width * height) {
         return Err("an unusual colour space".into());
     }

@@ -27,10 +27,10 @@ impl Budget {
         self.total
     }
 
-    /// Waits until `bytes` are free, and takes them; all there are where more is asked for, so that nobody waits forever.
+    /// Waits until `bytes` are free, and takes them; all there are where more is asked for, so that no image waits forever.
     pub fn take(&self, bytes: u64) -> Grant<'_> {
         let bytes = bytes.min(self.total);
-        // A number is whole even where somebody panicked beside it.
+        // A number is whole even where a thread panicked while it held it.
         let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
         while *free < bytes {
             free = self.returned.wait(free).unwrap_or_else(PoisonError::into_inner);

@@ -103,7 +103,7 @@ impl Work {
         self.memory.retain(|_| keep(&mut memory));
     }
 
-    /// Decodes and writes the images; adds what cannot be decoded to `broken`. Unless that is skipped, it then goes on only to find
+    /// Decodes and writes the images; adds what cannot be decoded to `broken`. Unless that is skipped, the rest is decoded only to find
     /// all of it.
     pub fn write(
         &mut self,
@@ -114,7 +114,7 @@ impl Work {
     ) -> Result<(Sums, Vec<Hash>)> {
         self.check_left()?;
         let image_bytes = how.size * how.size * 3;
-        // Everybody has an image to decode, as far as the finished ones may take a quarter of the memory.
+        // Each thread has an image to decode, as far as the finished ones may take a quarter of the memory.
         let memory = (how.budget.total() / 4) as usize / image_bytes;
         let per_batch = (BATCH_BYTES / image_bytes).max(rayon::current_num_threads().min(memory)).max(1);
         let done = AtomicUsize::new(0);
