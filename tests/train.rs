@@ -1,6 +1,9 @@
 //! The program as its users run it: training, stopping in every way, resuming, evaluating, and every file of a run
 //! damaged in every way.
 
+#[path = "train/damage.rs"]
+mod damage;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};

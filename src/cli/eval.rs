@@ -52,6 +52,7 @@ pub fn run(args: EvalArgs) -> Result<()> {
     // Half of what is free is more than enough for the activations of one batch.
     let room = config.placement.resident_limit.map_or(backend.available()? / 2, |mib| mib.saturating_mul(1 << 20));
     let feed = Feed::new(backend, test, batch, room)?;
+    feed.fill(backend)?;
     let head = args.head.unwrap_or_else(|| head(config, counts));
     let how = EvaluationConfig {
         augmentation,

@@ -81,7 +81,7 @@ fn predict(args: &InfoArgs) -> Result<Value> {
     let backend = backend::planner(&config.placement.device, config.placement.precision)?;
     let backend = backend.as_ref();
     let plan = |data: &Data<'_>| -> Result<(Footprint, bool)> {
-        let engine = Engine::new(backend, &config, data)?;
+        let engine = Engine::planned(backend, &config, data)?;
         Ok((engine.footprint(backend), engine.feed.is_resident()))
     };
     let stand_in = StandIn::of(of.data)?;

@@ -9,8 +9,8 @@ use super::longtail::LongTail;
 use super::npy::Dtype;
 use crate::{Error, Result};
 
-/// The version of the store's layout that this program writes and reads.
-pub const FORMAT: u32 = 1;
+/// The version of the store's layout that this program writes; it reads this one and those before it.
+pub const FORMAT: u32 = 2;
 
 /// Most classes that a store can have.
 pub const MAX_CLASSES: usize = 1_000_000;
@@ -22,7 +22,7 @@ const CHECKSUM_END: &str = "\"\n}\n";
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Meta {
-    /// [`FORMAT`].
+    /// The version of the layout: [`FORMAT`], or an older one.
     pub format: u32,
     /// Where the images came from: `cifar10`, `cifar100`, `images`, `synthetic`, with what else is worth knowing.
     pub source: String,
@@ -67,9 +67,11 @@ pub struct ArrayMeta {
     pub shape: Vec<usize>,
     /// BLAKE3 of the whole file (`b3sum` prints the same).
     pub blake3: String,
-    /// BLAKE3 of the file's first and last 64 KiB (of the whole file where it is not longer than both), which every reader
-    /// checks: arrays of two stores that were swapped are seen at once, even where their shapes agree.
-    pub ends: String,
+    /// Format 1: BLAKE3 of the file's first and last 64 KiB (of the whole file where it is not longer than both), which every
+    /// reader checks: arrays of two stores that were swapped are seen at once, even where their shapes agree. Later formats
+    /// have a checksum for every block of pixels instead.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ends: Option<String>,
 }
 
 impl Meta {
@@ -103,10 +105,10 @@ impl Meta {
         let unfit = |e: serde_json::Error| Error::file(path, format!("is not meta data of a store: {e}"));
         let value: serde_json::Value = serde_json::from_str(&format!("{body}\n}}")).map_err(unfit)?;
         match value.get("format").and_then(serde_json::Value::as_u64) {
-            Some(format) if format == u64::from(FORMAT) => {}
+            Some(format) if (1..=u64::from(FORMAT)).contains(&format) => {}
             Some(format) => {
                 let what = format!(
-                    "store format {format}, this program reads {FORMAT}; prepare the store again with this version"
+                    "store format {format}, this program reads 1 to {FORMAT}; prepare the store again with this version"
                 );
                 return Err(Error::file(path, what));
             }
@@ -131,6 +133,11 @@ impl Meta {
         }
         if !self.mean.iter().all(|m| (0.0..=1.0).contains(m)) || !self.std.iter().all(|&s| s > 0.0 && s <= 1.0) {
             return Err(format!("mean {:?} or std {:?} is out of range", self.mean, self.std));
+        }
+        if self.format == 1
+            && let Some((name, _)) = self.arrays.iter().find(|(_, array)| array.ends.is_none())
+        {
+            return Err(format!("gives {name} no checksum of its ends"));
         }
         if let Some(coarse) = &self.coarse
             && (coarse.of_class.len() != classes || coarse.of_class.iter().any(|&c| c >= coarse.names.len()))
@@ -159,7 +166,7 @@ mod tests {
 
     fn meta() -> Meta {
         let split = LongTail { imbalance: 2.0, profile: Profile::Exp, split: Pick::Ldam, seed: 0 };
-        let array = ArrayMeta { dtype: Dtype::I32, shape: vec![3], blake3: "x".into(), ends: "y".into() };
+        let array = ArrayMeta { dtype: Dtype::I32, shape: vec![3], blake3: "x".into(), ends: None };
         Meta {
             format: FORMAT,
             source: "a \"test\"".into(),
@@ -203,7 +210,9 @@ mod tests {
             change(&mut odd);
             Meta::from_text(Path::new("m"), odd.to_text().as_bytes()).unwrap_err().to_string()
         };
-        assert!(error(&|m| m.format = 2).contains("format 2"));
+        assert!(error(&|m| m.format = 3).contains("format 3"));
+        assert!(error(&|m| m.format = 0).contains("format 0"));
+        assert!(error(&|m| m.format = 1).contains("train/labels.npy no checksum"));
         assert!(error(&|m| m.counts[1] = 0).contains("class 1 (b)"));
         assert!(error(&|m| m.counts.push(1)).contains("3 training counts"));
         assert!(error(&|m| m.class_names.clear()).contains("0 classes"));

@@ -11,6 +11,7 @@ pub mod longtail;
 pub mod meta;
 pub mod npy;
 pub mod pickle;
+pub mod pixels;
 mod place;
 pub mod shots;
 pub mod square;

@@ -1,28 +1,47 @@
-//! Reading a store: a folder of `.npy` arrays and a `meta.json`, memory-mapped once everything about it was checked.
+//! A store: a folder of `.npy` arrays and a `meta.json`, everything about which is checked before it is used.
 //!
 //! ```text
 //! NAME.lt/
 //!   meta.json             classes, training counts, mean and std, source, a checksum of each array
-//!   train/pixels.npy      u8 (N,H,W,3), or (bytes,) where sizes differ
 //!   train/labels.npy      i32 (N,)
+//!   train/pixels.npy      u8 (N,H,W,3), or (bytes,) where sizes differ
 //!   train/index.npy       i64 (N,3): offset, height, width; only where sizes differ
+//!   train/blocks.npy      u8 (B,32): a checksum of each block of pixels.npy
 //!   test/...              likewise
 //!   val/...               likewise, where there are validation images
 //! ```
+//!
+//! This is format 2; `format` in `meta.json` says so.
+//!
+//! - **Arrays** are NumPy's, version 1.0, little-endian, C order, with a header of 128 bytes; `np.load(..., mmap_mode="r")`
+//!   opens them.
+//! - **Pixels** are bytes, red first, row by row. Images of one size are one array. Where sizes differ, images lie one after
+//!   another without gaps, and row `i` of `index.npy` says at which byte behind the header image `i` begins, and how high and
+//!   wide it is.
+//! - **Checksums** are BLAKE3. `meta.json` lists type, shape and checksum of every array (of the whole file, header included, as
+//!   `b3sum` prints it), and ends with a checksum of itself. `blocks.npy` has the checksum of every 256 KiB of the *file*
+//!   `pixels.npy` ([`BLOCK`](super::pixels::BLOCK); block 0 begins with the header, the last one may be shorter).
+//! - **Who checks what**: [`Store::open`] reads `meta.json`, labels, index and block checksums in full, and of the pixels length,
+//!   header, first and last block. Every other block is verified when the first byte of it is read, so that training and
+//!   evaluation see damage anywhere in what they use. [`Store::check`] reads everything.
+//!
+//! Format 1 has no `val/` and no `blocks.npy`; instead `meta.json` gives a checksum of the first and last 64 KiB of each array,
+//! and only [`Store::check`] sees damage between them. It still opens.
 
 use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use memmap2::Mmap;
-
 use super::meta::{ArrayMeta, Meta};
 use super::npy::{self, Dtype, HEADER_LEN};
+use super::pixels::{HASH_LEN, PixelSource, Pixels, blocks};
 use crate::{Error, Result, files};
 
-/// Bytes at each end of an array that its `ends` checksum covers.
+/// Bytes at each end of an array that its `ends` checksum covers, in format 1.
 const END_BYTES: u64 = 64 << 10;
+
+const DAMAGED: &str = "is damaged or of another store (its checksum does not fit meta.json); prepare the store again";
 
 /// Longest side of a stored image.
 pub const MAX_SIDE: usize = 16_384;
@@ -58,7 +77,7 @@ impl Subset {
 /// Where an image of a mixed-size split lies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Entry {
-    /// Byte offset of its first pixel in [`ImageSet::pixels`].
+    /// Byte offset of its first pixel among the subset's pixels.
     pub offset: usize,
     /// Rows.
     pub height: usize,
@@ -79,7 +98,7 @@ pub struct Store {
 /// One split: images and their labels.
 #[derive(Debug)]
 pub struct ImageSet {
-    map: Mmap,
+    pixels: Pixels,
     labels: Vec<i32>,
     index: Option<Vec<Entry>>,
     height: usize,
@@ -87,10 +106,15 @@ pub struct ImageSet {
 }
 
 impl ImageSet {
-    /// All pixels: `len()` images of `height()` x `width()` x 3 bytes, one after another, red first; where sizes differ,
-    /// [`ImageSet::index`] says where each image lies.
-    pub fn pixels(&self) -> &[u8] {
-        &self.map[HEADER_LEN..]
+    /// A copy of all pixels: `len()` images of `height()` x `width()` x 3 bytes, one after another, red first; where sizes
+    /// differ, [`ImageSet::index`] says where each image lies.
+    ///
+    /// # Errors
+    /// As for [`PixelSource::read`].
+    pub fn pixels(&self) -> Result<Vec<u8>> {
+        let mut bytes = vec![0; self.pixels.len()];
+        self.pixels.read(0, &mut bytes)?;
+        Ok(bytes)
     }
 
     /// A label per image, each in `0..classes`.
@@ -119,27 +143,37 @@ impl ImageSet {
         self.index.as_deref()
     }
 
-    /// Pixels (H*W*3), height and width of image `i`.
+    /// A copy of the pixels (H*W*3) of image `i`, its height and its width.
+    ///
+    /// # Errors
+    /// As for [`PixelSource::read`].
     ///
     /// # Panics
-    ///
     /// If `i` is not below `len()`.
-    pub fn image(&self, i: usize) -> (&[u8], usize, usize) {
+    pub fn image(&self, i: usize) -> Result<(Vec<u8>, usize, usize)> {
         let entry = match &self.index {
             Some(index) => index[i],
             None => Entry { offset: i * self.height * self.width * 3, height: self.height, width: self.width },
         };
-        (&self.pixels()[entry.offset..][..entry.height * entry.width * 3], entry.height, entry.width)
+        let mut bytes = vec![0; entry.height * entry.width * 3];
+        self.pixels.read(entry.offset, &mut bytes)?;
+        Ok((bytes, entry.height, entry.width))
+    }
+}
+
+impl PixelSource for ImageSet {
+    fn read(&self, at: usize, into: &mut [u8]) -> Result<()> {
+        self.pixels.read(at, into)
     }
 }
 
 impl Store {
-    /// Opens the store at `path`: reads and validates `meta.json`, the lengths, headers and end checksums of all arrays,
-    /// all labels (range, checksum, counts), and maps the pixels.
+    /// Opens the store at `path`: reads and validates `meta.json`, the lengths and headers of all arrays, all labels (range,
+    /// checksum, counts), and both ends of the pixels.
     ///
     /// # Errors
     ///
-    /// Names the file and says what is wrong with it. Changed bits deep inside the pixels are what [`Store::check`] is for.
+    /// Names the file and says what is wrong with it. Changed bits between the ends of the pixels are seen when they are read.
     pub fn open(path: impl AsRef<Path>) -> Result<Store> {
         let path = path.as_ref();
         super::place::recover(path)?;
@@ -208,6 +242,15 @@ impl Store {
         self.val.as_ref()
     }
 
+    /// The images of a subset; only `val` may be absent.
+    pub fn subset(&self, subset: Subset) -> Option<&ImageSet> {
+        match subset {
+            Subset::Train => Some(&self.train),
+            Subset::Val => self.val.as_ref(),
+            Subset::Test => Some(&self.test),
+        }
+    }
+
     /// The test images.
     pub fn test(&self) -> &ImageSet {
         &self.test
@@ -217,32 +260,57 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// Names each array that changed since it was written.
+    /// Names each array that changed since it was written, and the first damaged block of the first.
     pub fn check(&self) -> Result<()> {
         let mut damaged = Vec::new();
         for (name, array) in &self.meta.arrays {
             let path = self.path.join(name);
-            files::open(&path)?;
-            let mut hasher = blake3::Hasher::new();
-            hasher.update_mmap_rayon(&path).map_err(Error::io(&path))?;
-            if hasher.finalize().to_hex().as_str() != array.blake3 {
-                damaged.push(path);
+            if hash_file(&path)? != array.blake3 {
+                damaged.push((name, path));
             }
         }
-        let what = "is damaged (its checksum does not fit meta.json); prepare the store again";
-        match &damaged[..] {
-            [] => Ok(()),
-            [path] => Err(Error::file(path, what)),
-            [first, rest @ ..] => {
-                let rest: Vec<String> = rest.iter().map(|path| path.display().to_string()).collect();
-                Err(Error::file(first, format!("{what}; so are {}", rest.join(", "))))
-            }
+        let Some(((name, first), rest)) = damaged.split_first() else { return Ok(()) };
+        let what = match self.damaged_block(name) {
+            Some(error) => error,
+            None => Error::file(first, DAMAGED),
+        };
+        if rest.is_empty() {
+            return Err(what);
         }
+        let rest: Vec<String> = rest.iter().map(|(_, path)| path.display().to_string()).collect();
+        match what {
+            Error::File { path, what } => Err(Error::file(path, format!("{what}; so are {}", rest.join(", ")))),
+            other => Err(other),
+        }
+    }
+
+    /// What is wrong with the first damaged block of an array, if that is an array with blocks.
+    fn damaged_block(&self, name: &str) -> Option<Error> {
+        let set = Subset::ALL.iter().find(|subset| name == array_name(**subset, "pixels"))?;
+        let set = self.subset(*set)?;
+        (0..blocks(set.pixels.len() + HEADER_LEN)).find_map(|block| set.pixels.check_block(block).err())
     }
 }
 
-/// The `ends` checksum of an array file of `len` bytes.
-pub(super) fn end_checksum(file: &File, path: &Path, len: u64) -> Result<String> {
+/// An array's path in the store.
+pub(super) fn array_name(subset: Subset, array: &str) -> String {
+    format!("{}/{array}.npy", subset.name())
+}
+
+/// BLAKE3 of a whole file, as `b3sum` prints it.
+fn hash_file(path: &Path) -> Result<String> {
+    let mut file = files::open(path)?;
+    let (mut hasher, mut bytes) = (blake3::Hasher::new(), vec![0; 4 << 20]);
+    loop {
+        match file.read(&mut bytes).map_err(Error::io(path))? {
+            0 => return Ok(hasher.finalize().to_hex().to_string()),
+            n => hasher.update_rayon(&bytes[..n]),
+        };
+    }
+}
+
+/// The `ends` checksum of an array file of `len` bytes, in format 1.
+fn end_checksum(file: &File, path: &Path, len: u64) -> Result<String> {
     let mut hasher = blake3::Hasher::new();
     let first = len.min(END_BYTES);
     let last = (len - first).min(END_BYTES);
@@ -254,7 +322,7 @@ pub(super) fn end_checksum(file: &File, path: &Path, len: u64) -> Result<String>
     Ok(hasher.finalize().to_hex().to_string())
 }
 
-/// Opens an array and checks its length, header and end checksum against its declaration.
+/// Opens an array and checks its length, its header, and in format 1 its ends against its declaration.
 fn open_array(path: &Path, array: &ArrayMeta) -> Result<File> {
     let declared = npy::file_len(array.dtype, &array.shape)
         .ok_or_else(|| Error::file(path, format!("meta.json gives it the impossible shape {:?}", array.shape)))?;
@@ -270,11 +338,10 @@ fn open_array(path: &Path, array: &ArrayMeta) -> Result<File> {
             format!("{kind}: {} bytes, must be {declared}; prepare the store again", stat.len()),
         ));
     }
-    if end_checksum(&file, path, declared)? != array.ends {
-        return Err(Error::file(
-            path,
-            "is damaged or of another store (its checksum does not fit meta.json); prepare the store again",
-        ));
+    if let Some(ends) = &array.ends
+        && end_checksum(&file, path, declared)? != *ends
+    {
+        return Err(Error::file(path, DAMAGED));
     }
     Ok(file)
 }
@@ -285,15 +352,15 @@ fn read_array(path: &Path, array: &ArrayMeta) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     file.read_to_end(&mut bytes).map_err(Error::io(path))?;
     if blake3::hash(&bytes).to_hex().as_str() != array.blake3 {
-        return Err(Error::file(path, "is damaged (its checksum does not fit meta.json); prepare the store again"));
+        return Err(Error::file(path, DAMAGED));
     }
     bytes.drain(..HEADER_LEN);
     Ok(bytes)
 }
 
 fn open_images(root: &Path, meta: &Meta, meta_path: &Path, subset: Subset) -> Result<ImageSet> {
-    let names = ["labels", "pixels", "index"].map(|array| format!("{}/{array}.npy", subset.name()));
-    let [labels_name, pixels_name, index_name] = &names;
+    let names = ["labels", "pixels", "index", "blocks"].map(|array| array_name(subset, array));
+    let [labels_name, pixels_name, index_name, blocks_name] = &names;
     let labels_array = meta.array(meta_path, labels_name)?;
     let pixels_array = meta.array(meta_path, pixels_name)?;
     let odd = |name: &str, array: &ArrayMeta| {
@@ -333,14 +400,20 @@ fn open_images(root: &Path, meta: &Meta, meta_path: &Path, subset: Subset) -> Re
         _ => return Err(odd(pixels_name, pixels_array)),
     };
     let file = open_array(&pixels_path, pixels_array)?;
-    // SAFETY: the map is read-only and the file's length was just checked. A store is written once under another name and
-    // renamed, never changed in place, so nothing of ours modifies or truncates the file while it is mapped; replacing a
-    // store keeps the old file's pages alive. Bytes are valid whatever their value.
-    let map = unsafe { Mmap::map(&file) }.map_err(Error::io(&pixels_path))?;
-    if map.len() as u64 != npy::file_len(Dtype::U8, &pixels_array.shape).unwrap_or(0) {
-        return Err(Error::file(pixels_path, "changed while it was opened"));
-    }
-    Ok(ImageSet { map, labels, index, height, width })
+    let len = HEADER_LEN + pixels_array.shape.iter().product::<usize>();
+    let hashes = match meta.format {
+        1 => None,
+        _ => {
+            let array = meta.array(meta_path, blocks_name)?;
+            if array.dtype != Dtype::U8 || array.shape != [blocks(len), HASH_LEN] {
+                return Err(odd(blocks_name, array));
+            }
+            Some(read_array(&root.join(blocks_name), array)?)
+        }
+    };
+    let pixels = Pixels::new(file, &pixels_path, len, hashes);
+    pixels.check_ends()?;
+    Ok(ImageSet { pixels, labels, index, height, width })
 }
 
 /// Entries (offset, height, width as i64) that must tile `total` bytes without gap or overlap.
@@ -370,80 +443,4 @@ fn parse_index(path: &Path, bytes: &[u8], total: usize) -> Result<Vec<Entry>> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::fs;
-
-    use super::*;
-    use crate::data::meta::FORMAT;
-
-    /// Writes an array and returns its declaration.
-    fn array(root: &Path, name: &str, dtype: Dtype, shape: &[usize], data: &[u8]) -> (String, ArrayMeta) {
-        let path = root.join(name);
-        let bytes = [npy::header(dtype, shape), data.to_vec()].concat();
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(&path, &bytes).unwrap();
-        let ends = end_checksum(&File::open(&path).unwrap(), &path, bytes.len() as u64).unwrap();
-        let blake3 = blake3::hash(&bytes).to_hex().to_string();
-        (name.to_string(), ArrayMeta { dtype, shape: shape.to_vec(), blake3, ends })
-    }
-
-    /// A store of three images of different sizes, with this index and this many bytes of pixels in each split.
-    fn mixed(root: &Path, index: [[i64; 3]; 3], total: usize) -> Result<Store> {
-        let labels: Vec<u8> = [0i32, 1, 1].iter().flat_map(|n| n.to_le_bytes()).collect();
-        let index: Vec<u8> = index.as_flattened().iter().flat_map(|n| n.to_le_bytes()).collect();
-        let pixels: Vec<u8> = (0..total).map(|i| i as u8).collect();
-        let mut arrays = std::collections::BTreeMap::new();
-        for subset in ["train", "test"] {
-            arrays.extend([
-                array(root, &format!("{subset}/labels.npy"), Dtype::I32, &[3], &labels),
-                array(root, &format!("{subset}/index.npy"), Dtype::I64, &[3, 3], &index),
-                array(root, &format!("{subset}/pixels.npy"), Dtype::U8, &[total], &pixels),
-            ]);
-        }
-        let meta = Meta {
-            format: FORMAT,
-            source: "test".into(),
-            class_names: vec!["a".into(), "b".into()],
-            counts: vec![1, 2],
-            mean: [0.5; 3],
-            std: [0.25; 3],
-            split: None,
-            seed: None,
-            coarse: None,
-            arrays,
-        };
-        fs::write(root.join("meta.json"), meta.to_text()).unwrap();
-        Store::open(root)
-    }
-
-    #[test]
-    fn images_of_mixed_sizes() {
-        let dir = tempfile::TempDir::new().unwrap();
-        let store = mixed(dir.path(), [[0, 2, 3], [18, 1, 1], [21, 4, 2]], 45).unwrap();
-        store.check().unwrap();
-        let train = store.train();
-        assert_eq!((train.len(), train.height(), train.width()), (3, 4, 3));
-        let (pixels, height, width) = train.image(1);
-        assert_eq!((pixels, height, width), (&[18, 19, 20][..], 1, 1));
-        assert_eq!(train.image(2).0.len(), 24);
-        assert_eq!(train.image(2).0[23], 44);
-        assert_eq!(train.index().unwrap()[2], Entry { offset: 21, height: 4, width: 2 });
-    }
-
-    #[test]
-    fn an_index_that_does_not_tile_the_pixels() {
-        let dir = tempfile::TempDir::new().unwrap();
-        for (index, total) in [
-            ([[0, 2, 3], [18, 1, 1], [21, 4, 2]], 46),
-            ([[0, 2, 3], [18, 1, 1], [21, 4, 2]], 44),
-            ([[0, 2, 3], [17, 1, 1], [20, 4, 2]], 44),
-            ([[0, 2, 3], [18, 0, 1], [18, 4, 2]], 42),
-            ([[0, 2, 3], [18, -1, -1], [21, 4, 2]], 45),
-            ([[i64::MIN, 2, 3], [18, 1, 1], [21, 4, 2]], 45),
-            ([[0, i64::MAX, i64::MAX], [18, 1, 1], [21, 4, 2]], 45),
-        ] {
-            let line = mixed(dir.path(), index, total).expect_err("it must not open").to_string();
-            assert!(line.contains("train/index.npy"), "{index:?}: {line}");
-        }
-    }
-}
+mod tests;

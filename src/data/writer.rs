@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 
 use super::meta::{ArrayMeta, Meta};
 use super::npy::{self, Dtype, HEADER_LEN};
+use super::pixels::{BLOCK, HASH_LEN};
 use super::place::Place;
-use super::store::{Store, Subset, end_checksum};
+use super::store::{Store, Subset, array_name};
 use crate::files::sync_folder;
 use crate::{Error, Result, files, stop};
 
@@ -19,15 +20,53 @@ pub struct StoreWriter {
     arrays: BTreeMap<String, ArrayMeta>,
 }
 
-/// The pixels of one split, appended image by image.
+/// The pixels of one subset, appended image by image.
 #[derive(Debug)]
 pub struct PixelWriter {
+    subset: Subset,
     name: String,
     path: PathBuf,
     file: File,
     hasher: blake3::Hasher,
+    blocks: BlockHasher,
     shape: Vec<usize>,
     left: u64,
+}
+
+/// A checksum per block of a file that is written piece by piece.
+#[derive(Debug, Default)]
+struct BlockHasher {
+    hasher: blake3::Hasher,
+    /// Bytes of the block in the making.
+    filled: usize,
+    hashes: Vec<u8>,
+}
+
+impl BlockHasher {
+    fn update(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            let (piece, rest) = bytes.split_at(bytes.len().min(BLOCK - self.filled));
+            self.hasher.update(piece);
+            self.filled += piece.len();
+            if self.filled == BLOCK {
+                self.end_block();
+            }
+            bytes = rest;
+        }
+    }
+
+    fn end_block(&mut self) {
+        self.hashes.extend(self.hasher.finalize().as_bytes());
+        self.hasher.reset();
+        self.filled = 0;
+    }
+
+    fn finish(mut self) -> Vec<u8> {
+        if self.filled > 0 {
+            self.end_block();
+        }
+        self.hashes
+    }
 }
 
 impl StoreWriter {
@@ -54,39 +93,70 @@ impl StoreWriter {
         self.place.store()
     }
 
-    /// Writes the labels of a split and begins its pixels: `labels.len()` images of `height` x `width` x 3 bytes.
+    /// Writes the labels of a subset and begins its pixels: `labels.len()` images of `height` x `width` x 3 bytes.
     ///
     /// # Errors
     ///
     /// If a file cannot be written.
     pub fn split(&mut self, subset: Subset, labels: &[i32], height: usize, width: usize) -> Result<PixelWriter> {
-        let bytes: Vec<u8> = labels.iter().flat_map(|label| label.to_le_bytes()).collect();
-        let mut array = self.begin(subset, "labels", Dtype::I32, vec![labels.len()])?;
-        array.append(&bytes)?;
-        self.end(array, Dtype::I32)?;
+        self.labels(subset, labels)?;
         self.begin(subset, "pixels", Dtype::U8, vec![labels.len(), height, width, 3])
     }
 
+    /// Writes labels and index of a subset whose images differ in size and begins its pixels: for each image its height,
+    /// width and label.
+    ///
+    /// # Errors
+    ///
+    /// If a file cannot be written.
+    pub fn mixed(&mut self, subset: Subset, images: &[(usize, usize, i32)]) -> Result<PixelWriter> {
+        let labels: Vec<i32> = images.iter().map(|&(_, _, label)| label).collect();
+        self.labels(subset, &labels)?;
+        let mut total = 0;
+        let mut rows = Vec::with_capacity(24 * images.len());
+        for &(height, width, _) in images {
+            [total, height, width].iter().for_each(|&n| rows.extend((n as i64).to_le_bytes()));
+            total += height * width * 3;
+        }
+        self.array(subset, "index", Dtype::I64, vec![images.len(), 3], &rows)?;
+        self.begin(subset, "pixels", Dtype::U8, vec![total])
+    }
+
+    fn labels(&mut self, subset: Subset, labels: &[i32]) -> Result<()> {
+        let bytes: Vec<u8> = labels.iter().flat_map(|label| label.to_le_bytes()).collect();
+        self.array(subset, "labels", Dtype::I32, vec![labels.len()], &bytes)
+    }
+
+    /// Writes a whole array.
+    fn array(&mut self, subset: Subset, array: &str, dtype: Dtype, shape: Vec<usize>, data: &[u8]) -> Result<()> {
+        let mut array = self.begin(subset, array, dtype, shape)?;
+        array.append(data)?;
+        self.end(array, dtype).map(|_| ())
+    }
+
     fn begin(&self, subset: Subset, array: &str, dtype: Dtype, shape: Vec<usize>) -> Result<PixelWriter> {
-        let name = format!("{}/{array}.npy", subset.name());
+        let name = array_name(subset, array);
         let folder = self.store().join(subset.name());
         fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
         let path = self.store().join(&name);
         let len = npy::file_len(dtype, &shape)
             .ok_or_else(|| Error::file(self.place.out(), format!("{name} of shape {shape:?} is too large")))?;
         let file = File::create_new(&path).map_err(Error::io(&path))?;
-        let mut array = PixelWriter { name, path, file, hasher: blake3::Hasher::new(), shape, left: len };
+        let (hasher, blocks) = (blake3::Hasher::new(), BlockHasher::default());
+        let mut array = PixelWriter { subset, name, path, file, hasher, blocks, shape, left: len };
         array.append(&npy::header(dtype, &array.shape))?;
         Ok(array)
     }
 
-    /// Completes the pixels of a split.
+    /// Completes the pixels of a subset.
     ///
     /// # Errors
     ///
     /// If images are missing, or if the file cannot be synced.
     pub fn end_split(&mut self, pixels: PixelWriter) -> Result<()> {
-        self.end(pixels, Dtype::U8)
+        let subset = pixels.subset;
+        let hashes = self.end(pixels, Dtype::U8)?;
+        self.array(subset, "blocks", Dtype::U8, vec![hashes.len() / HASH_LEN, HASH_LEN], &hashes)
     }
 
     /// Gives up a subset whose pixels were begun, so that it can be written anew. What was written of them is returned: a file that
@@ -96,11 +166,10 @@ impl StoreWriter {
     ///
     /// If a file cannot be read or removed.
     pub fn take_back(&mut self, pixels: PixelWriter) -> Result<File> {
-        let PixelWriter { name, path, .. } = pixels;
+        let PixelWriter { subset, name, path, .. } = pixels;
         let mut file = files::open(&path)?;
         file.seek(SeekFrom::Start(HEADER_LEN as u64)).map_err(Error::io(&path))?;
-        let subset = name.split('/').next().unwrap_or_default();
-        let of_subset = |array: &str| array.split('/').next() == Some(subset);
+        let of_subset = |array: &str| array.split('/').next() == Some(subset.name());
         let written: Vec<String> = self.arrays.keys().filter(|array| of_subset(array)).cloned().collect();
         for array in written.iter().chain([&name]) {
             let path = self.store().join(array);
@@ -110,18 +179,16 @@ impl StoreWriter {
         Ok(file)
     }
 
-    fn end(&mut self, array: PixelWriter, dtype: Dtype) -> Result<()> {
-        let PixelWriter { name, path, file, hasher, shape, left } = array;
+    /// Completes an array, and returns the checksums of its blocks.
+    fn end(&mut self, array: PixelWriter, dtype: Dtype) -> Result<Vec<u8>> {
+        let PixelWriter { name, path, file, hasher, blocks, shape, left, .. } = array;
         if left != 0 {
             return Err(Error::file(self.place.out(), format!("{name}: {left} bytes were never written")));
         }
         file.sync_all().map_err(Error::io(&path))?;
-        let file = File::open(&path).map_err(Error::io(&path))?;
-        let len = file.metadata().map_err(Error::io(&path))?.len();
-        let ends = end_checksum(&file, &path, len)?;
         let blake3 = hasher.finalize().to_hex().to_string();
-        self.arrays.insert(name, ArrayMeta { dtype, shape, blake3, ends });
-        Ok(())
+        self.arrays.insert(name, ArrayMeta { dtype, shape, blake3, ends: None });
+        Ok(blocks.finish())
     }
 
     /// Writes `meta.json` (its `arrays` are filled in here), syncs everything, and gives the store its name.
@@ -162,6 +229,7 @@ impl PixelWriter {
         } else {
             self.hasher.update(bytes)
         };
+        self.blocks.update(bytes);
         self.file.write_all(bytes).map_err(Error::io(&self.path))
     }
 }

@@ -84,13 +84,26 @@ pub struct Footprint {
 }
 
 impl<'a> Engine<'a> {
-    /// Plans and allocates all that a run of `config` needs. Images that fit stay on the device; those that do not, or
-    /// that are more than the configuration's limit, are sent step by step.
+    /// Plans and allocates all that a run of `config` needs, and uploads the images. Images that fit stay on the device;
+    /// those that do not, or that are more than the configuration's limit, are sent step by step.
     ///
     /// # Errors
-    /// When the configuration names no known model, shapes do not fit, a kernel does not compile, or the device has too
-    /// little memory.
+    /// When the configuration names no known model, shapes do not fit, a kernel does not compile, the device has too
+    /// little memory, or the images are damaged.
     pub fn new(backend: &dyn Backend, config: &Config, data: &Data<'a>) -> Result<Engine<'a>> {
+        let engine = Engine::planned(backend, config, data)?;
+        engine.feed.fill(backend)?;
+        if let Some((feed, _)) = &engine.test {
+            feed.fill(backend)?;
+        }
+        Ok(engine)
+    }
+
+    /// As [`Engine::new`], but without a look at the images: enough to know what a run will take, not to run it.
+    ///
+    /// # Errors
+    /// As for [`Engine::new`].
+    pub fn planned(backend: &dyn Backend, config: &Config, data: &Data<'a>) -> Result<Engine<'a>> {
         let mut room = match config.placement.resident_limit {
             Some(mib) => mib.saturating_mul(1 << 20),
             None => {
@@ -102,7 +115,7 @@ impl<'a> Engine<'a> {
         Engine::with_room(backend, config, data, &mut room)
     }
 
-    /// As [`Engine::new`], with `room` bytes for resident images; what these take is subtracted from it.
+    /// As [`Engine::planned`], with `room` bytes for resident images; what these take is subtracted from it.
     fn with_room(backend: &dyn Backend, config: &Config, data: &Data<'a>, room: &mut usize) -> Result<Engine<'a>> {
         let mut feed = |images: Images<'a>, batch: usize| -> Result<Feed<'a>> {
             let feed = Feed::new(backend, images, batch, *room)?;

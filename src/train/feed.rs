@@ -1,12 +1,14 @@
 //! Images and labels on the device: all of them when they fit, else those of the coming step.
 //!
-//! A step's images are gathered from the memory map into one of two page-locked buffers while the device computes the
-//! step before, and copied behind that step: the host waits only when it is two steps ahead.
+//! A step's images are gathered from the store into one of two page-locked buffers while the device computes the step before,
+//! and copied behind that step: the host waits only when it is two steps ahead. Whatever is read of a store is verified on its
+//! way: damaged pixels end the run before a step sees them.
 
 use std::cell::RefCell;
 
 use rayon::prelude::*;
 
+use crate::data::pixels::PixelSource;
 use crate::data::store::{ImageSet, Store};
 use crate::error::{Error, Result};
 use crate::memory::{Mark, Pinned};
@@ -15,11 +17,14 @@ use crate::ops::Backend;
 use crate::ops::load_step::STEP_WORDS;
 use crate::tensor::{DType, Tensor};
 
-/// A set of images of one size, on the host: what a store's split maps, or what a bench made up.
+/// Bytes of resident images that are read, verified and uploaded at a time.
+const UPLOAD_BYTES: usize = 16 << 20;
+
+/// A set of images of one size, on the host: a store's subset, or what a bench made up.
 #[derive(Clone, Copy)]
 pub struct Images<'a> {
     /// (images, height, width, 3), bytes.
-    pub pixels: &'a [u8],
+    pub pixels: &'a dyn PixelSource,
     /// (images).
     pub labels: &'a [i32],
     /// Rows of an image.
@@ -38,7 +43,7 @@ impl<'a> Images<'a> {
             let what = "holds images of several sizes; training needs one: prepare it again with --size";
             return Err(Error::file(store.path(), what));
         }
-        Ok(Images { pixels: set.pixels(), labels: set.labels(), height: set.height(), width: set.width() })
+        Ok(Images { pixels: set, labels: set.labels(), height: set.height(), width: set.width() })
     }
 }
 
@@ -57,9 +62,8 @@ impl Images<'_> {
         self.height * self.width * 3
     }
 
-    fn image(&self, index: u32) -> &[u8] {
-        let bytes = self.image_bytes();
-        &self.pixels[index as usize * bytes..][..bytes]
+    fn read(&self, first: usize, into: &mut [u8]) -> Result<()> {
+        self.pixels.read(first * self.image_bytes(), into)
     }
 }
 
@@ -89,8 +93,8 @@ pub struct Feed<'a> {
 }
 
 impl<'a> Feed<'a> {
-    /// Uploads all images if they take at most `limit` bytes; otherwise makes room for the originals and partners of one
-    /// step of up to `batch`.
+    /// Makes room for all images if they take at most `limit` bytes, otherwise for the originals and partners of one step of
+    /// up to `batch`. Nothing is read before [`Feed::fill`].
     ///
     /// # Errors
     /// When there are no images, or device or host have too little memory.
@@ -98,7 +102,7 @@ impl<'a> Feed<'a> {
         if images.is_empty() {
             return Err(Error::Config("the data set has no images".into()));
         }
-        let resident = images.pixels.len() <= limit;
+        let resident = images.len() * images.image_bytes() <= limit;
         let count = if resident { images.len() } else { 2 * batch };
         let shape = [count, images.height, images.width, 3];
         let pixels = backend.alloc(count * images.image_bytes(), "images")?;
@@ -106,8 +110,6 @@ impl<'a> Feed<'a> {
         let pixels = Tensor::at_start(pixels, &shape, DType::U8);
         let labels = Tensor::at_start(labels, &[count], DType::I32);
         if resident {
-            backend.upload(pixels, images.pixels)?;
-            backend.upload(labels, bytemuck::cast_slice(images.labels))?;
             return Ok(Feed { images, pixels, labels, staging: None });
         }
         let slot = || -> Result<Slot> {
@@ -115,6 +117,30 @@ impl<'a> Feed<'a> {
         };
         let staging = Staging { batch, slots: RefCell::new([slot()?, slot()?]) };
         Ok(Feed { images, pixels, labels, staging: Some(staging) })
+    }
+
+    /// Uploads the images, if all of them are to be on the device. Needed before the first step.
+    ///
+    /// # Errors
+    /// When the images cannot be read or are damaged, or the device fails.
+    pub fn fill(&self, backend: &dyn Backend) -> Result<()> {
+        if !self.is_resident() {
+            return Ok(());
+        }
+        backend.upload(self.labels, bytemuck::cast_slice(self.images.labels))?;
+        if let Some(pixels) = self.images.pixels.in_memory() {
+            return backend.upload(self.pixels, &pixels[..self.pixels.bytes()]);
+        }
+        let (count, image_bytes) = (self.images.len(), self.images.image_bytes());
+        let at_once = (UPLOAD_BYTES / image_bytes).clamp(1, count);
+        let mut bytes = vec![0; at_once * image_bytes];
+        for first in (0..count).step_by(at_once) {
+            let images = at_once.min(count - first);
+            let bytes = &mut bytes[..images * image_bytes];
+            self.images.read(first, bytes)?;
+            backend.upload(self.pixels.rows(first, images), bytes)?;
+        }
+        Ok(())
     }
 
     /// The host's images.
@@ -154,7 +180,7 @@ impl<'a> Feed<'a> {
     /// for them unless the step before the last has not begun.
     ///
     /// # Errors
-    /// When the device fails.
+    /// When the images cannot be read or are damaged, or the device fails.
     pub fn stage(&self, backend: &dyn Backend, plan: &EpochPlan, step: usize) -> Result<()> {
         let Some(Staging { batch, slots }) = &self.staging else { return Ok(()) };
         let slots = &mut *slots.borrow_mut();
@@ -169,9 +195,8 @@ impl<'a> Feed<'a> {
         for &(start, indices) in parts {
             let (pixels, labels) = slot.memory.bytes_mut().split_at_mut(pixels_bytes);
             let pixels = &mut pixels[start * image_bytes..][..indices.len() * image_bytes];
-            pixels.par_chunks_exact_mut(image_bytes).zip(indices).for_each(|(to, &index)| {
-                to.copy_from_slice(images.image(index));
-            });
+            let each = pixels.par_chunks_exact_mut(image_bytes).zip(indices);
+            each.try_for_each(|(to, &index)| images.read(index as usize, to))?;
             let labels = &mut labels[4 * start..][..4 * indices.len()];
             for (to, &index) in labels.chunks_exact_mut(4).zip(indices) {
                 to.copy_from_slice(&images.labels[index as usize].to_ne_bytes());

@@ -55,7 +55,7 @@ fn every_layout_of_cifar10_gives_the_same_store() {
     // The test set is in the order of the file, planes interleaved.
     let original = archives::batch(300, 10, 99);
     for i in [0, 7, 299] {
-        let (pixels, _, _) = store.test().image(i);
+        let (pixels, _, _) = store.test().image(i).unwrap();
         let planes = &original.pixels[i * 3072..][..3072];
         assert_eq!(store.test().labels()[i], i32::from(original.labels[i]));
         assert!((0..1024).all(|p| (0..3).all(|c| pixels[p * 3 + c] == planes[c * 1024 + p])), "image {i}");
@@ -111,8 +111,8 @@ fn balanced_and_random_splits() {
     assert_eq!(make("a.lt", &["--imbalance", "1"]).meta().counts, [10; 10]);
     let [b, c, d] = [("b.lt", "3"), ("c.lt", "3"), ("d.lt", "4")]
         .map(|(name, seed)| make(name, &["--imbalance", "10", "--split", "random", "--seed", seed]));
-    assert_eq!(b.train().pixels(), c.train().pixels());
-    assert_ne!(b.train().pixels(), d.train().pixels());
+    assert_eq!(b.train().pixels().unwrap(), c.train().pixels().unwrap());
+    assert_ne!(b.train().pixels().unwrap(), d.train().pixels().unwrap());
     for bad in ["0.5", "nan", "-3", "inf", "1000"] {
         let out = at("x.lt");
         let args = ["cifar10", "--any-size", "--source", text(&source), "--out", text(&out), "--imbalance", bad];

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use glmc_engine::data::Store;
+use glmc_engine::data::pixels::BLOCK;
 use glmc_engine::data::synthetic::{self, SyntheticConfig};
 use tempfile::TempDir;
 
@@ -12,7 +13,7 @@ use super::{FILES, prepare, prepared, refused, text};
 /// A store large enough that the middle of its training pixels is not among what `open` reads.
 fn store(path: &Path, seed: u64) {
     let config =
-        SyntheticConfig { classes: 4, per_class: 60, test_per_class: 9, imbalance: 6.0, seed, ..Default::default() };
+        SyntheticConfig { classes: 4, per_class: 160, test_per_class: 9, imbalance: 6.0, seed, ..Default::default() };
     synthetic::prepare(path, &config).unwrap();
 }
 
@@ -93,10 +94,10 @@ fn swapped_files_are_seen_on_open() {
     for name in ["meta.json", "train/pixels.npy", "test/pixels.npy"] {
         swap(&a.join(name), &b.join(name));
         let line = Store::open(&a).expect_err(name).to_string();
-        assert!(line.contains("pixels.npy"), "{name}: {line}");
+        assert!(line.contains("pixels.npy") || line.contains("blocks.npy"), "{name}: {line}");
         swap(&a.join(name), &b.join(name));
     }
-    for (x, y) in [(1, 3), (2, 4), (1, 2), (3, 4), (0, 2)] {
+    for (x, y) in [(1, 3), (2, 4), (1, 2), (3, 4), (0, 2), (5, 6), (1, 5)] {
         swap(&a.join(FILES[x]), &a.join(FILES[y]));
         let line = Store::open(&a).expect_err("swapped").to_string();
         assert!(line.contains(FILES[x]) || line.contains(FILES[y]), "{} and {}: {line}", FILES[x], FILES[y]);
@@ -111,15 +112,16 @@ fn the_program_says_it_in_one_line() {
     let path = dir.path().join("a.lt");
     store(&path, 1);
     let said = prepared(&["check", text(&path)]);
-    assert!(said.contains("all 4 arrays have their checksums"), "{said}");
+    assert!(said.contains("all 6 arrays have their checksums"), "{said}");
     let file = path.join("train/pixels.npy");
     let mut bytes = fs::read(&file).unwrap();
     let middle = bytes.len() / 2;
     bytes[middle] ^= 4;
     fs::write(&file, &bytes).unwrap();
-    Store::open(&path).expect("a bit deep inside the pixels is what check is for");
+    Store::open(&path).expect("a bit deep inside the pixels is seen when it is read");
     let line = refused(&["check", text(&path)]);
-    assert!(line.contains("train/pixels.npy") && line.contains("damaged"), "{line}");
+    let block = format!("block {}", middle / BLOCK);
+    assert!(line.contains("train/pixels.npy") && line.contains("damaged") && line.contains(&block), "{line}");
     // Two damaged files are still one line.
     let other = path.join("test/pixels.npy");
     let mut bytes = fs::read(&other).unwrap();

@@ -113,12 +113,12 @@ fn lists_and_folders_give_the_same_arrays() {
         "1",
     ]);
     let folders = Store::open(&out).unwrap();
-    assert_eq!(listed.train().pixels(), folders.train().pixels());
+    assert_eq!(listed.train().pixels().unwrap(), folders.train().pixels().unwrap());
     assert_eq!(listed.train().labels(), folders.train().labels());
     assert_eq!(listed.meta().class_names, folders.meta().class_names);
     assert_eq!(listed.meta().mean, folders.meta().mean);
     // What was stored is the picture: the middle of a ramp from 0 to 200 down the rows.
-    let (pixels, height, width) = listed.train().image(5);
+    let (pixels, height, width) = listed.train().image(5).unwrap();
     assert_eq!((height, width), (24, 24));
     let middle = i32::from(pixels[(12 * 24 + 12) * 3 + 1]);
     assert!((middle - (100 + 28 + 4)).abs() < 6, "{middle}");

@@ -3,6 +3,7 @@
 mod archives;
 mod cifar;
 mod corruption;
+mod format;
 mod hostile;
 mod images;
 mod ldam;
@@ -49,4 +50,12 @@ fn names(folder: &Path) -> Vec<String> {
 }
 
 /// The files of a store, relative to it.
-const FILES: [&str; 5] = ["meta.json", "train/pixels.npy", "train/labels.npy", "test/pixels.npy", "test/labels.npy"];
+const FILES: [&str; 7] = [
+    "meta.json",
+    "train/pixels.npy",
+    "train/labels.npy",
+    "test/pixels.npy",
+    "test/labels.npy",
+    "train/blocks.npy",
+    "test/blocks.npy",
+];

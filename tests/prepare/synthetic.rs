@@ -37,7 +37,7 @@ fn a_seed_gives_the_same_store_whatever_the_threads() {
     assert_eq!((store.train().height(), store.train().width(), store.test().len()), (20, 20, 300));
     assert_eq!(store.meta().seed, Some(9));
     // Mean and deviation are those of the training pixels.
-    let pixels = store.train().pixels();
+    let pixels = store.train().pixels().unwrap();
     for c in 0..3 {
         let values: Vec<f64> = pixels.iter().skip(c).step_by(3).map(|&v| f64::from(v) / 255.0).collect();
         let mean = values.iter().sum::<f64>() / values.len() as f64;

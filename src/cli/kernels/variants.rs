@@ -87,10 +87,9 @@ fn steps(backend: &Launched, config: &Config, data: &Data<'_>) -> Result<()> {
         backend.cast_weights(engine.parameters.master, compute)?;
     }
     let model = model(config, data.counts.len(), backend)?;
-    let image = data.train.height * data.train.width * 3;
     for count in 1..config.batch {
-        let (pixels, labels) = (&data.train.pixels[..count * image], &data.train.labels[..count]);
-        let feed = Feed::new(backend, Images { pixels, labels, ..data.train }, config.batch, usize::MAX)?;
+        let images = Images { labels: &data.train.labels[..count], ..data.train };
+        let feed = Feed::new(backend, images, config.batch, usize::MAX)?;
         let config = step_config(config, data.counts, data.augmentation);
         TrainStep::new(backend, &model, &engine.parameters, Source::Feed(&feed), config)?.release(backend);
         feed.release(backend);
