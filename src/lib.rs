@@ -19,6 +19,7 @@ pub mod method;
 pub mod nn;
 pub mod ops;
 pub mod rng;
+pub mod stop;
 pub mod tape;
 pub mod tensor;
 pub mod train;

@@ -6,6 +6,7 @@ mod eval;
 mod info;
 pub mod kernels;
 mod prepare;
+mod signals;
 pub mod stand_in;
 mod train;
 mod verify;
@@ -14,7 +15,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::stop;
 
 /// Trains GLMC, a one-stage method for long-tailed image recognition (CVPR 2023), from scratch.
 #[derive(Debug, Parser)]
@@ -38,13 +40,18 @@ enum Command {
     Kernels(kernels::KernelsArgs),
 }
 
-/// Runs the program. Exit status: 0, 1 for an error, 2 for an invalid command line, 130 after Ctrl-C.
+/// Runs the program. Exit status: 0, 1 for an error, 2 for an invalid command line, 128 and the
+/// number of the signal that stopped it: 130 after Ctrl-C.
 pub fn main() -> ExitCode {
     match run(Cli::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error}");
-            ExitCode::from(error.exit_status())
+            let status = match (&error, stop::signal()) {
+                (Error::Interrupted(_), Some(signal)) => 128 + signal,
+                _ => error.exit_status(),
+            };
+            ExitCode::from(status)
         }
     }
 }

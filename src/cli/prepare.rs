@@ -2,18 +2,20 @@
 
 use std::io::Write;
 use std::path::PathBuf;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::data::cifar::{self, Cifar, CifarConfig};
-use crate::data::images::{self, ImagesConfig, Normalise, Source};
+use crate::data::decode::{Exif, MAX_FILE_PIXELS};
+use crate::data::images::{self, ImagesConfig, Normalise, Source, Step};
 use crate::data::longtail::{LongTail, Pick, Profile};
 use crate::data::synthetic::{self, SyntheticConfig};
-use crate::data::{Store, Subset, Summary};
+use crate::data::{Store, Summary};
+use crate::error::shown;
 use crate::{Error, Result};
 
 /// Build a store (NAME.lt) from images, or check one
@@ -32,7 +34,7 @@ enum What {
     Cifar10(CifarArgs),
     /// CIFAR-100 from the official archive (binary or Python layout), unpacked
     Cifar100(CifarArgs),
-    /// JPEG and PNG files, from lists or from a folder per class
+    /// JPEG, PNG, WebP, GIF, BMP and TIFF files, from lists or from a folder per class
     Images(ImagesArgs),
     /// A drawn long-tailed set of textured shapes
     Synthetic(SyntheticArgs),
@@ -64,6 +66,9 @@ struct CifarArgs {
     /// Largest class over smallest class; 1 is the balanced set
     #[arg(long, value_name = "F", default_value_t = 100.0, allow_negative_numbers = true)]
     imbalance: f64,
+    /// Take files that hold another number of images than the official ones
+    #[arg(long)]
+    any_size: bool,
     #[command(flatten)]
     rule: RuleArgs,
 }
@@ -91,10 +96,10 @@ impl RuleArgs {
 #[group(skip)]
 struct ImagesArgs {
     /// List of training images, lines `relative/path label`
-    #[arg(long, value_name = "FILE", requires = "test_list", requires = "root", conflicts_with_all = ["train_dir", "test_dir"],
+    #[arg(long, value_name = "FILE", requires = "root", conflicts_with_all = ["train_dir", "test_dir"],
           required_unless_present = "train_dir")]
     train_list: Option<PathBuf>,
-    /// List of test images
+    /// List of test images, unless --test-fraction is given
     #[arg(long, value_name = "FILE", requires = "train_list")]
     test_list: Option<PathBuf>,
     /// What the paths in the lists are relative to
@@ -104,9 +109,9 @@ struct ImagesArgs {
     #[arg(long, value_name = "FILE", requires = "train_list")]
     class_names: Option<PathBuf>,
     /// Training images, a folder per class
-    #[arg(long, value_name = "DIR", requires = "test_dir")]
+    #[arg(long, value_name = "DIR")]
     train_dir: Option<PathBuf>,
-    /// Test images, a folder per class
+    /// Test images, a folder per class, unless --test-fraction is given
     #[arg(long, value_name = "DIR", requires = "train_dir")]
     test_dir: Option<PathBuf>,
     #[command(flatten)]
@@ -117,7 +122,25 @@ struct ImagesArgs {
     /// Mean and standard deviation for the normalisation
     #[arg(long, value_enum, default_value_t = Normalise::Measured)]
     normalise: Normalise,
-    /// Keep a long-tailed subset: largest class over smallest class [default: keep all images]
+    /// Hold this share of each class out of the training images as the test set; drawn by --seed
+    #[arg(long, value_name = "F", allow_negative_numbers = true, conflicts_with_all = ["test_list", "test_dir"])]
+    test_fraction: Option<f64>,
+    /// Hold this share of each class out of the training images for validation; drawn by --seed
+    #[arg(long, value_name = "F", allow_negative_numbers = true)]
+    val_fraction: Option<f64>,
+    /// Turn images upright as their EXIF data say, or take them as stored, as most published lists are used
+    #[arg(long, value_enum, default_value_t = Exif::Apply)]
+    exif: Exif,
+    /// Leave out files that cannot be decoded (each is named) instead of refusing the set
+    #[arg(long)]
+    skip_broken: bool,
+    /// Most pixels of an image file
+    #[arg(long, value_name = "N", default_value_t = MAX_FILE_PIXELS)]
+    max_pixels: u64,
+    /// Memory for the images that are being decoded, in MiB [default: half of what is free, at most 8192]
+    #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..=1 << 30))]
+    decode_memory: Option<u64>,
+    /// Keep a long-tailed subset of the training images: largest class over smallest class [default: keep all images]
     #[arg(long, value_name = "F", allow_negative_numbers = true)]
     imbalance: Option<f64>,
     #[command(flatten)]
@@ -154,6 +177,7 @@ struct SyntheticArgs {
 ///
 /// Whatever keeps the store from being written or read; nothing half-written is left behind.
 pub fn run(args: &PrepareArgs) -> Result<()> {
+    super::signals::listen()?;
     let threads = args.threads.map_or(0, usize::from);
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
     let pool = pool.map_err(|e| Error::Config(format!("cannot start {threads} threads: {e}")))?;
@@ -176,17 +200,25 @@ pub fn run(args: &PrepareArgs) -> Result<()> {
         What::Check { store } => {
             let store = Store::open(store)?;
             store.check()?;
-            done(&Summary::new(store.path(), store.meta(), store.test().len(), Vec::new()))?;
-            let _ = writeln!(std::io::stdout(), "  all {} arrays have their checksums", store.meta().arrays.len());
-            Ok(())
+            let mut summary = Summary::new(store.path(), store.meta(), store.test().len(), Vec::new());
+            summary.val = store.val().map_or(0, |val| val.len());
+            print(&format!("{summary}  all {} arrays have their checksums\n", store.meta().arrays.len()))
         }
     })
 }
 
-/// Prints the last word on a store; a reader that hung up (`| head`) is no failure of ours.
+/// Prints the last word on a store.
 fn done(summary: &Summary) -> Result<()> {
-    let _ = write!(std::io::stdout(), "{summary}");
-    Ok(())
+    print(&summary.to_string())
+}
+
+fn print(text: &str) -> Result<()> {
+    let mut out = std::io::stdout();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        // A reader that hung up (`| head`) is no failure of ours.
+        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(Error::io("standard output")(e)),
+        _ => Ok(()),
+    }
 }
 
 fn prepare_cifar(set: Cifar, args: &CifarArgs) -> Result<Summary> {
@@ -194,6 +226,7 @@ fn prepare_cifar(set: Cifar, args: &CifarArgs) -> Result<Summary> {
         set,
         source: args.source.clone(),
         long_tail: args.rule.with(args.imbalance),
+        any_size: args.any_size,
         force: args.out.force,
     };
     cifar::prepare(&args.out.out, &config)
@@ -201,15 +234,16 @@ fn prepare_cifar(set: Cifar, args: &CifarArgs) -> Result<Summary> {
 
 fn prepare_images(args: &ImagesArgs) -> Result<Summary> {
     let source = match (&args.train_list, &args.test_list, &args.root, &args.train_dir, &args.test_dir) {
-        (Some(train), Some(test), Some(root), None, None) => Source::Lists {
+        (Some(train), test, Some(root), None, None) => Source::Lists {
             train: train.clone(),
             test: test.clone(),
             root: root.clone(),
             names: args.class_names.clone(),
         },
-        (None, None, None, Some(train), Some(test)) => Source::Folders { train: train.clone(), test: test.clone() },
+        (None, None, None, Some(train), test) => Source::Folders { train: train.clone(), test: test.clone() },
         _ => {
-            let what = "give either --train-list, --test-list and --root, or --train-dir and --test-dir";
+            let what = "give either --train-list, --root and --test-list, or --train-dir and --test-dir; \
+                        --test-fraction in place of a test set";
             return Err(Error::Usage(what.into()));
         }
     };
@@ -217,21 +251,38 @@ fn prepare_images(args: &ImagesArgs) -> Result<Summary> {
         source,
         size: args.size,
         long_tail: args.imbalance.map(|imbalance| args.rule.with(imbalance)),
+        test_fraction: args.test_fraction,
+        val_fraction: args.val_fraction,
+        seed: args.rule.seed,
         normalise: args.normalise,
+        exif: args.exif,
+        skip_broken: args.skip_broken,
+        max_pixels: args.max_pixels,
+        decode_memory: args.decode_memory.map(|mebibytes| mebibytes << 20),
         force: args.out.force,
     };
     let meter = Meter::new();
-    let summary = images::prepare(&args.out.out, &config, &|subset, done, total| meter.tick(subset, done, total));
+    let summary = images::prepare(&args.out.out, &config, &|step, done, total| meter.tick(step, done, total));
     meter.bar.finish_and_clear();
-    summary
+    let summary = summary?;
+    for (path, why) in &summary.broken {
+        say(&format!("left out: {} ({why})", shown(path)));
+    }
+    Ok(summary)
+}
+
+/// A line on stderr; a closed stderr does not end the work.
+fn say(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
 }
 
 /// A progress bar on a terminal, a line every few seconds elsewhere.
 struct Meter {
     bar: ProgressBar,
-    start: Instant,
-    /// Subset and time of the last line.
-    last: Mutex<(Subset, Instant)>,
+    /// When the first image was decoded.
+    start: OnceLock<Instant>,
+    /// Step and time of the last line.
+    last: Mutex<(Step, Instant)>,
     decoded: AtomicUsize,
 }
 
@@ -245,27 +296,38 @@ impl Meter {
         let style = ProgressStyle::with_template("{msg:5} {wide_bar} {pos}/{len} images  {per_sec}  {eta} left");
         bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
         let now = Instant::now();
-        Meter { bar, start: now, last: Mutex::new((Subset::Train, now)), decoded: AtomicUsize::new(0) }
+        Meter { bar, start: OnceLock::new(), last: Mutex::new((Step::Check, now)), decoded: AtomicUsize::new(0) }
     }
 
-    fn tick(&self, subset: Subset, done: usize, total: usize) {
-        let decoded = 1 + self.decoded.fetch_add(1, Ordering::Relaxed);
+    fn tick(&self, step: Step, done: usize, total: usize) {
+        let decoded = match step {
+            Step::Check => 0,
+            Step::Decode(_) => {
+                self.start.get_or_init(Instant::now);
+                1 + self.decoded.fetch_add(1, Ordering::Relaxed)
+            }
+        };
+        let name = match step {
+            Step::Check => "check",
+            Step::Decode(subset) => subset.name(),
+        };
         if !self.bar.is_hidden() {
             self.bar.set_position(done as u64);
         }
         // Where another thread is here already, nothing is lost.
         let Ok(mut last) = self.last.try_lock() else { return };
         if !self.bar.is_hidden() {
-            if self.bar.length() != Some(total as u64) || last.0 != subset {
-                last.0 = subset;
+            if self.bar.length() != Some(total as u64) || last.0 != step {
+                last.0 = step;
                 self.bar.set_length(total as u64);
-                self.bar.set_message(subset.name());
+                self.bar.set_message(name);
                 self.bar.reset_eta();
             }
-        } else if done == total || last.1.elapsed() >= LINE_EVERY {
-            *last = (subset, Instant::now());
-            let rate = decoded as f64 / self.start.elapsed().as_secs_f64().max(1e-9);
-            eprintln!("{}: {done}/{total} images, {rate:.0} images/s", subset.name());
+        } else if last.1.elapsed() >= LINE_EVERY || (done == total && step != Step::Check) {
+            *last = (step, Instant::now());
+            let rate = decoded as f64 / self.start.get_or_init(Instant::now).elapsed().as_secs_f64().max(1e-9);
+            let rate = if decoded > 0 { format!(", {rate:.0} images/s") } else { String::new() };
+            say(&format!("{name}: {done}/{total} images{rate}"));
         }
     }
 }

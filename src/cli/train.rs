@@ -94,6 +94,7 @@ fn start(name: Option<String>, file: Option<PathBuf>, out: Option<PathBuf>, flag
     }
     // An absolute path, so that the run can be resumed from anywhere.
     let data = &mut config.placement.data;
+    crate::data::recover(data)?;
     *data = std::fs::canonicalize(&data).map_err(|e| match e.kind() {
         std::io::ErrorKind::NotFound => Error::file(&data, "no such store; make one with `glmc-engine prepare`"),
         _ => Error::io(&data)(e),

@@ -11,6 +11,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use crate::files::read_text;
 use crate::method::{METHODS, Method};
 use crate::nn::{HeadKind, encoder};
 
@@ -21,6 +22,9 @@ const METHOD: &str = "Method";
 const SCHEDULE: &str = "Schedule";
 const DEVICE: &str = "Device";
 const RUN: &str = "Run";
+
+/// Longest file of settings that is read.
+const MAX_CONFIG: u64 = 16 << 20;
 
 /// Declares a struct of settings, each of them optional, with `or`: these, and where they say nothing, those under them.
 macro_rules! settings {
@@ -109,7 +113,7 @@ impl Settings {
     /// # Errors
     /// When the file cannot be read, is no TOML, or has a key that is no setting.
     pub fn read(path: &Path) -> Result<(Settings, Option<String>)> {
-        let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
+        let text = read_text(path, MAX_CONFIG)?;
         let wrong = |e: toml::de::Error| {
             let line = e.span().map_or(1, |span| 1 + text[..span.start].matches('\n').count());
             Error::file(path, format!("line {line}: {}", e.message().replace('\n', " ")))
@@ -251,7 +255,7 @@ impl Config {
     /// # Errors
     /// When it cannot be read or is not a whole configuration.
     pub fn read(path: &Path) -> Result<Config> {
-        let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
+        let text = read_text(path, MAX_CONFIG)?;
         let wrong = |e: toml::de::Error| {
             Error::file(path, format!("not a run's configuration: {}", e.message().replace('\n', " ")))
         };

@@ -5,15 +5,19 @@ use std::path::{Path, PathBuf};
 use super::longtail::LongTail;
 use super::meta::{Coarse, FORMAT, Meta};
 use super::pickle::Pickle;
-use super::store::{Subset, read_limited};
+use super::store::Subset;
 use super::summary::Summary;
 use super::writer::StoreWriter;
-use crate::{Error, Result};
+use crate::{Error, Result, files, stop};
 
 /// Side of an image.
 pub const SIDE: usize = 32;
 /// Bytes of an image.
 const PIXELS: usize = SIDE * SIDE * 3;
+/// Training images of either set, in equal parts in the official files.
+const TRAIN_IMAGES: usize = 50_000;
+/// Test images of either set.
+const TEST_IMAGES: usize = 10_000;
 /// Longest file that is read; CIFAR-100's training file has 155 MB.
 const MAX_FILE: u64 = 1 << 30;
 
@@ -35,6 +39,8 @@ pub struct CifarConfig {
     pub source: PathBuf,
     /// The long-tailed subset.
     pub long_tail: LongTail,
+    /// Take files that hold another number of images than the official ones.
+    pub any_size: bool,
     /// Replace an existing store.
     pub force: bool,
 }
@@ -123,9 +129,20 @@ enum Layout {
 /// If `config.source` holds no such archive, if a file is cut off or damaged (named), if the long tail is impossible, or if the
 /// store cannot be written.
 pub fn prepare(out: &Path, config: &CifarConfig) -> Result<Summary> {
-    let mut writer = StoreWriter::create(out, config.force)?;
-    let archive = read(config.set, &config.source)?;
+    let (layout, folder) = find(config.set, &config.source)?;
+    let mut writer = StoreWriter::create(out, config.force, &[&folder])?;
+    let archive = match layout {
+        Layout::Binary => read_binary(config, &folder)?,
+        Layout::Pickle => read_pickle(config, &folder)?,
+    };
     let classes = config.set.classes();
+    if let Some(class) = (0..classes).find(|&class| !archive.train.labels.contains(&(class as i32))) {
+        let name = &archive.names[class];
+        return Err(Error::file(
+            &folder,
+            format!("no training image has label {class} ({name}); unpack the archive again"),
+        ));
+    }
     let chosen = config.long_tail.select(&archive.train.labels, classes)?;
     for (subset, images) in [(Subset::Train, &archive.train), (Subset::Test, &archive.test)] {
         let all: Vec<usize>;
@@ -140,6 +157,7 @@ pub fn prepare(out: &Path, config: &CifarConfig) -> Result<Summary> {
         let mut pixels = writer.split(subset, &labels, SIDE, SIDE)?;
         let mut buffer = Vec::new();
         for chunk in indices.chunks(4096) {
+            stop::check()?;
             buffer.clear();
             chunk.iter().for_each(|&i| interleave(&images.planes[i * PIXELS..][..PIXELS], &mut buffer));
             pixels.append(&buffer)?;
@@ -149,7 +167,7 @@ pub fn prepare(out: &Path, config: &CifarConfig) -> Result<Summary> {
     let (mean, std) = config.set.normalisation();
     let coarse = match config.set {
         Cifar::Cifar10 => None,
-        Cifar::Cifar100 => Some(coarse_of_classes(&config.source, &archive)?),
+        Cifar::Cifar100 => Some(coarse_of_classes(&folder, &archive)?),
     };
     let meta = Meta {
         format: FORMAT,
@@ -191,17 +209,18 @@ fn coarse_of_classes(source: &Path, archive: &Archive) -> Result<Coarse> {
     Ok(Coarse { names: archive.coarse_names.clone(), of_class: of_class.into_iter().flatten().collect() })
 }
 
-/// Finds the layout in `source`, or in the folder of the official archive below it, and reads it.
-fn read(set: Cifar, source: &Path) -> Result<Archive> {
+/// Finds the layout in `source`, or in the folder of the official archive below it.
+fn find(set: Cifar, source: &Path) -> Result<(Layout, PathBuf)> {
     std::fs::read_dir(source).map_err(Error::io(source))?;
     for layout in [Layout::Binary, Layout::Pickle] {
         for folder in [source.to_path_buf(), source.join(set.folder(layout))] {
             let (train, test) = set.files(layout);
-            if train.iter().chain([&test]).any(|file| folder.join(file).exists()) {
-                return match layout {
-                    Layout::Binary => read_binary(set, &folder),
-                    Layout::Pickle => read_pickle(set, &folder),
-                };
+            for file in train.iter().chain([&test]) {
+                // What cannot be looked at is told as it is; it does not count as absent.
+                let path = folder.join(file);
+                if path.try_exists().map_err(Error::io(&path))? {
+                    return Ok((layout, folder));
+                }
             }
         }
     }
@@ -211,12 +230,21 @@ fn read(set: Cifar, source: &Path) -> Result<Archive> {
 }
 
 fn read_files(
-    set: Cifar,
+    config: &CifarConfig,
     folder: &Path,
     layout: Layout,
     one: impl Fn(&Path) -> Result<Images>,
 ) -> Result<(Images, Images)> {
+    let set = config.set;
     let (train_files, test_file) = set.files(layout);
+    let official = |path: &Path, images: &Images, size: usize| match images.labels.len() {
+        n if n == size || config.any_size => Ok(()),
+        n => {
+            let what =
+                format!("has {n} images, the official file has {size}; unpack the archive again, or use --any-size");
+            Err(Error::file(path, what))
+        }
+    };
     let mut train = Images::default();
     let mut first = None;
     for file in &train_files {
@@ -229,11 +257,17 @@ fn read_files(
                 format!("has {} images, {} has {first}; unpack the archive again", images.labels.len(), train_files[0]);
             return Err(Error::file(path, what));
         }
+        official(&path, &images, TRAIN_IMAGES / train_files.len())?;
+        let room = train.planes.try_reserve_exact(images.planes.len());
+        room.map_err(|_| Error::file(&path, "there is not enough memory for its images"))?;
         train.planes.extend(images.planes);
         train.labels.extend(images.labels);
         train.coarse.extend(images.coarse);
     }
-    Ok((train, one(&folder.join(test_file))?))
+    let path = folder.join(test_file);
+    let test = one(&path)?;
+    official(&path, &test, TEST_IMAGES)?;
+    Ok((train, test))
 }
 
 fn check_names(path: &Path, names: Vec<String>, expected: usize) -> Result<Vec<String>> {
@@ -251,16 +285,18 @@ fn check_label(path: &Path, image: usize, label: u8, classes: usize) -> Result<i
 }
 
 /// Records of one label (CIFAR-100: superclass, then class) and the planes of an image.
-fn read_binary(set: Cifar, folder: &Path) -> Result<Archive> {
+fn read_binary(config: &CifarConfig, folder: &Path) -> Result<Archive> {
+    let set = config.set;
     let label_bytes = if set == Cifar::Cifar100 { 2 } else { 1 };
     let record = label_bytes + PIXELS;
-    let (train, test) = read_files(set, folder, Layout::Binary, |path| {
-        let bytes = read_limited(path, MAX_FILE)?;
+    let (train, test) = read_files(config, folder, Layout::Binary, |path| {
+        let bytes = files::read(path, MAX_FILE)?;
         if bytes.is_empty() || bytes.len() % record != 0 {
             let what = format!("has {} bytes, which is not a number of images of {record} bytes", bytes.len());
             return Err(Error::file(path, format!("{what}; unpack the archive again")));
         }
-        let mut images = Images { planes: Vec::with_capacity(bytes.len()), ..Images::default() };
+        let planes = files::buffer(bytes.len()).map_err(|what| Error::file(path, what))?;
+        let mut images = Images { planes, ..Images::default() };
         for (i, record) in bytes.chunks_exact(record).enumerate() {
             if set == Cifar::Cifar100 {
                 check_label(path, i, record[0], set.coarse_classes())?;
@@ -273,7 +309,7 @@ fn read_binary(set: Cifar, folder: &Path) -> Result<Archive> {
     })?;
     let names = |file: &str, expected| {
         let path = folder.join(file);
-        let bytes = read_limited(&path, 1 << 20)?;
+        let bytes = files::read(&path, 1 << 20)?;
         let text = String::from_utf8(bytes).map_err(|_| Error::file(&path, "is not text"))?;
         let names = text.lines().map(str::trim).filter(|line| !line.is_empty()).map(String::from).collect();
         check_names(&path, names, expected)
@@ -285,13 +321,14 @@ fn read_binary(set: Cifar, folder: &Path) -> Result<Archive> {
     Ok(Archive { train, test, names, coarse_names })
 }
 
-fn read_pickle(set: Cifar, folder: &Path) -> Result<Archive> {
+fn read_pickle(config: &CifarConfig, folder: &Path) -> Result<Archive> {
+    let set = config.set;
     let (label_key, meta_file, names_key) = match set {
         Cifar::Cifar10 => ("labels", "batches.meta", "label_names"),
         Cifar::Cifar100 => ("fine_labels", "meta", "fine_label_names"),
     };
     let meta_path = folder.join(meta_file);
-    let bytes = read_limited(&meta_path, MAX_FILE)?;
+    let bytes = files::read(&meta_path, MAX_FILE)?;
     let at_meta = |what| Error::file(&meta_path, what);
     let meta = Pickle::load(&bytes).map_err(at_meta)?;
     let names = check_names(&meta_path, meta.strings(names_key).map_err(at_meta)?, set.classes())?;
@@ -303,8 +340,8 @@ fn read_pickle(set: Cifar, folder: &Path) -> Result<Archive> {
     };
     let batch = meta.integer("num_cases_per_batch").filter(|_| set == Cifar::Cifar10);
 
-    let (train, test) = read_files(set, folder, Layout::Pickle, |path| {
-        let bytes = read_limited(path, MAX_FILE)?;
+    let (train, test) = read_files(config, folder, Layout::Pickle, |path| {
+        let bytes = files::read(path, MAX_FILE)?;
         let at = |what| Error::file(path, what);
         let pickle = Pickle::load(&bytes).map_err(at)?;
         let (rows, columns, planes) = pickle.matrix("data").map_err(at)?;

@@ -1,25 +1,26 @@
-//! A store from JPEG and PNG files: decoded and resized in parallel, written as they come, never all in memory.
+//! A store from image files: headers checked, decoded and resized in parallel, written as they come, never all in memory.
 
+mod budget;
+mod work;
+
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
-use rayon::prelude::*;
-
-use super::decode::{Squarer, decode};
+use self::budget::Budget;
+use self::work::{Hash, Work};
+use super::decode::{Exif, Options};
 use super::listing::{self, Listing, MAX_NAMES};
-use super::longtail::LongTail;
+use super::longtail::{LongTail, hold_out};
 use super::meta::{FORMAT, Meta};
-use super::store::{MAX_SIDE, Subset, read_limited};
+use super::store::{MAX_SIDE, Subset};
 use super::summary::Summary;
+use super::sums::Sums;
 use super::writer::StoreWriter;
+use crate::error::shown;
 use crate::{Error, Result};
 
 /// ImageNet's mean and standard deviation, as torchvision's models have them.
 pub const IMAGENET: ([f64; 3], [f64; 3]) = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]);
-
-/// Longest image file that is read.
-const MAX_FILE: u64 = 1 << 28;
-/// Pixels that are decoded before they are written; twice this is held, as one batch is written while the next is decoded.
-const BATCH_BYTES: usize = 32 << 20;
 
 /// Where the file names and labels come from.
 #[derive(Debug, Clone)]
@@ -28,20 +29,44 @@ pub enum Source {
     Lists {
         /// Training list.
         train: PathBuf,
-        /// Test list.
-        test: PathBuf,
+        /// Test list; where there is none, a share of the training images is held out.
+        test: Option<PathBuf>,
         /// What the paths are relative to.
         root: PathBuf,
         /// A file of class names, one a line.
         names: Option<PathBuf>,
     },
-    /// Folders that hold a folder a class.
+    /// Folders that hold a folder per class.
     Folders {
         /// Training folder.
         train: PathBuf,
-        /// Test folder.
-        test: PathBuf,
+        /// Test folder; where there is none, a share of the training images is held out.
+        test: Option<PathBuf>,
     },
+}
+
+impl Source {
+    fn train(&self) -> &Path {
+        match self {
+            Source::Lists { train, .. } | Source::Folders { train, .. } => train,
+        }
+    }
+
+    fn test(&self) -> Option<&Path> {
+        match self {
+            Source::Lists { test, .. } | Source::Folders { test, .. } => test.as_deref(),
+        }
+    }
+
+    /// The folders that hold the images, as far as they are known before the lists are read.
+    fn folders(&self) -> Vec<&Path> {
+        match self {
+            Source::Lists { .. } => Vec::new(),
+            Source::Folders { train, test } => {
+                [Some(train), test.as_ref()].into_iter().flatten().map(|p| &**p).collect()
+            }
+        }
+    }
 }
 
 /// Where mean and standard deviation come from.
@@ -60,96 +85,104 @@ pub struct ImagesConfig {
     pub source: Source,
     /// Side of the stored images.
     pub size: usize,
-    /// A long-tailed subset of the training images; all of them where absent.
+    /// Share of each class's images that is held out for testing, where the source has no test set.
+    pub test_fraction: Option<f64>,
+    /// Share of each class's images that is held out for validation.
+    pub val_fraction: Option<f64>,
+    /// Seed of what is held out.
+    pub seed: u64,
+    /// A long-tailed subset of the training images that are left; all of them where absent.
     pub long_tail: Option<LongTail>,
     /// Mean and standard deviation.
     pub normalise: Normalise,
+    /// Whether images are turned upright.
+    pub exif: Exif,
+    /// Leave out what cannot be decoded instead of refusing the set.
+    pub skip_broken: bool,
+    /// Most pixels of an image file.
+    pub max_pixels: u64,
+    /// Bytes of memory for all images that are being decoded; by default, half of what is free.
+    pub decode_memory: Option<u64>,
     /// Replace an existing store.
     pub force: bool,
 }
 
-/// Hears how far the work is: subset, images done, images in all. Called from any thread.
-pub type Progress<'a> = &'a (dyn Fn(Subset, usize, usize) + Sync);
-
-/// Sums over the pixels of a channel, exact in integers.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Sums {
-    sum: [u64; 3],
-    square: [u64; 3],
+/// A part of the work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// Reading the headers of all files.
+    Check,
+    /// Decoding the images of a subset.
+    Decode(Subset),
 }
 
-impl Sums {
-    pub(super) fn of(pixels: &[u8]) -> Sums {
-        let mut sums = Sums::default();
-        // A row's worth at a time in 32 bits, which vectorises.
-        for chunk in pixels.chunks(3 * 4096) {
-            let (mut sum, mut square) = ([0u32; 3], [0u32; 3]);
-            for p in chunk.chunks_exact(3) {
-                for c in 0..3 {
-                    sum[c] += u32::from(p[c]);
-                    square[c] += u32::from(p[c]) * u32::from(p[c]);
-                }
-            }
-            for c in 0..3 {
-                sums.sum[c] += u64::from(sum[c]);
-                sums.square[c] += u64::from(square[c]);
-            }
-        }
-        sums
-    }
+/// Hears how far the work is: step, images done, images in all. Called from any thread.
+pub type Progress<'a> = &'a (dyn Fn(Step, usize, usize) + Sync);
 
-    pub(super) fn add(&mut self, other: &Sums) {
-        for c in 0..3 {
-            self.sum[c] += other.sum[c];
-            self.square[c] += other.square[c];
-        }
-    }
-
-    /// Mean and (population) standard deviation of `n` pixels scaled to 0..1.
-    pub(super) fn mean_std(&self, n: u64) -> ([f64; 3], [f64; 3]) {
-        let n = n as f64;
-        let mean = self.sum.map(|s| s as f64 / n / 255.0);
-        let std = std::array::from_fn(|c| {
-            let mean_of_squares = self.square[c] as f64 / n / (255.0 * 255.0);
-            // A set of one colour must still be divisible.
-            (mean_of_squares - mean[c] * mean[c]).max(0.0).sqrt().max(1.0 / 255.0)
-        });
-        (mean, std)
-    }
-}
+/// Files and what is wrong with them.
+pub(super) type Broken = Vec<(PathBuf, String)>;
 
 /// Decodes all images and writes the store at `out`, on the current rayon pool.
 ///
 /// # Errors
 ///
-/// If a list is odd, if a label is missing, if files cannot be decoded (all of them are named, up to a limit), or if the store
-/// cannot be written. Nothing is left behind then.
+/// If a list is odd, if a label is missing, if files cannot be decoded (all of them are named, up to a limit; with `skip_broken`:
+/// if nothing of a class is left), or if the store cannot be written. Nothing is left behind then.
 pub fn prepare(out: &Path, config: &ImagesConfig, progress: Progress) -> Result<Summary> {
     if !(1..=MAX_SIDE).contains(&config.size) {
         return Err(Error::Config(format!("size {}: must be 1 to {MAX_SIDE}", config.size)));
     }
-    let mut writer = StoreWriter::create(out, config.force)?;
-    let (mut train, test, class_names, source, note) = list(&config.source)?;
-    let mut short = Vec::new();
-    if let Some(rule) = &config.long_tail {
-        let chosen = rule.select(&train.labels, class_names.len())?;
-        train.paths = chosen.indices.iter().map(|&i| train.paths[i].clone()).collect();
-        train.labels = chosen.indices.iter().map(|&i| train.labels[i]).collect();
-        short = chosen.short;
+    match (config.source.test(), config.test_fraction) {
+        (Some(_), Some(_)) => return Err(Error::Usage("give a test set or --test-fraction, not both".into())),
+        (None, None) => return Err(Error::Usage("give a test set or --test-fraction".into())),
+        _ => {}
     }
-    let mut counts = vec![0; class_names.len()];
-    train.labels.iter().for_each(|&label| counts[label as usize] += 1);
-
-    let mut bad = Vec::new();
-    let mut sums = Sums::default();
-    for (subset, listing) in [(Subset::Train, &train), (Subset::Test, &test)] {
-        let subset_sums = write_images(&mut writer, subset, listing, config.size, &mut bad, progress)?;
-        if subset == Subset::Train {
-            sums = subset_sums;
+    for (flag, share) in [("test-fraction", config.test_fraction), ("val-fraction", config.val_fraction)] {
+        if share.is_some_and(|share| !(share > 0.0 && share < 1.0)) {
+            let share = share.unwrap_or_default();
+            return Err(Error::Config(format!("{flag} {share}: must be between 0 and 1")));
         }
     }
-    if !bad.is_empty() {
-        return Err(undecodable(&config.source, &bad, train.paths.len() + test.paths.len()));
+    let mut writer = StoreWriter::create(out, config.force, &config.source.folders())?;
+    let Listed { train, test, names, mut notes } = list(&config.source)?;
+    if let Source::Lists { .. } = config.source {
+        // Of lists, what holds their images counts: their root may be that of the whole file system.
+        let folders: Vec<PathBuf> =
+            [Some(&train), test.as_ref()].into_iter().flatten().filter_map(Listing::folder).collect();
+        writer.stay_out_of(&folders.iter().map(PathBuf::as_path).collect::<Vec<_>>())?;
+    }
+    let (mut works, held_out) = divide(config, train, test, names.len())?;
+    notes.extend(held_out);
+    let mut short = Vec::new();
+    if let Some(rule) = &config.long_tail {
+        short = works[0].choose(rule, names.len())?;
+    }
+    let images: usize = works.iter().map(|work| work.paths.len()).sum();
+
+    let budget = Budget::new(config.decode_memory.unwrap_or_else(budget::default_bytes));
+    let options = Options { exif: config.exif, max_pixels: config.max_pixels, max_memory: budget.total() };
+    let mut broken = work::check(&mut works, &options, progress)?;
+    if !broken.is_empty() && !config.skip_broken {
+        return Err(undecodable(&config.source, &broken, images));
+    }
+    let (mut sums, mut hashes) = (Sums::default(), Vec::new());
+    for work in &mut works {
+        let how = work::How { size: config.size, options, budget: &budget, skip_broken: config.skip_broken };
+        let (subset_sums, subset_hashes) = work.write(&mut writer, &how, &mut broken, progress)?;
+        if work.subset == Subset::Train {
+            sums = subset_sums;
+        }
+        hashes.push(subset_hashes);
+    }
+    if !broken.is_empty() && !config.skip_broken {
+        return Err(undecodable(&config.source, &broken, images));
+    }
+    let train = &works[0];
+    let mut counts = vec![0; names.len()];
+    train.labels.iter().for_each(|&label| counts[label as usize] += 1);
+    if let Some(class) = counts.iter().position(|&n| n == 0) {
+        let what = format!("no training image of class {class} ({}) is left that can be decoded", names[class]);
+        return Err(Error::file(config.source.train(), what));
     }
     let (mean, std) = match config.normalise {
         Normalise::Measured => sums.mean_std((train.paths.len() * config.size * config.size) as u64),
@@ -157,8 +190,8 @@ pub fn prepare(out: &Path, config: &ImagesConfig, progress: Progress) -> Result<
     };
     let meta = Meta {
         format: FORMAT,
-        source,
-        class_names,
+        source: describe(config),
+        class_names: names,
         counts,
         mean,
         std,
@@ -167,134 +200,143 @@ pub fn prepare(out: &Path, config: &ImagesConfig, progress: Progress) -> Result<
         coarse: None,
         arrays: Default::default(),
     };
-    let mut summary = Summary::new(out, &meta, test.labels.len(), short);
-    if let Some(note) = note {
-        summary = summary.note(note);
+    let count = |subset| works.iter().find(|work| work.subset == subset).map_or(0, |work| work.labels.len());
+    let mut summary = Summary::new(out, &meta, count(Subset::Test), short);
+    summary.val = count(Subset::Val);
+    summary.notes.append(&mut notes);
+    if !broken.is_empty() {
+        summary.notes.push(format!("{} of {images} images cannot be decoded and were left out", broken.len()));
     }
+    summary.warnings = shared(&works, &hashes);
+    summary.broken = broken;
     writer.finish(meta)?;
     Ok(summary)
 }
 
-/// Training files, test files, class names, the store's `source`, and a note for the user.
-type Listed = (Listing, Listing, Vec<String>, String, Option<String>);
+/// What a source holds.
+struct Listed {
+    train: Listing,
+    test: Option<Listing>,
+    /// Of the classes.
+    names: Vec<String>,
+    /// For the user.
+    notes: Vec<String>,
+}
 
 fn list(source: &Source) -> Result<Listed> {
-    let name = |path: &Path| path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     match source {
         Source::Lists { train, test, root, names } => {
             let train_files = listing::read_list(train, root)?;
             let classes = listing::count_classes(train, &train_files)?;
-            let test_files = listing::read_list(test, root)?;
-            let note = listing::check_test(test, &test_files, classes)?;
+            let mut notes = listing::repeated(train, &train_files);
+            let mut test_files = None;
+            if let Some(test) = test {
+                let files = listing::read_list(test, root)?;
+                notes.extend(listing::check_test(test, &files, classes)?);
+                notes.extend(listing::repeated(test, &files));
+                test_files = Some(files);
+            }
             let names = match names {
                 Some(path) => listing::read_names(path, classes)?,
                 None => listing::names_from_folders(&train_files, classes),
             };
-            Ok((train_files, test_files, names, format!("images of {} and {}", name(train), name(test)), note))
+            Ok(Listed { train: train_files, test: test_files, names, notes })
         }
         Source::Folders { train, test } => {
-            let (train_files, test_files, names) = listing::read_folders(train, test)?;
-            let note = listing::check_test(test, &test_files, names.len())?;
-            Ok((train_files, test_files, names, format!("images of {} and {}", name(train), name(test)), note))
-        }
-    }
-}
-
-/// A file and what is wrong with it.
-type Bad = (PathBuf, String);
-
-/// Decodes and writes one split; adds what cannot be decoded to `bad`, and then goes on only to find all of it.
-fn write_images(
-    writer: &mut StoreWriter,
-    subset: Subset,
-    listing: &Listing,
-    size: usize,
-    bad: &mut Vec<Bad>,
-    progress: Progress,
-) -> Result<Sums> {
-    let image_bytes = size * size * 3;
-    let per_batch = (BATCH_BYTES / image_bytes).max(rayon::current_num_threads());
-    let total = listing.paths.len();
-    let done = std::sync::atomic::AtomicUsize::new(0);
-    let decode_batch = |paths: &[PathBuf], pixels: &mut Vec<u8>| -> (Sums, Vec<Bad>) {
-        pixels.resize(paths.len() * image_bytes, 0);
-        let results: Vec<Result<Sums, Bad>> = paths
-            .par_iter()
-            .zip(pixels.par_chunks_mut(image_bytes))
-            .map_init(Squarer::default, |squarer, (path, out)| {
-                let outcome = read_limited(path, MAX_FILE)
-                    .map_err(reason)
-                    .and_then(|bytes| squarer.square(&decode(&bytes)?, size, out))
-                    .map(|()| Sums::of(out))
-                    .map_err(|what| (path.clone(), what));
-                progress(subset, 1 + done.fetch_add(1, std::sync::atomic::Ordering::Relaxed), total);
-                outcome
-            })
-            .collect();
-        let (mut sums, mut bad) = (Sums::default(), Vec::new());
-        for result in results {
-            match result {
-                Ok(one) => sums.add(&one),
-                Err(one) => bad.push(one),
+            let folders = listing::read_folders(train, test.as_deref())?;
+            let mut notes = folders.notes;
+            if let (Some(path), Some(files)) = (test, &folders.test) {
+                notes.extend(listing::check_test(path, files, folders.names.len())?);
             }
+            Ok(Listed { train: folders.train, test: folders.test, names: folders.names, notes })
         }
-        (sums, bad)
-    };
-
-    let mut file = writer.split(subset, &listing.labels, size, size)?;
-    let mut sums = Sums::default();
-    let (mut ready, mut spare) = (Vec::new(), Vec::new());
-    for batch in listing.paths.chunks(per_batch) {
-        // The batch that is ready is written while the next one is decoded.
-        let write = || if bad.is_empty() { file.append(&ready) } else { Ok(()) };
-        let (written, (batch_sums, batch_bad)) = rayon::join(write, || decode_batch(batch, &mut spare));
-        written?;
-        sums.add(&batch_sums);
-        bad.extend(batch_bad);
-        std::mem::swap(&mut ready, &mut spare);
     }
-    if bad.is_empty() {
-        file.append(&ready)?;
-        writer.end_split(file)?;
-    }
-    Ok(sums)
 }
 
-/// Why a file could not be read, without its name.
-fn reason(error: Error) -> String {
-    match error {
-        Error::Io { source, .. } => source.to_string(),
-        Error::File { what, .. } => what,
-        other => other.to_string(),
+/// Training images first, then validation images where there are any, then test images; and a note on classes that are too small
+/// to be held out of.
+fn divide(
+    config: &ImagesConfig,
+    train: Listing,
+    test: Option<Listing>,
+    classes: usize,
+) -> Result<(Vec<Work>, Option<String>)> {
+    let wanted = [(Subset::Test, config.test_fraction), (Subset::Val, config.val_fraction)];
+    let shares = wanted.map(|(subset, share)| (subset, share.unwrap_or(0.0)));
+    let subsets = hold_out(&train.labels, classes, shares, config.seed)?;
+    let part = |subset: Subset| {
+        let mut part = Listing::default();
+        for i in (0..subsets.len()).filter(|&i| subsets[i] == subset) {
+            part.paths.push(train.paths[i].clone());
+            part.labels.push(train.labels[i]);
+        }
+        part
+    };
+    let mut works = vec![Work::new(Subset::Train, part(Subset::Train))];
+    let mut notes = Vec::new();
+    for (subset, share) in [(Subset::Val, config.val_fraction), (Subset::Test, config.test_fraction)] {
+        if share.is_some() {
+            let part = part(subset);
+            if part.paths.is_empty() {
+                let what = format!("every class has too few images to hold {} images out", subset.name());
+                return Err(Error::file(config.source.train(), what));
+            }
+            let mut seen = vec![false; classes];
+            part.labels.iter().for_each(|&label| seen[label as usize] = true);
+            let without = seen.iter().filter(|&&seen| !seen).count();
+            if without > 0 {
+                notes.push(format!("{without} class(es) are too small to give {} images", subset.name()));
+            }
+            works.push(Work::new(subset, part));
+        }
     }
+    works.extend(test.map(|test| Work::new(Subset::Test, test)));
+    Ok((works, (!notes.is_empty()).then(|| notes.join("; "))))
+}
+
+/// The store's `source`.
+fn describe(config: &ImagesConfig) -> String {
+    let name = |path: &Path| path.file_name().map(shown).unwrap_or_default();
+    let mut text = format!("images of {}", name(config.source.train()));
+    if let Some(test) = config.source.test() {
+        text.push_str(&format!(" and {}", name(test)));
+    }
+    for (subset, share) in [("test", config.test_fraction), ("val", config.val_fraction)] {
+        if let Some(share) = share {
+            text.push_str(&format!(", {subset} fraction {share} by seed {}", config.seed));
+        }
+    }
+    text
+}
+
+/// Warnings about images that are in the training set and in another subset as well.
+fn shared(works: &[Work], hashes: &[Vec<Hash>]) -> Vec<String> {
+    let train: HashSet<&Hash> = hashes[0].iter().collect();
+    let mut warnings = Vec::new();
+    for (work, hashes) in works.iter().zip(hashes).skip(1) {
+        let mut both = hashes.iter().zip(&work.paths).filter(|(hash, _)| train.contains(hash)).map(|(_, path)| path);
+        if let Some(first) = both.next() {
+            let (n, all, subset) = (1 + both.count(), work.paths.len(), work.subset.name());
+            let what = format!("{n} of {all} {subset} images are training images too, the same file or a copy of it");
+            warnings.push(format!("{what}; the first is {}", shown(first)));
+        }
+    }
+    warnings
 }
 
 /// One line about all files that could not be decoded.
-fn undecodable(source: &Source, bad: &[Bad], total: usize) -> Error {
+fn undecodable(source: &Source, broken: &Broken, total: usize) -> Error {
     let place = match source {
         Source::Lists { root, .. } => root,
         Source::Folders { train, .. } => train,
     };
-    let mut what = format!("{} of {total} images cannot be decoded: ", bad.len());
+    let mut what = format!("{} of {total} images cannot be decoded: ", broken.len());
     let names: Vec<String> =
-        bad.iter().take(MAX_NAMES).map(|(path, why)| format!("{} ({why})", path.display())).collect();
+        broken.iter().take(MAX_NAMES).map(|(path, why)| format!("{} ({why})", shown(path))).collect();
     what.push_str(&names.join(", "));
-    if bad.len() > MAX_NAMES {
-        what.push_str(&format!(", and {} more", bad.len() - MAX_NAMES));
+    if broken.len() > MAX_NAMES {
+        what.push_str(&format!(", and {} more", broken.len() - MAX_NAMES));
     }
+    what.push_str("; --skip-broken leaves them out");
     Error::file(place, what)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn measured_mean_and_std() {
-        let pixels: Vec<u8> = (0..10_000).flat_map(|i| [255, if i % 2 == 0 { 0 } else { 255 }, 51]).collect();
-        let (mean, std) = Sums::of(&pixels).mean_std(10_000);
-        let close = |a: f64, b: f64| (a - b).abs() < 1e-12;
-        assert!(close(mean[0], 1.0) && close(mean[1], 0.5) && close(mean[2], 0.2), "{mean:?}");
-        assert!(close(std[1], 0.5) && close(std[0], 1.0 / 255.0) && close(std[2], 1.0 / 255.0), "{std:?}");
-    }
 }

@@ -1,11 +1,13 @@
-//! Which image files make up a set, and their labels: from list files or from a folder a class.
+//! Which image files make up a set, and their labels: from list files or from a folder per class.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ffi::{OsStr, OsString};
+use std::fs::DirEntry;
 use std::path::{Path, PathBuf};
 
 use super::meta::MAX_CLASSES;
-use super::store::read_limited;
-use crate::{Error, Result};
+use crate::error::{escaped, one_line, shown};
+use crate::{Error, Result, files};
 
 /// Longest list file: 10 million lines.
 const MAX_LIST: u64 = 2 << 30;
@@ -21,13 +23,26 @@ pub struct Listing {
     pub labels: Vec<i32>,
 }
 
+impl Listing {
+    /// The deepest folder that holds all images.
+    pub fn folder(&self) -> Option<PathBuf> {
+        let mut folder = self.paths.first()?.parent()?;
+        for path in &self.paths {
+            while !path.starts_with(folder) {
+                folder = folder.parent()?;
+            }
+        }
+        Some(folder.to_path_buf())
+    }
+}
+
 /// Reads a list of lines `relative/path label`; the path may contain spaces, empty lines are skipped.
 ///
 /// # Errors
 ///
 /// If the file is no text, is empty, or a line has no label of 0 or more (named).
 pub fn read_list(list: &Path, root: &Path) -> Result<Listing> {
-    let bytes = read_limited(list, MAX_LIST)?;
+    let bytes = files::read(list, MAX_LIST)?;
     let text = String::from_utf8(bytes).map_err(|e| {
         let line = 1 + e.as_bytes()[..e.utf8_error().valid_up_to()].iter().filter(|&&b| b == b'\n').count();
         Error::file(list, format!("line {line}: is not UTF-8 text; lines must read `relative/path label`"))
@@ -40,9 +55,10 @@ pub fn read_list(list: &Path, root: &Path) -> Result<Listing> {
         }
         let odd =
             |what: String| Error::file(list, format!("line {}: {what}; lines must read `relative/path label`", i + 1));
-        let (path, label) =
-            line.rsplit_once(char::is_whitespace).ok_or_else(|| odd(format!("{:?} has no label", short(line))))?;
-        let label: i64 = label.parse().map_err(|_| odd(format!("{:?} is not a label", short(label))))?;
+        let (path, label) = line
+            .rsplit_once(char::is_whitespace)
+            .ok_or_else(|| odd(format!("\"{}\" has no label", one_line(line, 60))))?;
+        let label: i64 = label.parse().map_err(|_| odd(format!("\"{}\" is not a label", one_line(label, 60))))?;
         if !(0..MAX_CLASSES as i64).contains(&label) {
             return Err(odd(format!("label {label} is not in 0..{MAX_CLASSES}")));
         }
@@ -52,14 +68,6 @@ pub fn read_list(list: &Path, root: &Path) -> Result<Listing> {
     match listing.paths.is_empty() {
         true => Err(Error::file(list, "lists no image; lines must read `relative/path label`")),
         false => Ok(listing),
-    }
-}
-
-/// Text from a file, short enough for a message.
-fn short(text: &str) -> String {
-    match text.char_indices().nth(60) {
-        Some((end, _)) => format!("{}...", &text[..end]),
-        None => text.into(),
     }
 }
 
@@ -91,7 +99,7 @@ pub fn count_classes(list: &Path, train: &Listing) -> Result<usize> {
 pub fn check_test(list: &Path, test: &Listing, classes: usize) -> Result<Option<String>> {
     if let Some(i) = test.labels.iter().position(|&label| label as usize >= classes) {
         let what =
-            format!("{} has label {}, the training set has {classes} classes", test.paths[i].display(), test.labels[i]);
+            format!("{} has label {}, the training set has {classes} classes", shown(&test.paths[i]), test.labels[i]);
         return Err(Error::file(list, what));
     }
     let mut seen = vec![false; classes];
@@ -122,7 +130,7 @@ pub fn names_from_folders(train: &Listing, classes: usize) -> Vec<String> {
         }
     }
     let names: Vec<String> = names.into_iter().flatten().collect();
-    let unique: std::collections::BTreeSet<&String> = names.iter().collect();
+    let unique: BTreeSet<&String> = names.iter().collect();
     if distinct && unique.len() == classes { names } else { (0..classes).map(|c| format!("class {c}")).collect() }
 }
 
@@ -132,7 +140,7 @@ pub fn names_from_folders(train: &Listing, classes: usize) -> Vec<String> {
 ///
 /// If there are not `classes` lines.
 pub fn read_names(path: &Path, classes: usize) -> Result<Vec<String>> {
-    let text = String::from_utf8(read_limited(path, MAX_LIST)?).map_err(|_| Error::file(path, "is not UTF-8 text"))?;
+    let text = files::read_text(path, MAX_LIST)?;
     let names: Vec<String> = text.lines().map(|line| line.trim().to_string()).filter(|line| !line.is_empty()).collect();
     match names.len() {
         n if n == classes => Ok(names),
@@ -140,73 +148,241 @@ pub fn read_names(path: &Path, classes: usize) -> Result<Vec<String>> {
     }
 }
 
-/// Lists a folder that has a folder a class; classes are numbered by name, hidden and other files are skipped.
+/// What a class folder's images are called.
+const IMAGES: [&str; 10] = ["jpg", "jpeg", "jpe", "jfif", "png", "webp", "gif", "bmp", "tif", "tiff"];
+
+/// A folder that has a folder per class.
+#[derive(Debug, Default)]
+pub struct Folder {
+    /// The image files of each class, by the class folder's name.
+    pub classes: BTreeMap<OsString, Vec<PathBuf>>,
+    /// What was passed over.
+    pub skipped: Skipped,
+}
+
+/// Files that were passed over: by cause, how many and the first of them.
+#[derive(Debug, Default)]
+pub struct Skipped(BTreeMap<String, (usize, PathBuf)>);
+
+impl Skipped {
+    fn add(&mut self, why: impl Into<String>, path: PathBuf) {
+        self.0.entry(why.into()).or_insert((0, path)).0 += 1;
+    }
+
+    /// A note for the user, where there is anything to say.
+    pub fn note(&self, folder: &Path) -> Option<String> {
+        let total: usize = self.0.values().map(|(n, _)| n).sum();
+        let causes: Vec<String> =
+            self.0.iter().map(|(why, (n, first))| format!("{n} {why} (as {})", shown(first))).collect();
+        (total > 0).then(|| format!("skipped in {}: {}", shown(folder), causes.join(", ")))
+    }
+}
+
+/// Lists a folder that has a folder per class; classes are numbered by name, hidden and other files are skipped.
 ///
 /// # Errors
 ///
-/// If a folder cannot be read or holds no JPEG or PNG file.
-pub fn read_folder(root: &Path) -> Result<BTreeMap<String, Vec<PathBuf>>> {
-    let mut classes = BTreeMap::new();
-    for (name, path) in sorted_entries(root)? {
-        if path.is_dir() {
-            let is_image = |name: &str| {
-                let end = name.rsplit_once('.').map(|(_, end)| end.to_ascii_lowercase());
-                matches!(end.as_deref(), Some("jpg" | "jpeg" | "png"))
-            };
-            let files: Vec<PathBuf> =
-                sorted_entries(&path)?.into_iter().filter(|(name, _)| is_image(name)).map(|(_, path)| path).collect();
-            if files.is_empty() {
-                return Err(Error::file(path, "holds no .jpg, .jpeg or .png file; each class needs images"));
-            }
-            classes.insert(name, files);
+/// If a folder cannot be read or holds no image file.
+pub fn read_folder(root: &Path) -> Result<Folder> {
+    let mut found = Folder::default();
+    for entry in sorted_entries(root)? {
+        let path = entry.path();
+        if is_hidden(&entry) {
+            found.skipped.add("hidden", path);
+        } else if is_folder(&entry) {
+            let files = read_class(&path, &mut found.skipped)?;
+            found.classes.insert(entry.file_name(), files);
+        } else {
+            found.skipped.add("beside the class folders", path);
         }
     }
-    match classes.is_empty() {
+    match found.classes.is_empty() {
         true => Err(Error::file(root, "holds no folder; it must hold one folder of images per class")),
-        false => Ok(classes),
+        false => Ok(found),
     }
 }
 
-fn sorted_entries(folder: &Path) -> Result<Vec<(String, PathBuf)>> {
-    let mut entries = Vec::new();
-    for entry in std::fs::read_dir(folder).map_err(Error::io(folder))? {
-        let entry = entry.map_err(Error::io(folder))?;
-        let name = entry.file_name().to_string_lossy().into_owned();
-        if !name.starts_with('.') {
-            entries.push((name, entry.path()));
+fn read_class(folder: &Path, skipped: &mut Skipped) -> Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    let mut deeper = 0;
+    for entry in sorted_entries(folder)? {
+        let path = entry.path();
+        if is_hidden(&entry) {
+            skipped.add("hidden", path);
+        } else if is_folder(&entry) {
+            deeper += add_deeper(&path, skipped)?;
+        } else if is_image(&path) {
+            files.push(path);
+        } else {
+            skipped.add("of another kind than images", path);
         }
     }
-    entries.sort();
+    if files.is_empty() {
+        let hint = if deeper > 0 { format!(" (the {deeper} in subfolders are not looked at)") } else { String::new() };
+        let kinds = IMAGES.map(|end| format!(".{end}")).join(", ");
+        return Err(Error::file(folder, format!("holds no image{hint}; each class needs files named {kinds}")));
+    }
+    Ok(files)
+}
+
+/// Counts the images below a class folder's subfolder, which are not taken.
+fn add_deeper(folder: &Path, skipped: &mut Skipped) -> Result<usize> {
+    let mut images = 0;
+    for entry in sorted_entries(folder)? {
+        let path = entry.path();
+        // Links are not followed here: they may lead in circles.
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            images += add_deeper(&path, skipped)?;
+        } else if is_image(&path) {
+            images += 1;
+            skipped.add("in subfolders of a class folder", path);
+        }
+    }
+    Ok(images)
+}
+
+fn is_hidden(entry: &DirEntry) -> bool {
+    entry.file_name().as_encoded_bytes().starts_with(b".")
+}
+
+/// Whether this is a folder, or a link to one.
+fn is_folder(entry: &DirEntry) -> bool {
+    match entry.file_type() {
+        Ok(kind) if kind.is_symlink() => entry.path().is_dir(),
+        Ok(kind) => kind.is_dir(),
+        Err(_) => false,
+    }
+}
+
+fn is_image(path: &Path) -> bool {
+    let end = path.extension().and_then(OsStr::to_str).map(str::to_ascii_lowercase);
+    end.is_some_and(|end| IMAGES.contains(&end.as_str()))
+}
+
+fn sorted_entries(folder: &Path) -> Result<Vec<DirEntry>> {
+    let entries = std::fs::read_dir(folder).map_err(Error::io(folder))?;
+    let mut entries: Vec<DirEntry> = entries.collect::<Result<_, _>>().map_err(Error::io(folder))?;
+    entries.sort_by_key(DirEntry::file_name);
     Ok(entries)
 }
 
-/// The training and the test set of two folders, and the class names.
+/// The training and, where there is one, the test set of folders.
+#[derive(Debug)]
+pub struct Folders {
+    /// Training images.
+    pub train: Listing,
+    /// Test images.
+    pub test: Option<Listing>,
+    /// The classes' names.
+    pub names: Vec<String>,
+    /// A line each about what the user may not expect.
+    pub notes: Vec<String>,
+}
+
+/// Reads the folders of a set.
 ///
 /// # Errors
 ///
 /// Those of [`read_folder`]; a class of the test folder that the training folder has not; fewer than two classes.
-pub fn read_folders(train: &Path, test: &Path) -> Result<(Listing, Listing, Vec<String>)> {
-    let train_classes = read_folder(train)?;
-    let names: Vec<String> = train_classes.keys().cloned().collect();
-    if names.len() < 2 {
+pub fn read_folders(train: &Path, test: Option<&Path>) -> Result<Folders> {
+    let train_folder = read_folder(train)?;
+    let keys: Vec<OsString> = train_folder.classes.keys().cloned().collect();
+    if keys.len() < 2 {
         return Err(Error::file(train, "has one class; a training set needs at least 2"));
     }
-    let test_classes = read_folder(test)?;
-    let unknown: Vec<String> = test_classes.keys().filter(|name| !train_classes.contains_key(*name)).cloned().collect();
-    if !unknown.is_empty() {
-        let what =
-            format!("{} has no folder in {}", some_of("class", &unknown).replace("classs", "classes"), train.display());
-        return Err(Error::file(test, what));
-    }
-    let listing = |classes: BTreeMap<String, Vec<PathBuf>>| {
+    let mut notes: Vec<String> = train_folder.skipped.note(train).into_iter().collect();
+    let names = class_names(train, &keys, &mut notes)?;
+    let listing = |classes: BTreeMap<OsString, Vec<PathBuf>>| {
         let mut listing = Listing::default();
         for (name, files) in classes {
-            // Every test class was just found among the names, which are sorted.
-            let label = names.binary_search(&name).expect("a known class") as i32;
+            // Every class of a test folder was found among the keys, which are sorted as the map is.
+            let label = keys.binary_search(&name).expect("a known class") as i32;
             listing.labels.extend(files.iter().map(|_| label));
             listing.paths.extend(files);
         }
         listing
     };
-    Ok((listing(train_classes), listing(test_classes), names))
+    let test = match test {
+        None => None,
+        Some(test) => {
+            let folder = read_folder(test)?;
+            let known = |name: &&OsString| keys.binary_search(name).is_err();
+            let unknown: Vec<String> = folder.classes.keys().filter(known).map(shown).collect();
+            if !unknown.is_empty() {
+                let classes = some_of("class", &unknown).replace("classs", "classes");
+                return Err(Error::file(test, format!("{classes} has no folder in {}", shown(train))));
+            }
+            notes.extend(folder.skipped.note(test));
+            Some(listing(folder.classes))
+        }
+    };
+    Ok(Folders { train: listing(train_folder.classes), test, names, notes })
+}
+
+/// The folders' names as text. Those that are not UTF-8 (of an archive from another system, say) are written with escapes, so that
+/// no two of them become one.
+fn class_names(root: &Path, keys: &[OsString], notes: &mut Vec<String>) -> Result<Vec<String>> {
+    let names: Vec<String> = keys.iter().map(|key| key.to_str().map_or_else(|| escaped(key), String::from)).collect();
+    let odd: Vec<&String> = keys.iter().zip(&names).filter(|(key, _)| key.to_str().is_none()).map(|(_, n)| n).collect();
+    if let Some(first) = odd.first() {
+        notes.push(format!("{} class folders have names that are not UTF-8, such as {first}", odd.len()));
+    }
+    let unique: BTreeSet<&String> = names.iter().collect();
+    match unique.len() == names.len() {
+        true => Ok(names),
+        false => Err(Error::file(root, "two class folders have the same name once it is written as text; rename one")),
+    }
+}
+
+/// Notes on files that are listed more than once.
+pub fn repeated(list: &Path, listing: &Listing) -> Vec<String> {
+    let mut first: HashMap<&Path, i32> = HashMap::with_capacity(listing.paths.len());
+    let (mut twice, mut two_labels) = ((0, String::new()), (0, String::new()));
+    for (path, &label) in listing.paths.iter().zip(&listing.labels) {
+        match first.insert(path, label) {
+            None => {}
+            Some(before) => {
+                let (count, example) = if before == label { &mut twice } else { &mut two_labels };
+                *count += 1;
+                if *count == 1 {
+                    *example =
+                        if before == label { shown(path) } else { format!("{} ({before} and {label})", shown(path)) };
+                }
+            }
+        }
+    }
+    let mut notes = Vec::new();
+    for ((count, example), what) in [(two_labels, "again with another label"), (twice, "twice")] {
+        if count > 0 {
+            notes.push(format!("{} lists {count} image(s) {what}, the first is {example}", shown(list)));
+        }
+    }
+    notes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_folder_of_a_list() {
+        let folder = |paths: &[&str]| {
+            let listing = Listing { paths: paths.iter().map(PathBuf::from).collect(), labels: vec![0; paths.len()] };
+            listing.folder()
+        };
+        assert_eq!(folder(&["/data/set/a/1", "/data/set/b/2"]), Some("/data/set".into()));
+        assert_eq!(folder(&["/data/set/a/1", "/data/set/a/2"]), Some("/data/set/a".into()));
+        assert_eq!(folder(&["/data/set/a/1", "/data/settle/a/2"]), Some("/data".into()));
+        assert_eq!(folder(&["a/1", "1"]), Some("".into()));
+        assert_eq!(folder(&[]), None);
+    }
+
+    #[test]
+    fn what_is_listed_more_than_once() {
+        let paths = ["a", "b", "a", "c", "b", "b"].map(PathBuf::from).to_vec();
+        let listing = Listing { paths, labels: vec![0, 1, 0, 2, 3, 3] };
+        let notes = repeated(Path::new("l.txt"), &listing);
+        assert_eq!(notes[0], "l.txt lists 1 image(s) again with another label, the first is b (1 and 3)");
+        assert_eq!(notes[1], "l.txt lists 2 image(s) twice, the first is a");
+    }
 }

@@ -3,8 +3,12 @@
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
+use super::store::Subset;
 use crate::rng::mt19937::Mt19937;
 use crate::{Error, Result};
+
+/// Keeps what [`hold_out`] draws apart from what [`Pick::Random`] draws by the same seed.
+const HOLD_OUT: u32 = 1;
 
 /// The shape of the tail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
@@ -130,9 +134,62 @@ impl LongTail {
     }
 }
 
+/// Which subset each image goes to when shares of every class are held out for testing and validation: the same for the same
+/// labels and seed. A class of at least two images gives one to each subset that is asked for, as far as that leaves one for
+/// training.
+///
+/// # Errors
+///
+/// A share that is not between 0 and 1, or shares that leave nothing for training.
+pub fn hold_out(labels: &[i32], classes: usize, shares: [(Subset, f64); 2], seed: u64) -> Result<Vec<Subset>> {
+    for (subset, share) in shares {
+        if !(0.0..1.0).contains(&share) {
+            return Err(Error::Config(format!("{}-fraction {share}: must be between 0 and 1", subset.name())));
+        }
+    }
+    if shares[0].1 + shares[1].1 >= 1.0 {
+        return Err(Error::Config("test-fraction and val-fraction leave nothing for training".into()));
+    }
+    let mut members = vec![Vec::new(); classes];
+    // Labels are those of a listing, which are all in `0..classes`.
+    labels.iter().enumerate().for_each(|(i, &label)| members[label as usize].push(i));
+    let mut subsets = vec![Subset::Train; labels.len()];
+    for (class, images) in members.iter_mut().enumerate() {
+        Mt19937::from_key(&[seed as u32, (seed >> 32) as u32, class as u32, HOLD_OUT]).shuffle(images);
+        let (n, mut rest) = (images.len(), &images[..]);
+        for (subset, share) in shares {
+            if share > 0.0 && rest.len() > 1 {
+                let count = ((share * n as f64).round() as usize).clamp(1, rest.len() - 1);
+                rest[..count].iter().for_each(|&i| subsets[i] = subset);
+                rest = &rest[count..];
+            }
+        }
+    }
+    Ok(subsets)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn shares_are_held_out_of_every_class() {
+        let labels: Vec<i32> = [100, 10, 3, 2, 1].iter().enumerate().flat_map(|(c, &n)| vec![c as i32; n]).collect();
+        let shares = [(Subset::Test, 0.2), (Subset::Val, 0.1)];
+        let of = |seed| hold_out(&labels, 5, shares, seed).unwrap();
+        let subsets = of(3);
+        let count = |class: i32, subset: Subset| {
+            labels.iter().zip(&subsets).filter(|&(&label, &s)| label == class && s == subset).count()
+        };
+        let counts: Vec<[usize; 3]> =
+            (0..5).map(|c| [Subset::Train, Subset::Val, Subset::Test].map(|subset| count(c, subset))).collect();
+        assert_eq!(counts, [[70, 10, 20], [7, 1, 2], [1, 1, 1], [1, 0, 1], [1, 0, 0]]);
+        assert_eq!(subsets, of(3));
+        assert_ne!(subsets, of(4));
+        for bad in [[1.0, 0.0], [0.0, -0.1], [0.6, 0.4], [f64::NAN, 0.1]] {
+            hold_out(&labels, 5, [(Subset::Test, bad[0]), (Subset::Val, bad[1])], 0).unwrap_err();
+        }
+    }
 
     #[test]
     fn published_counts() {

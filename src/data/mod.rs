@@ -12,13 +12,17 @@ pub mod meta;
 pub mod npy;
 pub mod pickle;
 pub mod pixels;
+mod place;
 pub mod shots;
+pub mod square;
 pub mod store;
 pub mod summary;
+mod sums;
 pub mod synthetic;
 pub mod writer;
 
 pub use meta::Meta;
+pub use place::recover;
 pub use shots::Shot;
 pub use store::{ImageSet, Store, Subset};
 pub use summary::Summary;

@@ -5,13 +5,15 @@
 //! which is how Python 3 writes bytes for Python 2. Everything else is an error; nothing is ever called.
 //!
 //! Values live in an arena and refer to each other by number, as a pickle's memo may refer to a list before it is filled.
-//! Strings and bytes are ranges of the file, so that no short instruction can ask for much memory.
+//! Strings and bytes are ranges of the file, so that no short instruction can ask for much memory, and what is built may not take
+//! more of it than the file itself (and a megabyte).
 
 mod machine;
 
 use std::ops::Range;
 
 use self::machine::Machine;
+use crate::files;
 
 /// Longest name of a class or of an entry, in bytes.
 const MAX_NAME: usize = 1024;
@@ -32,7 +34,7 @@ enum Value {
     Dict(Vec<(Id, Id)>),
     Name(Name),
     Dtype(String),
-    Array(Option<Array>),
+    Array(Option<Box<Array>>),
     Mark,
 }
 
@@ -90,7 +92,7 @@ impl<'a> Pickle<'a> {
     fn text(&self, value: &Value) -> Option<Vec<u8>> {
         match value {
             Value::Bytes(range) => Some(self.file[range.clone()].to_vec()),
-            Value::Latin1(range) => latin1(&self.file[range.clone()]),
+            Value::Latin1(range) => latin1(&self.file[range.clone()], Vec::new()),
             _ => None,
         }
     }
@@ -118,8 +120,16 @@ impl<'a> Pickle<'a> {
     /// If the entry is missing or something else.
     pub fn strings(&self, key: &str) -> Result<Vec<String>, Problem> {
         let Value::List(items) = self.get(key)? else { return Err(format!("'{key}' is not a list")) };
-        let string = |&id: &Id| self.short_text(&self.values[id]).and_then(|bytes| String::from_utf8(bytes).ok());
-        items.iter().map(|id| string(id).ok_or_else(|| format!("'{key}' is not a list of strings"))).collect()
+        let mut strings = Vec::new();
+        // A list may refer to one long string a million times.
+        let mut room = self.file.len();
+        for &id in items {
+            let text = self.short_text(&self.values[id]).and_then(|bytes| String::from_utf8(bytes).ok());
+            let text = text.ok_or_else(|| format!("'{key}' is not a list of strings"))?;
+            room = room.checked_sub(text.len()).ok_or_else(|| format!("'{key}' holds more text than the file"))?;
+            strings.push(text);
+        }
+        Ok(strings)
     }
 
     /// A list, or a one-dimensional array, of integers from 0 to 255: labels.
@@ -154,7 +164,8 @@ impl<'a> Pickle<'a> {
                 if !array.fortran {
                     return Ok((rows, columns, data));
                 }
-                let mut by_row = vec![0; data.len()];
+                let mut by_row = files::buffer(data.len())?;
+                by_row.resize(data.len(), 0);
                 for (c, column) in data.chunks_exact(rows.max(1)).enumerate() {
                     column.iter().enumerate().for_each(|(r, &byte)| by_row[r * columns + c] = byte);
                 }
@@ -166,7 +177,19 @@ impl<'a> Pickle<'a> {
 
     fn array_bytes(&self, key: &str, array: &Array) -> Result<Vec<u8>, Problem> {
         let expected = array.shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d));
-        let data = self.text(&self.values[array.data]).ok_or_else(|| format!("the data of '{key}' is not bytes"))?;
+        let data = match &self.values[array.data] {
+            Value::Bytes(range) => {
+                let mut data = files::buffer(range.len())?;
+                data.extend_from_slice(&self.file[range.clone()]);
+                Some(data)
+            }
+            Value::Latin1(range) => {
+                let bytes = files::buffer(range.len())?;
+                latin1(&self.file[range.clone()], bytes)
+            }
+            _ => None,
+        };
+        let data = data.ok_or_else(|| format!("the data of '{key}' is not bytes"))?;
         match expected {
             Some(n) if n == data.len() => Ok(data),
             _ => Err(format!("'{key}' has {} bytes for shape {:?}", data.len(), array.shape)),
@@ -174,7 +197,10 @@ impl<'a> Pickle<'a> {
     }
 }
 
-/// The bytes whose Latin-1 text is `text` in UTF-8.
-fn latin1(text: &[u8]) -> Option<Vec<u8>> {
-    std::str::from_utf8(text).ok()?.chars().map(|c| u8::try_from(u32::from(c)).ok()).collect()
+/// The bytes whose Latin-1 text is `text` in UTF-8, in `bytes`, which is empty.
+fn latin1(text: &[u8], mut bytes: Vec<u8>) -> Option<Vec<u8>> {
+    for c in std::str::from_utf8(text).ok()?.chars() {
+        bytes.push(u8::try_from(u32::from(c)).ok()?);
+    }
+    Some(bytes)
 }

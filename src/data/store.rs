@@ -36,7 +36,7 @@ use std::path::{Path, PathBuf};
 use super::meta::{ArrayMeta, Meta};
 use super::npy::{self, Dtype, HEADER_LEN};
 use super::pixels::{HASH_LEN, PixelSource, Pixels, blocks};
-use crate::{Error, Result};
+use crate::{Error, Result, files};
 
 /// Bytes at each end of an array that its `ends` checksum covers, in format 1.
 const END_BYTES: u64 = 64 << 10;
@@ -47,7 +47,7 @@ const DAMAGED: &str = "is damaged or of another store (its checksum does not fit
 pub const MAX_SIDE: usize = 16_384;
 
 /// Longest `meta.json`: a million classes with long names.
-const MAX_META_BYTES: u64 = 256 << 20;
+pub(super) const MAX_META_BYTES: u64 = 256 << 20;
 
 /// The subsets of a store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -176,6 +176,7 @@ impl Store {
     /// Names the file and says what is wrong with it. Changed bits between the ends of the pixels are seen when they are read.
     pub fn open(path: impl AsRef<Path>) -> Result<Store> {
         let path = path.as_ref();
+        super::place::recover(path)?;
         let folder = std::fs::metadata(path).map_err(Error::io(path))?;
         let meta_path = path.join("meta.json");
         if !folder.is_dir() {
@@ -184,10 +185,14 @@ impl Store {
                 "is not a store (a folder with meta.json); make one with `glmc-engine prepare`",
             ));
         }
-        if !meta_path.exists() {
-            return Err(Error::file(path, "is not a store (it has no meta.json); make one with `glmc-engine prepare`"));
-        }
-        let meta = Meta::from_text(&meta_path, &read_limited(&meta_path, MAX_META_BYTES)?)?;
+        let text = files::read(&meta_path, MAX_META_BYTES).map_err(|e| match e {
+            // Any other cause (no permission, say) is told as it is.
+            Error::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
+                Error::file(path, "is not a store (it has no meta.json); make one with `glmc-engine prepare`")
+            }
+            other => other,
+        })?;
+        let meta = Meta::from_text(&meta_path, &text)?;
         let train = open_images(path, &meta, &meta_path, Subset::Train)?;
         let test = open_images(path, &meta, &meta_path, Subset::Test)?;
         let has_val = meta.arrays.contains_key("val/labels.npy");
@@ -208,7 +213,7 @@ impl Store {
     /// When it cannot be read.
     pub fn fingerprint(&self) -> Result<String> {
         let path = self.path.join("meta.json");
-        let bytes = std::fs::read(&path).map_err(Error::io(&path))?;
+        let bytes = files::read(&path, MAX_META_BYTES)?;
         Ok(blake3::hash(&bytes).to_hex().to_string())
     }
 
@@ -294,7 +299,7 @@ pub(super) fn array_name(subset: Subset, array: &str) -> String {
 
 /// BLAKE3 of a whole file, as `b3sum` prints it.
 fn hash_file(path: &Path) -> Result<String> {
-    let mut file = File::open(path).map_err(Error::io(path))?;
+    let mut file = files::open(path)?;
     let (mut hasher, mut bytes) = (blake3::Hasher::new(), vec![0; 4 << 20]);
     loop {
         match file.read(&mut bytes).map_err(Error::io(path))? {
@@ -317,30 +322,12 @@ fn end_checksum(file: &File, path: &Path, len: u64) -> Result<String> {
     Ok(hasher.finalize().to_hex().to_string())
 }
 
-/// Reads a whole file that should be small.
-pub(super) fn read_limited(path: &Path, limit: u64) -> Result<Vec<u8>> {
-    let file = File::open(path).map_err(Error::io(path))?;
-    let stat = file.metadata().map_err(Error::io(path))?;
-    if stat.is_dir() {
-        return Err(Error::file(path, "is a folder where a file must be"));
-    }
-    let mut bytes = Vec::with_capacity(stat.len().min(limit) as usize);
-    let n = file.take(limit + 1).read_to_end(&mut bytes).map_err(Error::io(path))?;
-    if n as u64 > limit {
-        return Err(Error::file(path, format!("is larger than {limit} bytes, which no such file is")));
-    }
-    Ok(bytes)
-}
-
 /// Opens an array and checks its length, its header, and in format 1 its ends against its declaration.
 fn open_array(path: &Path, array: &ArrayMeta) -> Result<File> {
     let declared = npy::file_len(array.dtype, &array.shape)
         .ok_or_else(|| Error::file(path, format!("meta.json gives it the impossible shape {:?}", array.shape)))?;
-    let file = File::open(path).map_err(Error::io(path))?;
+    let file = files::open(path)?;
     let stat = file.metadata().map_err(Error::io(path))?;
-    if !stat.is_file() {
-        return Err(Error::file(path, "is not a plain file; prepare the store again"));
-    }
     let mut start = vec![0; stat.len().min(HEADER_LEN as u64) as usize];
     file.read_exact_at(&mut start, 0).map_err(Error::io(path))?;
     npy::check_header(path, &start, array.dtype, &array.shape)?;

@@ -17,7 +17,7 @@ use super::store::Subset;
 use super::summary::Summary;
 use super::writer::StoreWriter;
 use crate::rng::mt19937::Mt19937;
-use crate::{Error, Result};
+use crate::{Error, Result, stop};
 
 const SHAPES: [&str; 8] = ["disc", "square", "triangle", "cross", "ring", "diamond", "bar", "crescent"];
 const TEXTURES: [&str; 8] = ["plain", "rows", "columns", "slanted", "checked", "dotted", "ringed", "speckled"];
@@ -66,7 +66,7 @@ pub fn prepare(out: &Path, config: &SyntheticConfig) -> Result<Summary> {
     range("size", config.size, 8, 512)?;
     let counts = class_counts(config.per_class * config.classes, config.classes, config.imbalance, Profile::Exp)?;
 
-    let mut writer = StoreWriter::create(out, config.force)?;
+    let mut writer = StoreWriter::create(out, config.force, &[])?;
     let mut mean_std = ([0.0; 3], [0.0; 3]);
     for subset in [Subset::Train, Subset::Test] {
         let count = |class: usize| if subset == Subset::Train { counts[class] } else { config.test_per_class };
@@ -75,14 +75,15 @@ pub fn prepare(out: &Path, config: &SyntheticConfig) -> Result<Summary> {
         let labels: Vec<i32> = images.iter().map(|&(class, _)| class as i32).collect();
         let image_bytes = config.size * config.size * 3;
         let mut pixels = vec![0; BATCH.min(images.len()) * image_bytes];
-        let mut sums = super::images::Sums::default();
+        let mut sums = super::sums::Sums::default();
         let mut file = writer.split(subset, &labels, config.size, config.size)?;
         for batch in images.chunks(BATCH) {
+            stop::check()?;
             let pixels = &mut pixels[..batch.len() * image_bytes];
             batch.par_iter().zip(pixels.par_chunks_mut(image_bytes)).for_each(|(&(class, i), out)| {
                 draw(config, subset, class, i, out);
             });
-            sums.add(&super::images::Sums::of(pixels));
+            sums.add(&super::sums::Sums::of(pixels));
             file.append(pixels)?;
         }
         writer.end_split(file)?;

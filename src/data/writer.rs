@@ -1,26 +1,22 @@
 //! Writing a store: everything goes to a folder beside the final one, is synced, and takes the final name in one rename.
-//!
-//! The working folder is `.NAME.partial`; it holds a lock file, so that two writers of one store do not meet, and whatever a
-//! killed writer left there is removed by the next one.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, Write};
+use std::fs::{self, File};
+use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use super::meta::{ArrayMeta, Meta};
-use super::npy::{self, Dtype};
+use super::npy::{self, Dtype, HEADER_LEN};
 use super::pixels::{BLOCK, HASH_LEN};
+use super::place::Place;
 use super::store::{Store, Subset, array_name};
-use crate::{Error, Result};
+use crate::files::sync_folder;
+use crate::{Error, Result, files, stop};
 
 /// A store in the making. Dropping it without [`StoreWriter::finish`] removes what was written.
 #[derive(Debug)]
 pub struct StoreWriter {
-    out: PathBuf,
-    work: PathBuf,
-    /// Held locked until the end.
-    _lock: File,
+    place: Place,
     arrays: BTreeMap<String, ArrayMeta>,
 }
 
@@ -74,52 +70,27 @@ impl BlockHasher {
 }
 
 impl StoreWriter {
-    /// Begins a store that will be at `out`.
+    /// Begins a store that will be at `out`, made from what lies in the folders `sources`.
     ///
     /// # Errors
     ///
-    /// If `out` exists (with `force`: if it is something else than a store), if its parent folder does not exist, or if
-    /// another process is writing the same store.
-    pub fn create(out: &Path, force: bool) -> Result<StoreWriter> {
-        let name = match out.file_name() {
-            Some(name) => name.to_string_lossy().into_owned(),
-            None => return Err(Error::Usage(format!("{}: not a name for a store", out.display()))),
-        };
-        let parent = match out.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => parent,
-            _ => Path::new("."),
-        };
-        if !fs::metadata(parent).map_err(Error::io(parent))?.is_dir() {
-            return Err(Error::file(parent, "is not a folder"));
-        }
-        refuse_existing(out, force)?;
+    /// If something is at `out` that must not be replaced (with `force`: if it is something else than a store), if `out` lies in a
+    /// source or a source in it, if its parent folder does not exist, or if another process is writing the same store.
+    pub fn create(out: &Path, force: bool, sources: &[&Path]) -> Result<StoreWriter> {
+        Ok(StoreWriter { place: Place::take(out, force, sources)?, arrays: BTreeMap::new() })
+    }
 
-        let work = parent.join(format!(".{name}.partial"));
-        fs::create_dir_all(&work).map_err(Error::io(&work))?;
-        let lock_path = work.join("lock");
-        let lock = OpenOptions::new().create(true).truncate(false).write(true).open(&lock_path);
-        let lock = lock.map_err(Error::io(&lock_path))?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(Error::file(out, "another process is writing this store")),
-            Err(TryLockError::Error(e)) => return Err(Error::io(&lock_path)(e)),
-        }
-        // A writer with `force` that was killed between its two renames left the old store here: give it its name back.
-        if work.join("old").is_dir() && fs::symlink_metadata(out).is_err() {
-            fs::rename(work.join("old"), out).map_err(Error::io(out))?;
-            if let Err(e) = refuse_existing(out, force) {
-                let _ = clear(&work);
-                return Err(e);
-            }
-        }
-        for left in ["store", "old"] {
-            remove_folder(&work.join(left))?;
-        }
-        Ok(StoreWriter { out: out.to_path_buf(), work, _lock: lock, arrays: BTreeMap::new() })
+    /// Fails if the store's place and one of these folders lie in each other.
+    ///
+    /// # Errors
+    ///
+    /// Says which.
+    pub fn stay_out_of(&self, sources: &[&Path]) -> Result<()> {
+        self.place.stay_out_of(sources)
     }
 
     fn store(&self) -> PathBuf {
-        self.work.join("store")
+        self.place.store()
     }
 
     /// Writes the labels of a subset and begins its pixels: `labels.len()` images of `height` x `width` x 3 bytes.
@@ -169,7 +140,7 @@ impl StoreWriter {
         fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
         let path = self.store().join(&name);
         let len = npy::file_len(dtype, &shape)
-            .ok_or_else(|| Error::file(&self.out, format!("{name} of shape {shape:?} is too large")))?;
+            .ok_or_else(|| Error::file(self.place.out(), format!("{name} of shape {shape:?} is too large")))?;
         let file = File::create_new(&path).map_err(Error::io(&path))?;
         let (hasher, blocks) = (blake3::Hasher::new(), BlockHasher::default());
         let mut array = PixelWriter { subset, name, path, file, hasher, blocks, shape, left: len };
@@ -188,11 +159,31 @@ impl StoreWriter {
         self.array(subset, "blocks", Dtype::U8, vec![hashes.len() / HASH_LEN, HASH_LEN], &hashes)
     }
 
+    /// Gives up a subset whose pixels were begun, so that it can be written anew. What was written of them is returned: a file that
+    /// has no name any more, at the first image.
+    ///
+    /// # Errors
+    ///
+    /// If a file cannot be read or removed.
+    pub fn take_back(&mut self, pixels: PixelWriter) -> Result<File> {
+        let PixelWriter { subset, name, path, .. } = pixels;
+        let mut file = files::open(&path)?;
+        file.seek(SeekFrom::Start(HEADER_LEN as u64)).map_err(Error::io(&path))?;
+        let of_subset = |array: &str| array.split('/').next() == Some(subset.name());
+        let written: Vec<String> = self.arrays.keys().filter(|array| of_subset(array)).cloned().collect();
+        for array in written.iter().chain([&name]) {
+            let path = self.store().join(array);
+            fs::remove_file(&path).map_err(Error::io(&path))?;
+            self.arrays.remove(array);
+        }
+        Ok(file)
+    }
+
     /// Completes an array, and returns the checksums of its blocks.
     fn end(&mut self, array: PixelWriter, dtype: Dtype) -> Result<Vec<u8>> {
         let PixelWriter { name, path, file, hasher, blocks, shape, left, .. } = array;
         if left != 0 {
-            return Err(Error::file(&self.out, format!("{name}: {left} bytes were never written")));
+            return Err(Error::file(self.place.out(), format!("{name}: {left} bytes were never written")));
         }
         file.sync_all().map_err(Error::io(&path))?;
         let blake3 = hasher.finalize().to_hex().to_string();
@@ -206,8 +197,9 @@ impl StoreWriter {
     ///
     /// If the result is not a store that opens, or if a file cannot be written. Nothing is left behind then.
     pub fn finish(mut self, mut meta: Meta) -> Result<()> {
+        stop::check()?;
         meta.arrays = std::mem::take(&mut self.arrays);
-        meta.validate().map_err(|what| Error::file(&self.out, what))?;
+        meta.validate().map_err(|what| Error::file(self.place.out(), what))?;
         let store = self.store();
         let path = store.join("meta.json");
         let mut file = File::create_new(&path).map_err(Error::io(&path))?;
@@ -217,27 +209,7 @@ impl StoreWriter {
             sync_folder(&folder)?;
         }
         sync_folder(&store)?;
-        let old = self.work.join("old");
-        if fs::symlink_metadata(&self.out).is_ok() {
-            fs::rename(&self.out, &old).map_err(Error::io(&self.out))?;
-        }
-        if let Err(e) = fs::rename(&store, &self.out) {
-            let _ = fs::rename(&old, &self.out);
-            return Err(Error::io(&self.out)(e));
-        }
-        // The parent exists, `create` looked; `Drop` clears the working folder.
-        sync_folder(self.work.parent().unwrap_or(Path::new(".")))
-    }
-}
-
-impl Drop for StoreWriter {
-    fn drop(&mut self) {
-        // The store that was to be replaced is still in the working folder if even putting it back failed: keep it.
-        if fs::symlink_metadata(&self.out).is_err() && self.work.join("old").exists() {
-            return;
-        }
-        // Nobody is left to tell; the next writer of this store clears what could not be removed now.
-        let _ = clear(&self.work);
+        self.place.publish()
     }
 }
 
@@ -260,51 +232,4 @@ impl PixelWriter {
         self.blocks.update(bytes);
         self.file.write_all(bytes).map_err(Error::io(&self.path))
     }
-}
-
-/// Fails if `out` is there and must not be replaced.
-fn refuse_existing(out: &Path, force: bool) -> Result<()> {
-    if fs::symlink_metadata(out).is_err() {
-        return Ok(());
-    }
-    if !force {
-        return Err(Error::file(out, "exists already; --force replaces it"));
-    }
-    let entries =
-        fs::read_dir(out).map_err(|_| Error::file(out, "is not a store; choose another name or remove it"))?;
-    let mut names =
-        entries.map(|entry| entry.map(|e| e.file_name())).collect::<Result<Vec<_>, _>>().map_err(Error::io(out))?;
-    names.retain(|name| name != Subset::Val.name());
-    names.sort();
-    if names != ["meta.json", "test", "train"] {
-        return Err(Error::file(
-            out,
-            "is not just a store, so --force does not replace it; choose another name or remove it",
-        ));
-    }
-    Ok(())
-}
-
-fn remove_folder(path: &Path) -> Result<()> {
-    match fs::remove_dir_all(path) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(Error::io(path)(e)),
-        _ => Ok(()),
-    }
-}
-
-/// Removes the working folder. The lock goes after the content and by name, never recursively, so that a writer that starts in
-/// this very moment keeps its own lock and folder.
-fn clear(work: &Path) -> io::Result<()> {
-    for left in ["store", "old"] {
-        match fs::remove_dir_all(work.join(left)) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-            _ => {}
-        }
-    }
-    fs::remove_file(work.join("lock"))?;
-    fs::remove_dir(work)
-}
-
-fn sync_folder(path: &Path) -> Result<()> {
-    File::open(path).and_then(|folder| folder.sync_all()).map_err(Error::io(path))
 }

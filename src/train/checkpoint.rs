@@ -17,6 +17,8 @@ use crate::nn::{Field, ParameterStore};
 use crate::ops::Backend;
 use crate::tensor::Precision;
 
+/// Longest checkpoint that is read.
+const MAX_BYTES: u64 = 1 << 40;
 const KEY: &str = "glmc_engine";
 const MOMENTUM: &str = "optimizer.momentum.";
 const LOSSES: &str = "run.losses";
@@ -132,7 +134,7 @@ impl Checkpoint {
     /// # Errors
     /// When it cannot be read, was not written by this program, or is damaged.
     pub fn read(path: &Path) -> Result<Checkpoint> {
-        let bytes = std::fs::read(path).map_err(Error::io(path))?;
+        let bytes = crate::files::read(path, MAX_BYTES)?;
         let wrong = |what: String| Error::file(path, format!("{what}; restore the file, or train again"));
         let tensors =
             SafeTensors::deserialize(&bytes).map_err(|e| wrong(format!("not a whole safetensors file ({e})")))?;

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::files::{sync_folder, write_atomically};
+use crate::files::{self, sync_folder, write_atomically};
 use crate::train::metrics::{EpochMetrics, Outcome, digest};
 use crate::train::run_record::{Process, RunRecord};
 
@@ -122,7 +122,7 @@ impl RunFolder {
             // Network file systems lock only what is open for writing, which a folder never is.
             Err(TryLockError::Error(_)) => {
                 let at = path.join(".lock");
-                let lock = OpenOptions::new().create(true).append(true).open(&at).map_err(Error::io(&at))?;
+                let lock = files::open_to_write(&at, OpenOptions::new().append(true))?;
                 lock.try_lock().map(|()| lock)
             }
             other => other.map(|()| lock),
@@ -241,7 +241,7 @@ impl RunFolder {
         let is_new = !at.exists();
         let mut text = serde_json::to_string(line).map_err(|e| Error::file(&at, e.to_string()))?;
         text.push('\n');
-        let mut file = OpenOptions::new().create(true).append(true).open(&at).map_err(Error::io(&at))?;
+        let mut file = files::open_to_write(&at, OpenOptions::new().append(true))?;
         file.write_all(text.as_bytes()).and_then(|()| file.sync_data()).map_err(Error::io(&at))?;
         if is_new { sync_folder(&self.path) } else { Ok(()) }
     }
@@ -254,10 +254,12 @@ impl RunFolder {
     /// When one of those lines is missing or damaged.
     pub fn rewind_metrics(&self, epochs: usize, expected: &str, is_old: bool) -> Result<Vec<EpochMetrics>> {
         let at = self.metrics();
-        let text = match fs::read(&at) {
+        let text = match files::read(&at, 1 << 32) {
             Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
-            Err(e) if e.kind() == ErrorKind::NotFound && epochs == 0 => return Ok(Vec::new()),
-            Err(e) => return Err(Error::io(&at)(e)),
+            Err(Error::Io { source, .. }) if source.kind() == ErrorKind::NotFound && epochs == 0 => {
+                return Ok(Vec::new());
+            }
+            Err(e) => return Err(e),
         };
         let mut kept: Vec<EpochMetrics> = Vec::new();
         let (mut whole, mut first) = (String::new(), 1);

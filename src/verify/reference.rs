@@ -48,7 +48,7 @@ impl Reference {
     /// # Errors
     /// When it cannot be read, is no whole safetensors file, or a setting is missing or absurd.
     pub fn open(path: &Path) -> Result<Reference> {
-        let bytes = std::fs::read(path).map_err(Error::io(path))?;
+        let bytes = crate::files::read(path, 1 << 36)?;
         let wrong = |what: String| Error::file(path, what);
         let tensors =
             SafeTensors::deserialize(&bytes).map_err(|e| wrong(format!("not a whole safetensors file ({e})")))?;

@@ -3,10 +3,21 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
-use super::{Array, Id, MAX_NAME, Name, Problem, Value};
+use super::{Array, Id, Name, Problem, Value};
 
-/// Most values that a pickle may build; CIFAR's largest file needs about 300,000.
-const MAX_VALUES: usize = 8_000_000;
+/// Bytes that a pickle may build beyond its own length. CIFAR's files are almost all pixels, which are not copied here: the
+/// largest (155 MB) builds 27 MB of labels and names.
+const ROOM: usize = 1 << 20;
+
+/// Longest code of an element type, and most dimensions of an array: each array has its own copy.
+const MAX_DTYPE: usize = 16;
+const MAX_DIMENSIONS: usize = 8;
+
+/// Bytes of a value, of an element of the stack, a list or a tuple, of an entry of a dictionary or the memo. Vectors and maps that
+/// double when they are full hold up to twice as many.
+const VALUE: usize = size_of::<Value>();
+const ELEMENT: usize = size_of::<Id>();
+const ENTRY: usize = 2 * ELEMENT;
 
 /// The stack machine.
 pub(super) struct Machine<'a> {
@@ -15,12 +26,15 @@ pub(super) struct Machine<'a> {
     values: Vec<Value>,
     stack: Vec<Id>,
     memo: HashMap<u32, Id>,
+    /// Bytes that may still be built.
+    room: usize,
 }
 
 impl<'a> Machine<'a> {
     /// Runs the whole of a file: the values that it builds, and which of them is the outermost.
     pub(super) fn load(file: &'a [u8]) -> Result<(Vec<Value>, Id), Problem> {
-        let mut machine = Machine { file, at: 0, values: Vec::new(), stack: Vec::new(), memo: HashMap::new() };
+        let room = ROOM + file.len();
+        let mut machine = Machine { file, at: 0, values: Vec::new(), stack: Vec::new(), memo: HashMap::new(), room };
         let root = machine.run().map_err(|what| format!("{what} (byte {} of the pickle)", machine.at))?;
         match file.len() - machine.at {
             0 => Ok((machine.values, root)),
@@ -62,6 +76,7 @@ impl<'a> Machine<'a> {
                 b'}' => self.push(Value::Dict(Vec::new()))?,
                 0x85..=0x87 => {
                     let from = self.top(usize::from(op) - 0x84)?;
+                    self.charge(3 * ELEMENT)?;
                     let items = self.stack.split_off(from);
                     self.push(Value::Tuple(items))?;
                 }
@@ -127,8 +142,7 @@ impl<'a> Machine<'a> {
                 b'q' => self.put(1)?,
                 b'r' => self.put(4)?,
                 0x94 => {
-                    let (key, id) = (self.memo.len() as u32, self.last()?);
-                    self.memo.insert(key, id);
+                    self.store(self.memo.len() as u32)?;
                 }
                 b'h' => self.get(1)?,
                 b'j' => self.get(4)?,
@@ -180,11 +194,17 @@ impl<'a> Machine<'a> {
     }
 
     fn push(&mut self, value: Value) -> Result<(), Problem> {
-        if self.values.len() >= MAX_VALUES {
-            return Err(format!("more than {MAX_VALUES} values"));
-        }
+        self.charge(VALUE + ELEMENT)?;
         self.stack.push(self.values.len());
         self.values.push(value);
+        Ok(())
+    }
+
+    /// Takes `bytes` out of what may be built.
+    fn charge(&mut self, bytes: usize) -> Result<(), Problem> {
+        let file = self.file.len();
+        self.room = (self.room.checked_sub(2 * bytes))
+            .ok_or_else(|| format!("builds more than a file of {file} bytes that holds images does"))?;
         Ok(())
     }
 
@@ -238,6 +258,7 @@ impl<'a> Machine<'a> {
     fn since_mark(&mut self) -> Result<Vec<Id>, Problem> {
         let is_mark = |&id: &Id| matches!(self.values[id], Value::Mark);
         let mark = self.stack.iter().rposition(is_mark).ok_or("a mark is missing")?;
+        self.charge((self.stack.len() - mark) * ELEMENT)?;
         let items = self.stack.split_off(mark + 1);
         self.stack.pop();
         Ok(items)
@@ -245,6 +266,7 @@ impl<'a> Machine<'a> {
 
     fn extend_list(&mut self, items: Vec<Id>) -> Result<(), Problem> {
         let id = self.last()?;
+        self.charge(items.len() * ELEMENT)?;
         match &mut self.values[id] {
             Value::List(list) => list.extend(items),
             _ => return Err("appends to what is not a list".into()),
@@ -254,6 +276,7 @@ impl<'a> Machine<'a> {
 
     fn set_items(&mut self, items: Vec<Id>) -> Result<(), Problem> {
         let id = self.last()?;
+        self.charge(items.len() * ENTRY)?;
         match &mut self.values[id] {
             Value::Dict(dict) if items.len().is_multiple_of(2) => {
                 dict.extend(items.chunks_exact(2).map(|kv| (kv[0], kv[1])))
@@ -271,6 +294,7 @@ impl<'a> Machine<'a> {
 
     fn store(&mut self, key: u32) -> Result<(), Problem> {
         let id = self.last()?;
+        self.charge(ENTRY)?;
         self.memo.insert(key, id);
         Ok(())
     }
@@ -282,7 +306,7 @@ impl<'a> Machine<'a> {
 
     fn recall(&mut self, key: u32) -> Result<(), Problem> {
         let id = *self.memo.get(&key).ok_or("recalls what was never stored")?;
-        // The stack grows by one for each two bytes of the file, so it needs no limit of its own.
+        self.charge(ELEMENT)?;
         self.stack.push(id);
         Ok(())
     }
@@ -305,7 +329,7 @@ impl<'a> Machine<'a> {
             {
                 Value::Latin1(text.clone())
             }
-            (Value::Name(Name::Dtype), Some(Value::Bytes(code)), _) if code.len() <= MAX_NAME => {
+            (Value::Name(Name::Dtype), Some(Value::Bytes(code)), _) if code.len() <= MAX_DTYPE => {
                 Value::Dtype(String::from_utf8_lossy(&self.file[code.clone()]).into_owned())
             }
             (Value::Name(Name::Reconstruct), Some(Value::Name(Name::NdArray)), _) => Value::Array(None),
@@ -328,7 +352,11 @@ impl<'a> Machine<'a> {
                     Value::Int(n) => usize::try_from(n).map_err(|_| format!("an array of size {n}")),
                     _ => Err("an array's shape that is not integers".into()),
                 };
-                let shape: Vec<usize> = self.tuple(shape)?.iter().map(dimension).collect::<Result<_, Problem>>()?;
+                let shape = self.tuple(shape)?;
+                if shape.len() > MAX_DIMENSIONS {
+                    return Err(format!("an array of {} dimensions", shape.len()));
+                }
+                let shape: Vec<usize> = shape.iter().map(dimension).collect::<Result<_, Problem>>()?;
                 let Value::Dtype(dtype) = &self.values[dtype] else { return Err("an array without a type".into()) };
                 let fortran = match self.values[fortran] {
                     Value::Bool(b) => b,
@@ -336,7 +364,7 @@ impl<'a> Machine<'a> {
                     _ => return Err("an array without an order".into()),
                 };
                 let array = Array { shape, dtype: dtype.clone(), fortran, data };
-                self.values[target] = Value::Array(Some(array));
+                self.values[target] = Value::Array(Some(Box::new(array)));
                 Ok(())
             }
             _ => Err("fills what is not an array".into()),

@@ -27,7 +27,16 @@ fn every_layout_of_cifar10_gives_the_same_store() {
     let sources = ["bin", "py2", "py3", "fortran", "above"];
     let stores = sources.map(|source| {
         let out = at(&format!("{source}.lt"));
-        let said = prepared(&["cifar10", "--source", text(&at(source)), "--out", text(&out), "--imbalance", "10"]);
+        let said = prepared(&[
+            "cifar10",
+            "--source",
+            text(&at(source)),
+            "--out",
+            text(&out),
+            "--imbalance",
+            "10",
+            "--any-size",
+        ]);
         assert!(said.contains("airplane") && said.contains("imbalance 10.0"), "{said}");
         bytes(&out)
     });
@@ -72,6 +81,7 @@ fn every_layout_of_cifar100_gives_the_same_store() {
             "5",
             "--profile",
             "step",
+            "--any-size",
         ]);
         bytes(&out)
     });
@@ -95,7 +105,7 @@ fn balanced_and_random_splits() {
     let source = at("bin");
     let make = |name: &str, more: &[&str]| {
         let out = at(name);
-        prepared(&[&["cifar10", "--source", text(&source), "--out", text(&out)], more].concat());
+        prepared(&[&["cifar10", "--any-size", "--source", text(&source), "--out", text(&out)], more].concat());
         Store::open(out).unwrap()
     };
     assert_eq!(make("a.lt", &["--imbalance", "1"]).meta().counts, [10; 10]);
@@ -104,7 +114,9 @@ fn balanced_and_random_splits() {
     assert_eq!(b.train().pixels().unwrap(), c.train().pixels().unwrap());
     assert_ne!(b.train().pixels().unwrap(), d.train().pixels().unwrap());
     for bad in ["0.5", "nan", "-3", "inf", "1000"] {
-        let error = refused(&["cifar10", "--source", text(&source), "--out", text(&at("x.lt")), "--imbalance", bad]);
+        let out = at("x.lt");
+        let args = ["cifar10", "--any-size", "--source", text(&source), "--out", text(&out), "--imbalance", bad];
+        let error = refused(&args);
         assert!(error.contains("imbalance"), "{error}");
     }
     assert_eq!(names(dir.path()), ["a.lt", "b.lt", "bin", "c.lt", "d.lt"]);
@@ -123,8 +135,8 @@ fn broken_archives_are_named() {
     let out = at("x.lt");
     for folder in ["ten_bin", "ten_py2", "ten_py3", "hundred_bin", "hundred_py"] {
         let set = if folder.starts_with("ten") { "cifar10" } else { "cifar100" };
-        let args =
-            ["--imbalance", "1", "--source", text(&at(folder)), "--out", text(&out), "--force"].map(String::from);
+        let args = ["--imbalance", "1", "--any-size", "--source", text(&at(folder)), "--out", text(&out), "--force"]
+            .map(String::from);
         let args: Vec<&str> = [set].into_iter().chain(args.iter().map(String::as_str)).collect();
         for file in names(&at(folder)) {
             let path = at(folder).join(&file);
@@ -153,7 +165,7 @@ fn labels_out_of_range_and_batches_of_unequal_length() {
     let source = dir.path().join("bin");
     archives::ten_binary(&source, 20);
     let out = dir.path().join("x.lt");
-    let args = ["cifar10", "--source", text(&source), "--out", text(&out), "--imbalance", "1"];
+    let args = ["cifar10", "--any-size", "--source", text(&source), "--out", text(&out), "--imbalance", "1"];
     let path = source.join("data_batch_3.bin");
     let good = fs::read(&path).unwrap();
     let mut bad = good.clone();

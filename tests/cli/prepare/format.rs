@@ -32,7 +32,7 @@ fn noise(n: usize, seed: usize) -> Vec<u8> {
 fn images_of_any_size_in_three_subsets() {
     let dir = TempDir::new().unwrap();
     let path = dir.path().join("a.lt");
-    let mut writer = StoreWriter::create(&path, false).unwrap();
+    let mut writer = StoreWriter::create(&path, false, &[]).unwrap();
     let sizes = [(300, 500, 0), (1, 7, 1), (640, 480, 0)];
     let mut pixels = writer.mixed(Subset::Train, &sizes).unwrap();
     for (i, (height, width, _)) in sizes.into_iter().enumerate() {

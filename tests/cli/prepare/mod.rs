@@ -4,8 +4,11 @@ mod archives;
 mod cifar;
 mod corruption;
 mod format;
+mod hostile;
+mod images;
 mod ldam;
 mod listed;
+mod place;
 mod synthetic;
 
 use std::path::Path;
