@@ -80,6 +80,10 @@ pub fn resume(config: &Config, folder: RunFolder, restart: bool, backend: &dyn B
         session.folder.write_config(config)?;
     }
     session.folder.add_process(Process::this(backend))?;
+    if session.saved.is_some() {
+        // An older version saved without noting it.
+        session.folder.note_saved()?;
+    }
     session.train()
 }
 
