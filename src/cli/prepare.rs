@@ -177,7 +177,7 @@ struct SyntheticArgs {
 ///
 /// Whatever keeps the store from being written or read; nothing half-written is left behind.
 pub fn run(args: &PrepareArgs) -> Result<()> {
-    super::signals::listen()?;
+    super::signals::listen("stopping: nothing is left behind")?;
     let threads = args.threads.map_or(0, usize::from);
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
     let pool = pool.map_err(|e| Error::Config(format!("cannot start {threads} threads: {e}")))?;

@@ -1,5 +1,6 @@
 //! Signals that ask the program to stop: the first one is noted for the work to see ([`crate::stop`]), later ones end it.
 
+use std::io::Write;
 use std::time::{Duration, Instant};
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -11,11 +12,11 @@ use crate::{Error, Result};
 /// Signals within this time of the first one are the same wish: `timeout -s INT` signals twice, a nervous finger as well.
 const ONE_WISH: Duration = Duration::from_secs(2);
 
-/// Listens for Ctrl-C, SIGTERM and SIGHUP. One that was ignored when the program started (by `nohup`, say) stays ignored.
+/// Listens for Ctrl-C, SIGTERM and SIGHUP; the first of them says `what` happens. One that was ignored when the program started (by `nohup`, say) stays ignored.
 ///
 /// # Errors
 /// When the system refuses.
-pub fn listen() -> Result<()> {
+pub fn listen(what: &'static str) -> Result<()> {
     let wanted: Vec<i32> = [SIGINT, SIGTERM, SIGHUP].into_iter().filter(|&signal| !is_ignored(signal)).collect();
     let refused = |e: std::io::Error| Error::Config(format!("cannot listen for signals: {e}"));
     let mut signals = Signals::new(wanted).map_err(refused)?;
@@ -25,6 +26,10 @@ pub fn listen() -> Result<()> {
             // The three that are listened for are small numbers.
             let number = signal as u8;
             let first = *first.get_or_insert_with(Instant::now);
+            if stop::signal().is_none() {
+                // Not everyone who signals has a terminal to read this.
+                let _ = writeln!(std::io::stderr(), "{what}");
+            }
             stop::request(number);
             if first.elapsed() > ONE_WISH {
                 // Should the work take forever to see it. What it leaves behind, the next run removes.

@@ -1,14 +1,14 @@
 //! `glmc-engine train`.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::Ordering;
 
+use super::signals;
 use crate::backend::{self, AUTO};
 use crate::config::{Config, PlacementSettings, Settings, preset, presets};
 use crate::data::synthetic::{self, SyntheticConfig};
 use crate::error::{Error, Result};
 use crate::train::run_folder::{RunFolder, check_new, free_name, to_resume};
-use crate::train::session::{self, STOP};
+use crate::train::session;
 
 /// What the loss terms mean: a total below zero is no fault.
 const LOSSES: &str = "Loss terms of glmc (paper, section 3): L_c of the conventional classifier fc, L_cb of the rebalanced \
@@ -49,13 +49,7 @@ pub fn run(args: TrainArgs) -> Result<()> {
         }
         return Ok(());
     }
-    // A second Ctrl-C ends the program at once, in case a step takes forever.
-    ctrlc::set_handler(|| {
-        if STOP.swap(true, Ordering::Relaxed) {
-            std::process::exit(130);
-        }
-    })
-    .map_err(|e| Error::Config(format!("cannot listen for Ctrl-C: {e}")))?;
+    signals::listen("stopping: the step in progress is finished and saved first")?;
     match args.resume {
         Some(run) => resume(&to_resume(&run)?, args.restart, args.settings),
         None => start(args.preset, args.config, args.out, args.settings),

@@ -3,7 +3,6 @@
 use std::collections::VecDeque;
 use std::io::Write;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use super::checkpoint::{Checkpoint, State};
@@ -20,6 +19,7 @@ use crate::error::{Error, Result};
 use crate::method::schedule;
 use crate::ops::Backend;
 use crate::ops::total_loss::{LOSS_COLUMNS, TOTAL};
+use crate::stop;
 use crate::tensor::Precision;
 
 /// How often the host reads the losses back.
@@ -28,9 +28,6 @@ const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// Steps that the host may be ahead of the device: enough that the device never waits for work, few enough that progress is
 /// shown and Ctrl-C obeyed at once.
 const AHEAD: usize = 8;
-
-/// Set from outside (Ctrl-C) to end the run after the step in progress.
-pub static STOP: AtomicBool = AtomicBool::new(false);
 
 /// A run that is under way.
 struct Session<'a> {
@@ -205,7 +202,7 @@ impl<'a> Session<'a> {
                 let mean = mean_losses(&log, (0..seen).map(samples));
                 reporter.step(seen, mean[TOTAL], done as f64 / start.elapsed().as_secs_f64());
             }
-            if STOP.load(Ordering::Relaxed) && step + 1 < plan.steps() {
+            if stop::signal().is_some() && step + 1 < plan.steps() {
                 return self.interrupt(epoch, step + 1, first);
             }
         }
@@ -221,7 +218,7 @@ impl<'a> Session<'a> {
         let metrics = EpochMetrics::new(epoch + 1, rates, (self.config.method, mean), evaluation, (seconds, trained));
         self.progress.total_steps += (plan.steps() - first) as u64;
         self.end_epoch(metrics, reporter)?;
-        if STOP.load(Ordering::Relaxed) && self.progress.epoch < self.config.epochs {
+        if stop::signal().is_some() && self.progress.epoch < self.config.epochs {
             if self.saved != Some((self.progress.epoch, 0)) {
                 let state = self.state(&format!("epoch {}", self.progress.epoch))?;
                 self.save_last(&state, &[])?;
