@@ -137,6 +137,9 @@ fn refuse_unknown(path: &Path, text: &str, table: &toml::Table) -> Result<()> {
 /// A run, fully resolved. This is what `config.toml` in a run folder holds.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Config {
+    /// The preset that the run began with; flags and files may have changed what it says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub preset: Option<String>,
     #[serde(flatten)]
     pub placement: Placement,
     pub model: String,
@@ -167,6 +170,7 @@ impl Config {
     /// When a value is out of range or there is no data; the message names the setting.
     pub fn resolve(settings: Settings) -> Result<Config> {
         let config = Config {
+            preset: None,
             placement: settings.placement.resolve()?,
             model: settings.model.unwrap_or_else(|| "resnet32".into()),
             width: settings.width.unwrap_or(64),
@@ -247,7 +251,9 @@ impl Config {
         let wrong = |e: toml::de::Error| {
             Error::file(path, format!("not a run's configuration: {}", e.message().replace('\n', " ")))
         };
-        refuse_unknown(path, &text, &toml::from_str(&text).map_err(wrong)?)?;
+        let mut table: toml::Table = toml::from_str(&text).map_err(wrong)?;
+        table.remove("preset");
+        refuse_unknown(path, &text, &table)?;
         let config: Config = toml::from_str(&text).map_err(wrong)?;
         config.check().map_err(|e| Error::file(path, e.to_string()))?;
         Ok(config)

@@ -24,5 +24,6 @@ pub mod tape;
 pub mod tensor;
 pub mod train;
 pub mod verify;
+pub mod version;
 
 pub use error::{Error, Result};

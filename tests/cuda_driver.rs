@@ -316,7 +316,7 @@ fn fault_in_a_run() -> Result<(), Failed> {
         fs::read_dir(&run)?.flatten().map(|e| e.file_name().to_string_lossy().into_owned()).collect();
     names.retain(|name| name != ".lock");
     names.sort();
-    assert_eq!(names, ["best.safetensors", "config.toml", "last.safetensors", "metrics.jsonl"]);
+    assert_eq!(names, ["best.safetensors", "config.toml", "last.safetensors", "metrics.jsonl", "run.json"]);
     let expected = place.path("emulator");
     ok(glmc(&place.folder, "", &place.training("emulator", "f32", &expected))?.0)?;
     clean(glmc(&place.folder, "", &["train".into(), "--resume".into(), run.display().to_string()])?)?;

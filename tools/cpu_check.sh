@@ -66,7 +66,7 @@ if wants emulator; then
         run=$work/${device/ /-}
         note emulator glmc-engine train --preset demo --epochs 1 --lr 1e-4 --device "${device% *}" --precision "${device#* }" \
             --out "$run"
-        grep -v '"final"' "$run/metrics.jsonl" >>"$out/emulator.txt"
+        cat "$run/metrics.jsonl" >>"$out/emulator.txt"
     done
 fi
 # Paths of this machine say nothing to a reader.

@@ -36,7 +36,7 @@ def read(path: Path) -> Run:
     for number, line in enumerate(file.read_text().splitlines(), 1):
         try:
             record = json.loads(line)
-            if not record.get("final"):
+            if not record.get("final"):  # the last line of older files is no epoch's
                 lines[int(record["epoch"])] = record  # a resumed run may have written an epoch twice: the later counts
         except (json.JSONDecodeError, KeyError, AttributeError) as error:
             raise ValueError(f"{file}:{number}: not a line of metrics: {error!r}") from error
@@ -47,7 +47,7 @@ def read(path: Path) -> Run:
     if max(scored) != max(lines):
         raise ValueError(f"{file}: the last epoch, {max(lines)}, has no accuracy")
     return Run(
-        max(lines) + 1,
+        len(lines),  # epochs count from 1, in older files from 0
         {name: last.get(name) for name in ("top1", "many", "medium", "few")},
         max(record["top1"] for record in scored.values()),
         sum(record.get("seconds", 0.0) for record in lines.values()),

@@ -78,7 +78,7 @@ def train(options: argparse.Namespace, device: torch.device) -> None:
         seconds = time.perf_counter() - start
         if not all(map(math.isfinite, loss)):
             raise SystemExit(f"epoch {epoch}: loss is not finite: {loss}")
-        metrics = {"epoch": epoch, "loss": loss[3], "loss_c": loss[0], "loss_cb": loss[1], "loss_sim": loss[2]}
+        metrics = {"epoch": epoch + 1, "loss": loss[3], "loss_c": loss[0], "loss_cb": loss[1], "loss_sim": loss[2]}
         metrics["lr"] = lr
         if (epoch + 1) % options.eval_every == 0 or epoch + 1 == options.epochs:
             metrics |= evaluate(trainer, test_pixels, test_labels, store.counts, head)
@@ -95,15 +95,14 @@ def train(options: argparse.Namespace, device: torch.device) -> None:
             flush=True,
         )
     summary = {
-        "final": True,
         "last_top1": metrics["top1"],
         "best_top1": best["top1"],
         "best_epoch": best["epoch"],
         "seconds": time.perf_counter() - begin,
     }
     if log is not None:
-        log.write(json.dumps(summary) + "\n")
         log.close()
+        (options.out / "result.json").write_text(json.dumps(summary) + "\n")
     print(f"last top-1 {summary['last_top1']:.2f}, best {summary['best_top1']:.2f}, {summary['seconds']:.0f} s")
     if options.json:
         print(json.dumps(summary))

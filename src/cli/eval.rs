@@ -3,21 +3,26 @@
 use std::path::PathBuf;
 
 use super::device::DeviceArgs;
-use crate::data::shots::Shot;
+use crate::data::shots::ShotRule;
 use crate::data::store::Store;
 use crate::error::{Error, Result};
 use crate::nn::{HeadKind, ParameterStore};
 use crate::train::checkpoint::Checkpoint;
-use crate::train::engine::{Data, EVALUATION_BATCH, head, model};
+use crate::train::engine::{Data, EVALUATION_BATCH, head, model, normalisation};
 use crate::train::evaluate::{Evaluation, EvaluationConfig, Evaluator};
 use crate::train::feed::Feed;
+use crate::train::manifest::Subject;
 use crate::train::report::{per_class_table, percent};
+use crate::train::run_folder::checkpoint_file;
 
 /// Evaluate a checkpoint on a store's test images.
+///
+/// Pixels are normalised as they were in training, and classes named and grouped by their training images, all by what the
+/// checkpoint says.
 #[derive(Debug, clap::Args)]
 pub struct EvalArgs {
-    /// A run's last.safetensors or best.safetensors
-    #[arg(long, value_name = "FILE")]
+    /// A run folder, whose last.safetensors is meant, or a checkpoint file
+    #[arg(long, value_name = "RUN|FILE")]
     checkpoint: PathBuf,
     /// Store whose test images are used
     #[arg(long, value_name = "STORE")]
@@ -25,6 +30,12 @@ pub struct EvalArgs {
     /// Classifier [default: the one that the run was evaluated with]
     #[arg(long)]
     head: Option<HeadKind>,
+    /// Accept a store whose classes have other names, or stand in another order
+    #[arg(long)]
+    ignore_names: bool,
+    /// Take mean, std and class names from the store, as checkpoints without them need it
+    #[arg(long)]
+    from_store: bool,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -34,19 +45,35 @@ pub struct EvalArgs {
 
 /// Runs the subcommand.
 pub fn run(args: EvalArgs) -> Result<()> {
-    let checkpoint = Checkpoint::read(&args.checkpoint)?;
-    let (config, counts) = (&checkpoint.manifest.config, &checkpoint.manifest.counts);
+    let file = checkpoint_file(&args.checkpoint)?;
+    let checkpoint = Checkpoint::read(&file)?;
+    let manifest = &checkpoint.manifest;
+    let (config, counts, rule) = (&manifest.config, &manifest.counts, manifest.shots());
     let store = Store::open(&args.data)?;
     if store.classes() != counts.len() {
         let what = format!("has {} classes, but the checkpoint was trained on {}", store.classes(), counts.len());
         return Err(Error::file(&args.data, what));
     }
+    let subject = match &manifest.data {
+        Some(subject) if !args.from_store => {
+            check_names(&store, subject, args.ignore_names)?;
+            warn_of_size(&store, subject);
+            subject.clone()
+        }
+        None if !args.from_store => {
+            let what = "was written by an older version, without mean, std and class names: --from-store takes those of \
+                        the evaluated store, which is right where that is the one that it was trained on";
+            return Err(Error::file(&file, what));
+        }
+        _ => Subject::of(&store),
+    };
     let backend = args.device.open()?;
     let backend = backend.as_ref();
     let model = model(config, counts.len(), backend)?;
     let parameters = ParameterStore::new(backend, model.specs().clone())?;
     checkpoint.load(backend, &parameters, false)?;
     let Data { test, augmentation, .. } = Data::of(&store)?;
+    let augmentation = normalisation(augmentation, subject.mean, subject.std);
     let test = test.ok_or_else(|| Error::file(&args.data, "has no test images"))?;
     let batch = EVALUATION_BATCH.min(test.len());
     // Half of what is free is more than enough for the activations of one batch.
@@ -58,33 +85,63 @@ pub fn run(args: EvalArgs) -> Result<()> {
         augmentation,
         head,
         batch,
-        groups: counts.iter().map(|&n| Shot::of(n, config.twenty_is_few)).collect(),
+        groups: counts.iter().map(|&n| rule.shot(n)).collect(),
         arena: None,
     };
     let evaluation = Evaluator::new(backend, &model, &parameters, &feed, how)?.run(backend, &feed)?;
     if args.json {
-        let mut json = serde_json::to_value(&evaluation).map_err(|e| Error::file(&args.checkpoint, e.to_string()))?;
+        let mut json = serde_json::to_value(&evaluation).map_err(|e| Error::file(&file, e.to_string()))?;
         json["head"] = head.to_string().into();
-        json["epoch"] = checkpoint.manifest.progress.epoch.into();
+        json["epoch"] = manifest.progress.epoch.into();
         println!("{json}");
     } else {
-        print(&evaluation, head, &store, counts);
+        println!("{}, epoch {}", file.display(), manifest.progress.epoch);
+        print(&evaluation, head, rule, &subject.class_names, counts);
     }
     Ok(())
 }
 
-fn print(e: &Evaluation, head: HeadKind, store: &Store, counts: &[usize]) {
+/// Refuses a store whose classes are not those of the checkpoint, one by one: an accuracy would be of other questions.
+fn check_names(store: &Store, subject: &Subject, ignore: bool) -> Result<()> {
+    let (found, known) = (&store.meta().class_names, &subject.class_names);
+    let Some(class) = (0..known.len()).find(|&class| found[class] != known[class]) else { return Ok(()) };
+    if ignore {
+        return Ok(());
+    }
+    let sorted = |names: &[String]| {
+        let mut names = names.to_vec();
+        names.sort();
+        names
+    };
+    let how = if sorted(found) == sorted(known) { "in another order" } else { "of other names" };
+    let what = format!(
+        "has classes {how} than the checkpoint: class {class} is {:?} here and {:?} there; --ignore-names goes on",
+        found[class], known[class]
+    );
+    Err(Error::file(store.path(), what))
+}
+
+fn warn_of_size(store: &Store, subject: &Subject) {
+    let (test, Subject { height, width, .. }) = (store.test(), subject);
+    if (test.height(), test.width()) != (*height, *width) {
+        let (found, path) = (format!("{}x{}", test.height(), test.width()), store.path().display());
+        eprintln!("warning: {path}: images of {found}, but the checkpoint was trained on {height}x{width}");
+    }
+}
+
+fn print(e: &Evaluation, head: HeadKind, rule: ShotRule, class_names: &[String], counts: &[usize]) {
+    let ShotRule { many_above, few_below } = rule;
     println!("{} test images, classifier {head}, accuracy in percent", e.images);
     for (name, value) in [
         ("top-1", Some(e.top1)),
         ("top-5", Some(e.top5)),
-        ("many-shot classes (> 100 images)", e.many),
-        ("medium-shot classes (20 to 100)", e.medium),
-        ("few-shot classes (< 20)", e.few),
+        (&format!("many-shot classes (> {many_above} images)"), e.many),
+        (&format!("medium-shot classes ({few_below} to {many_above})"), e.medium),
+        (&format!("few-shot classes (< {few_below})"), e.few),
         ("calibration error (ECE, 15 bins)", Some(e.ece)),
     ] {
         println!("  {name:<37}{:>8}", percent(value));
     }
     println!();
-    print!("{}", per_class_table(&store.meta().class_names, counts, &[&e.per_class]));
+    print!("{}", per_class_table(class_names, counts, &[&e.per_class]));
 }

@@ -9,6 +9,7 @@ use crate::data::store::Store;
 use crate::error::{Error, Result};
 use crate::train::engine::{Data, Engine, Footprint};
 use crate::train::report::mebibytes;
+use crate::version;
 
 /// The preset whose data a run is taken to have when nothing is said.
 const DEFAULT_DATA: &str = "cifar10-lt-if100";
@@ -44,6 +45,7 @@ pub fn run(args: InfoArgs) -> Result<()> {
     let memory = predict(&args)?;
     let info = json!({
         "version": env!("CARGO_PKG_VERSION"),
+        "commit": version::COMMIT,
         "devices": devices,
         "cpu": {"threads": threads, "features": features()},
         "memory": memory,
@@ -52,7 +54,7 @@ pub fn run(args: InfoArgs) -> Result<()> {
         println!("{info}");
         return Ok(());
     }
-    println!("glmc-engine {}", env!("CARGO_PKG_VERSION"));
+    println!("glmc-engine {}", version::VERSION);
     for device in &devices {
         let text = |key: &str| device[key].as_str().unwrap_or_default().to_string();
         match device["usable"].as_bool() {

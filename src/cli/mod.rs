@@ -20,7 +20,7 @@ use crate::stop;
 
 /// Trains GLMC, a one-stage method for long-tailed image recognition (CVPR 2023), from scratch.
 #[derive(Debug, Parser)]
-#[command(version, about, max_term_width = 110)]
+#[command(version = crate::version::VERSION, about, max_term_width = 110)]
 struct Cli {
     #[command(subcommand)]
     command: Command,

@@ -1,12 +1,12 @@
 //! `glmc-engine train`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 
 use crate::config::{Config, PlacementSettings, Settings, preset, presets};
 use crate::data::synthetic::{self, SyntheticConfig};
 use crate::error::{Error, Result};
-use crate::train::run_folder::{RunFolder, free_name};
+use crate::train::run_folder::{RunFolder, check_new, free_name, to_resume};
 use crate::train::session::{self, STOP};
 
 /// Train a model: the demo when nothing is said.
@@ -21,9 +21,12 @@ pub struct TrainArgs {
     /// Folder for the run [default: a new one under runs/]
     #[arg(long, value_name = "RUN", conflicts_with = "resume")]
     out: Option<PathBuf>,
-    /// Go on with the run in this folder; only --data, --device, --precision, --threads, --checkpoint-every and --resident-limit may change
+    /// Go on with the run in this folder (its last.safetensors means it, too); only --data, --device, --precision, --threads, --checkpoint-every and --resident-limit may change
     #[arg(long, value_name = "RUN", conflicts_with_all = ["preset", "config"])]
     resume: Option<PathBuf>,
+    /// With --resume: begin the run again from its first epoch, discarding its checkpoints and metrics
+    #[arg(long, requires = "resume")]
+    restart: bool,
     /// Show the presets and leave
     #[arg(long)]
     list_presets: bool,
@@ -47,7 +50,7 @@ pub fn run(args: TrainArgs) -> Result<()> {
     })
     .map_err(|e| Error::Config(format!("cannot listen for Ctrl-C: {e}")))?;
     match args.resume {
-        Some(run) => resume(run, args.settings),
+        Some(run) => resume(&to_resume(&run)?, args.restart, args.settings),
         None => start(args.preset, args.config, args.out, args.settings),
     }
 }
@@ -67,9 +70,10 @@ fn start(name: Option<String>, file: Option<PathBuf>, out: Option<PathBuf>, flag
     if is_demo {
         settings.placement.data = Some(out.join("data.lt"));
     }
-    let mut config = Config::resolve(settings)?;
+    let mut config = Config { preset: name, ..Config::resolve(settings)? };
     let backend = config.placement.open()?;
     if is_demo {
+        check_new(&out)?;
         let data = out.join("data.lt");
         std::fs::create_dir_all(&out).map_err(Error::io(&out))?;
         if !data.exists() {
@@ -87,14 +91,14 @@ fn start(name: Option<String>, file: Option<PathBuf>, out: Option<PathBuf>, flag
     session::start(&config, || RunFolder::create(&out, &config), backend.as_ref())
 }
 
-fn resume(run: PathBuf, flags: Settings) -> Result<()> {
+fn resume(run: &Path, restart: bool, flags: Settings) -> Result<()> {
     let Settings { placement, .. } = flags.clone();
     if flags != (Settings { placement: placement.clone(), ..Settings::default() }) {
         let what = "--resume goes on with the run's own settings: only --data (the same store, moved), \
                     --device, --precision, --threads, --checkpoint-every and --resident-limit may change";
         return Err(Error::Usage(what.into()));
     }
-    let folder = RunFolder::open(&run)?;
+    let folder = RunFolder::open(run)?;
     let stored = Config::read(&folder.config())?;
     let moved = placement.data.map(|path| std::fs::canonicalize(&path).map_err(Error::io(&path))).transpose()?;
     let placement = PlacementSettings { data: moved, ..placement }.over(&stored.placement);
@@ -103,11 +107,8 @@ fn resume(run: PathBuf, flags: Settings) -> Result<()> {
             format!("names the store {}, which is not there: put it back, or give --data", placement.data.display());
         return Err(Error::file(folder.config(), what));
     }
-    let config = Config { placement, ..stored.clone() };
+    let config = Config { placement, ..stored };
     config.check()?;
     let backend = config.placement.open()?;
-    if config != stored {
-        folder.write_config(&config)?;
-    }
-    session::resume(&config, folder, backend.as_ref())
+    session::resume(&config, folder, restart, backend.as_ref())
 }

@@ -19,15 +19,9 @@ impl Shot {
     /// The three groups, in the order in which tables print them.
     pub const ALL: [Shot; 3] = [Shot::Many, Shot::Medium, Shot::Few];
 
-    /// The group of a class with `count` training images. GLMC's published code counts exactly 20 as few;
-    /// `twenty_is_few` does so too.
+    /// The group of a class with `count` training images, by [`ShotRule::new`].
     pub fn of(count: usize, twenty_is_few: bool) -> Shot {
-        match count {
-            101.. => Shot::Many,
-            20 if twenty_is_few => Shot::Few,
-            20..=100 => Shot::Medium,
-            _ => Shot::Few,
-        }
+        ShotRule::new(twenty_is_few).shot(count)
     }
 
     /// `many`, `medium` or `few`.
@@ -36,6 +30,32 @@ impl Shot {
             Shot::Many => "many",
             Shot::Medium => "medium",
             Shot::Few => "few",
+        }
+    }
+}
+
+/// Where the groups end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShotRule {
+    /// Classes with more training images are many-shot.
+    pub many_above: usize,
+    /// Classes with fewer training images are few-shot.
+    pub few_below: usize,
+}
+
+impl ShotRule {
+    /// The rule that papers use: 20 to 100 training images are medium. GLMC's published code counts exactly 20 as few;
+    /// `twenty_is_few` does so too.
+    pub fn new(twenty_is_few: bool) -> ShotRule {
+        ShotRule { many_above: 100, few_below: if twenty_is_few { 21 } else { 20 } }
+    }
+
+    /// The group of a class with `count` training images.
+    pub fn shot(self, count: usize) -> Shot {
+        match count {
+            n if n > self.many_above => Shot::Many,
+            n if n < self.few_below => Shot::Few,
+            _ => Shot::Medium,
         }
     }
 }

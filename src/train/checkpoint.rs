@@ -1,81 +1,41 @@
-//! Checkpoints: one safetensors file that `load_state_dict` takes, with the optimiser's state, the run's state and the
-//! whole configuration in it.
+//! Checkpoints: one safetensors file that `load_state_dict` takes, with the optimiser's state, the run's state and all that
+//! using the model takes in it.
 //!
 //! Tensors: every parameter and running statistic under PyTorch's name and shape, `*.num_batches_tracked`, and
 //! `optimizer.momentum.NAME`. A checkpoint made within an epoch also has `run.losses` (steps, 4), the losses of its
 //! steps so far. The metadata has one key, `glmc_engine`: a [`Manifest`] as JSON.
 
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
-use serde::{Deserialize, Serialize};
 
-use crate::config::Config;
+use super::manifest::Manifest;
 use crate::error::{Error, Result};
 use crate::files::write_atomically;
 use crate::nn::{Field, ParameterStore};
 use crate::ops::Backend;
 use crate::tensor::Precision;
 
-/// Version of the manifest.
-const FORMAT: u32 = 1;
-
 /// Longest checkpoint that is read.
 const MAX_BYTES: u64 = 1 << 40;
+
 const KEY: &str = "glmc_engine";
 const MOMENTUM: &str = "optimizer.momentum.";
 const LOSSES: &str = "run.losses";
 
-/// How far a run has come.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Progress {
-    /// Finished epochs; the number of the epoch to go on with.
-    pub epoch: usize,
-    /// Finished steps of that epoch.
-    pub step: usize,
-    /// Steps of all epochs together.
-    pub total_steps: u64,
-    /// The epoch whose top-1 was the highest so far (the first of them), and that top-1.
-    pub best: Option<(usize, f64)>,
-    /// [`crate::train::metrics::digest`] of the finished epochs' metrics.
-    pub metrics: String,
-}
-
-/// What a checkpoint says about itself.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Manifest {
-    format: u32,
-    /// The run's whole configuration.
-    pub config: Config,
-    /// Training images per class.
-    pub counts: Vec<usize>,
-    /// Identifies the store that it was trained on.
-    pub store: String,
-    /// How far the run had come.
-    pub progress: Progress,
-    /// BLAKE3 of everything else: tensors, configuration, progress.
-    checksum: String,
-}
-
-impl Manifest {
-    /// A manifest for a checkpoint yet to be written.
-    pub fn new(config: Config, counts: Vec<usize>, store: String, progress: Progress) -> Manifest {
-        Manifest { format: FORMAT, config, counts, store, progress, checksum: String::new() }
-    }
-
-    fn to_json(&self) -> String {
-        // A manifest is numbers and text.
-        serde_json::to_string(self).expect("a manifest has a JSON form")
-    }
-}
-
-/// BLAKE3 of a manifest's JSON, its own checksum blank, and of the tensors.
-fn checksum<'a>(blank: &str, tensors: impl Iterator<Item = (&'a str, &'a [usize], &'a [u8])>) -> String {
+/// BLAKE3 of a manifest's JSON as it was written, its own checksum blank, and of the tensors in the order of their names.
+/// Format 1 left out their types.
+fn checksum<'a>(
+    blank: &str,
+    is_old: bool,
+    tensors: impl Iterator<Item = (&'a str, Dtype, &'a [usize], &'a [u8])>,
+) -> String {
     let mut hasher = blake3::Hasher::new();
     hasher.update(blank.as_bytes());
-    for (name, shape, bytes) in tensors {
-        hasher.update(format!("{name}{shape:?}").as_bytes());
+    for (name, dtype, shape, bytes) in tensors {
+        let head = if is_old { format!("{name}{shape:?}") } else { format!("{name} {dtype:?} {shape:?}\n") };
+        hasher.update(head.as_bytes());
         hasher.update(bytes);
     }
     hasher.finalize().to_hex().to_string()
@@ -86,7 +46,7 @@ pub struct Checkpoint {
     /// What it says about itself.
     pub manifest: Manifest,
     tensors: Vec<(String, Vec<usize>, Vec<f64>)>,
-    path: std::path::PathBuf,
+    path: PathBuf,
 }
 
 /// A tensor on its way to the file.
@@ -109,48 +69,64 @@ impl Entry {
     }
 }
 
-/// Writes a checkpoint. `losses` are those of an unfinished epoch's steps, four a step.
-///
-/// # Errors
-/// When the device or the file system fails; an older file at `path` is then untouched.
-pub fn save(
-    path: &Path,
-    backend: &dyn Backend,
-    store: &ParameterStore,
-    mut manifest: Manifest,
-    losses: &[f64],
-) -> Result<()> {
-    let precision = backend.precision();
-    let (values, momentum) = (store.snapshot(backend, Field::Value)?, store.snapshot(backend, Field::Momentum)?);
-    let mut entries = Vec::new();
-    for (index, spec) in store.specs().iter().enumerate() {
-        entries.push(Entry::floats(spec.name.clone(), &spec.shape, &values.get(index), precision));
-        if spec.kind.is_learned() {
-            let name = format!("{MOMENTUM}{}", spec.name);
-            entries.push(Entry::floats(name, &spec.shape, &momentum.get(index), precision));
-        } else if let Some(layer) = spec.name.strip_suffix("running_var") {
+/// A model and its optimiser's state on the host, every number of which is finite.
+pub struct State(Vec<Entry>);
+
+impl State {
+    /// Copies the state from the device; the inner result names the first tensor that has a number in it which is not finite,
+    /// if any has. Looked for here, where the numbers pass by anyway, not on the device.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn take(backend: &dyn Backend, store: &ParameterStore) -> Result<Result<State, String>> {
+        let mut entries = Vec::new();
+        for (field, prefix) in [(Field::Value, ""), (Field::Momentum, MOMENTUM)] {
+            let snapshot = store.snapshot(backend, field)?;
+            for (index, spec) in store.specs().iter().enumerate() {
+                if field == Field::Momentum && !spec.kind.is_learned() {
+                    continue;
+                }
+                let (name, values) = (format!("{prefix}{}", spec.name), snapshot.get(index));
+                if !values.iter().all(|value| value.is_finite()) {
+                    return Ok(Err(name));
+                }
+                entries.push(Entry::floats(name, &spec.shape, &values, backend.precision()));
+            }
+        }
+        Ok(Ok(State(entries)))
+    }
+
+    /// Writes a checkpoint. `losses` are those of an unfinished epoch's steps, four per step.
+    ///
+    /// # Errors
+    /// When the file system fails; an older file at `path` is then untouched.
+    pub fn save(&self, path: &Path, mut manifest: Manifest, losses: &[f64]) -> Result<()> {
+        let mut more = Vec::new();
+        for layer in self.0.iter().filter_map(|entry| entry.name.strip_suffix("running_var")) {
             let bytes = (manifest.progress.total_steps as i64).to_le_bytes().to_vec();
             let name = format!("{layer}num_batches_tracked");
-            entries.push(Entry { name, dtype: Dtype::I64, shape: Vec::new(), bytes });
+            more.push(Entry { name, dtype: Dtype::I64, shape: Vec::new(), bytes });
         }
+        if !losses.is_empty() {
+            more.push(Entry::floats(LOSSES.into(), &[losses.len() / 4, 4], losses, Precision::F64));
+        }
+        let mut entries: Vec<&Entry> = self.0.iter().chain(&more).collect();
+        entries.sort_by(|a, b| a.name.cmp(&b.name));
+        let contents = entries.iter().map(|e| (e.name.as_str(), e.dtype, e.shape.as_slice(), e.bytes.as_slice()));
+        manifest.checksum = String::new();
+        manifest.checksum = checksum(&manifest.to_json(), manifest.is_old(), contents);
+        let metadata = std::collections::HashMap::from([(KEY.to_string(), manifest.to_json())]);
+        let views = entries
+            .iter()
+            .map(|e| match TensorView::new(e.dtype, e.shape.clone(), &e.bytes) {
+                Ok(view) => Ok((e.name.as_str(), view)),
+                Err(error) => Err(Error::file(path, format!("{}: {error}", e.name))),
+            })
+            .collect::<Result<Vec<_>>>()?;
+        let bytes = safetensors::serialize(views, Some(metadata))
+            .map_err(|e| Error::file(path, format!("cannot be written: {e}")))?;
+        write_atomically(path, |file| file.write_all(&bytes).map_err(Error::io(path)))
     }
-    if !losses.is_empty() {
-        entries.push(Entry::floats(LOSSES.into(), &[losses.len() / 4, 4], losses, Precision::F64));
-    }
-    entries.sort_by(|a, b| a.name.cmp(&b.name));
-    let contents = entries.iter().map(|e| (e.name.as_str(), e.shape.as_slice(), e.bytes.as_slice()));
-    manifest.checksum = checksum(&manifest.to_json(), contents);
-    let metadata = std::collections::HashMap::from([(KEY.to_string(), manifest.to_json())]);
-    let views = entries
-        .iter()
-        .map(|e| match TensorView::new(e.dtype, e.shape.clone(), &e.bytes) {
-            Ok(view) => Ok((e.name.as_str(), view)),
-            Err(error) => Err(Error::file(path, format!("{}: {error}", e.name))),
-        })
-        .collect::<Result<Vec<_>>>()?;
-    let bytes = safetensors::serialize(views, Some(metadata))
-        .map_err(|e| Error::file(path, format!("cannot be written: {e}")))?;
-    write_atomically(path, |file| file.write_all(&bytes).map_err(Error::io(path)))
 }
 
 impl Checkpoint {
@@ -169,18 +145,13 @@ impl Checkpoint {
             .as_ref()
             .and_then(|m| m.get(KEY))
             .ok_or_else(|| wrong("not a glmc-engine checkpoint (no glmc_engine metadata)".into()))?;
-        let manifest: Manifest =
-            serde_json::from_str(json).map_err(|e| wrong(format!("damaged glmc_engine metadata ({e})")))?;
-        if manifest.format != FORMAT {
-            let what = format!("checkpoint format {}, but this program reads format {FORMAT}", manifest.format);
-            return Err(Error::file(path, what));
-        }
+        let manifest = Manifest::from_json(json).map_err(|what| Error::file(path, what))?;
         let mut views: Vec<(String, TensorView<'_>)> = tensors.tensors();
         views.sort_by(|a, b| a.0.cmp(&b.0));
         // The text as it was written: another version may order or name the same settings differently.
         let blank = json.replacen(&manifest.checksum, "", 1);
-        let found = checksum(&blank, views.iter().map(|(name, v)| (name.as_str(), v.shape(), v.data())));
-        if found != manifest.checksum {
+        let contents = views.iter().map(|(name, v)| (name.as_str(), v.dtype(), v.shape(), v.data()));
+        if checksum(&blank, manifest.is_old(), contents) != manifest.checksum {
             return Err(wrong("damaged: its checksum does not match its content".into()));
         }
         let tensors = views
@@ -235,7 +206,7 @@ impl Checkpoint {
         Ok(())
     }
 
-    /// The losses of the unfinished epoch's steps, four a step.
+    /// The losses of the unfinished epoch's steps, four per step.
     ///
     /// # Errors
     /// When they are missing.

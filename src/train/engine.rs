@@ -40,12 +40,9 @@ impl<'a> Data<'a> {
     pub fn of(store: &'a Store) -> Result<Data<'a>> {
         let (train, test) = (Images::of(store, store.train())?, Images::of(store, store.test())?);
         let meta = store.meta();
-        let augmentation = Augmentation {
-            mean: meta.mean.map(|v| v as f32),
-            std: meta.std.map(|v| v as f32),
-            padding: train.height.min(train.width) / 8,
-            flip: true,
-        };
+        let padding = train.height.min(train.width) / 8;
+        let augmentation = Augmentation { mean: [0.0; 3], std: [1.0; 3], padding, flip: true };
+        let augmentation = normalisation(augmentation, meta.mean, meta.std);
         Ok(Data { counts: &meta.counts, train, test: Some(test), augmentation })
     }
 }
@@ -201,6 +198,11 @@ impl<'a> Engine<'a> {
         let total = backend.allocated().1;
         Footprint { parameters, activations, images, other: total - parameters - activations - images, total }
     }
+}
+
+/// An augmentation with another mean and standard deviation.
+pub fn normalisation(augmentation: Augmentation, mean: [f64; 3], std: [f64; 3]) -> Augmentation {
+    Augmentation { mean: mean.map(|v| v as f32), std: std.map(|v| v as f32), ..augmentation }
 }
 
 /// The classifier to evaluate with: what the configuration says, else the method's own.

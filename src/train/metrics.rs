@@ -1,4 +1,4 @@
-//! What a run reports: a line an epoch in `metrics.jsonl`, and a final one.
+//! What a run reports: one line per epoch in `metrics.jsonl`, and the outcome in `result.json`.
 
 use std::fmt;
 
@@ -12,7 +12,7 @@ use crate::ops::total_loss::{LOSS_COLUMNS, TOTAL};
 /// One epoch's line. Accuracies are percentages; losses are means over the epoch's samples.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct EpochMetrics {
-    /// 0-based.
+    /// Counted from 1.
     pub epoch: usize,
     /// Learning rate.
     pub lr: f64,
@@ -105,12 +105,9 @@ impl EpochMetrics {
     }
 }
 
-/// The last line of a finished run.
+/// The outcome of a finished run.
 #[derive(Clone, Debug, Serialize)]
-pub struct FinalMetrics<'a> {
-    /// True: tells this line from an epoch's.
-    #[serde(rename = "final")]
-    pub is_final: bool,
+pub struct Outcome<'a> {
     /// The last epoch.
     pub last: &'a EpochMetrics,
     /// The first epoch with the highest top-1.

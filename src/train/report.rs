@@ -115,13 +115,13 @@ impl Reporter {
             bar.finish_and_clear();
         }
         self.line = Instant::now();
-        let left = match self.epochs - m.epoch - 1 {
+        let left = match self.epochs - m.epoch {
             0 => String::new(),
             _ => format!("  {} left", HumanDuration(self.left())),
         };
         eprintln!(
             "epoch {:>3}/{}  loss {:.3}  top-1 {:5.2}  many {}  medium {}  few {}  {:.0} samples/s{left}",
-            m.epoch + 1,
+            m.epoch,
             self.epochs,
             m.loss,
             m.test.top1,
@@ -146,7 +146,7 @@ impl Reporter {
             // Writing to a string cannot fail.
             let _ = writeln!(text, "  {name:<37}{last:>12}{best:>12}");
         };
-        row("epoch", (last.epoch + 1).to_string(), (best.epoch + 1).to_string());
+        row("epoch", last.epoch.to_string(), best.epoch.to_string());
         row("all classes (top-1)", format!("{:.2}", last.test.top1), format!("{:.2}", best.test.top1));
         row("all classes (top-5)", format!("{:.2}", last.test.top5), format!("{:.2}", best.test.top5));
         row("many-shot classes (> 100 images)", percent(last.test.many), percent(best.test.many));
@@ -157,7 +157,7 @@ impl Reporter {
         print!("{}", per_class_table(&meta.class_names, &meta.counts, &[&last.test.per_class, &best.test.per_class]));
         println!("\nPeak memory {}. Files in {}:", mebibytes(peak), folder.path().display());
         println!("  config.toml        every setting of this run");
-        println!("  metrics.jsonl      a line an epoch, and a final one");
+        println!("  metrics.jsonl      one line per epoch; result.json: the outcome; run.json: when, where and how");
         println!(
             "  last.safetensors   the last epoch's model (opens in PyTorch; `glmc-engine eval --checkpoint` reads it)"
         );

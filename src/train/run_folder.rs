@@ -1,14 +1,23 @@
-//! The run folder: `config.toml`, `metrics.jsonl`, `last.safetensors`, `best.safetensors`, and a lock that keeps a second
-//! process out.
+//! The run folder: `config.toml` (every setting), `run.json` (when, where and how), `metrics.jsonl` (one line per epoch),
+//! `last.safetensors`, `best.safetensors` and at the end `result.json`; and a lock that keeps a second process out.
+//!
+//! The lock is on the folder itself: a lock file could be removed under the process that holds it, and let a second one in.
+//!
+//! Epochs count from 1. A run whose checkpoint is of format 1 has lines that count from 0, and a last line that is no epoch's;
+//! when it is resumed its lines are counted anew, once.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::files::{self, sync_folder, write_atomically};
-use crate::train::metrics::{EpochMetrics, digest};
+use crate::train::metrics::{EpochMetrics, Outcome, digest};
+use crate::train::run_record::{Process, RunRecord};
+
+/// What may lie in a folder that a new run begins in: the demo's images, and what a kill before the run's first file leaves.
+const BEFORE_A_RUN: [&str; 4] = ["data.lt", ".data.lt.partial", ".lock", "config.toml.partial"];
 
 /// An open, locked run folder.
 pub struct RunFolder {
@@ -17,21 +26,75 @@ pub struct RunFolder {
     _lock: File,
 }
 
+/// Refuses a folder that a new run cannot begin in: one that has a run, or anything else that is not ours.
+///
+/// # Errors
+/// When there is such a thing in it, or the system refuses.
+pub fn check_new(path: &Path) -> Result<()> {
+    let entries = match fs::read_dir(path) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(Error::io(path)(e)),
+    };
+    let names: Vec<_> = entries.map(|e| e.map(|e| e.file_name())).collect::<Result<_, _>>().map_err(Error::io(path))?;
+    if names.iter().any(|name| name == "config.toml") {
+        let what =
+            format!("there is a run here already: continue it with --resume {}, or give another --out", path.display());
+        return Err(Error::file(path, what));
+    }
+    match names.iter().find(|name| !BEFORE_A_RUN.iter().any(|known| name == known)) {
+        None => Ok(()),
+        Some(name) => {
+            let what =
+                format!("is neither empty nor a run (it holds {}): give another --out", Path::new(name).display());
+            Err(Error::file(path, what))
+        }
+    }
+}
+
+/// The run folder that `--resume` means: a folder, or the one that a `last.safetensors` lies in.
+///
+/// # Errors
+/// For any other file.
+pub fn to_resume(path: &Path) -> Result<PathBuf> {
+    if !path.is_file() {
+        return Ok(path.to_path_buf());
+    }
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    match path.file_name() {
+        Some(name) if name == "last.safetensors" => Ok(folder.to_path_buf()),
+        Some(name) if name == "best.safetensors" => {
+            let what = "is the best epoch's model, and a run goes on from its last";
+            Err(Error::Usage(format!("{}: {what}: give --resume {}", path.display(), folder.display())))
+        }
+        _ => Err(Error::file(path, "is not a run: --resume takes a run folder or its last.safetensors")),
+    }
+}
+
+/// The checkpoint that a path means: a file, or the last one of a run folder.
+///
+/// # Errors
+/// When a folder has none.
+pub fn checkpoint_file(path: &Path) -> Result<PathBuf> {
+    if !path.is_dir() {
+        return Ok(path.to_path_buf());
+    }
+    let last = path.join("last.safetensors");
+    if !last.exists() {
+        return Err(Error::file(path, "has no last.safetensors: give a run folder that has one, or a checkpoint file"));
+    }
+    Ok(last)
+}
+
 impl RunFolder {
     /// Makes a new run folder.
     ///
     /// # Errors
-    /// When there is a run already, another process has it, or the system refuses.
+    /// When there is a run already, or anything else, another process has it, or the system refuses.
     pub fn create(path: &Path, config: &Config) -> Result<RunFolder> {
         fs::create_dir_all(path).map_err(Error::io(path))?;
         let folder = RunFolder::lock(path)?;
-        if folder.config().exists() {
-            let what = format!(
-                "there is a run here already: continue it with --resume {}, or give another --out",
-                path.display()
-            );
-            return Err(Error::file(path, what));
-        }
+        check_new(path)?;
         folder.write_config(config)?;
         Ok(folder)
     }
@@ -57,14 +120,21 @@ impl RunFolder {
     }
 
     fn lock(path: &Path) -> Result<RunFolder> {
-        let at = path.join(".lock");
-        let lock = files::open_to_write(&at, OpenOptions::new().append(true))?;
-        match lock.try_lock() {
-            Ok(()) => Ok(RunFolder { path: path.to_path_buf(), _lock: lock }),
+        let lock = File::open(path).map_err(Error::io(path))?;
+        let lock = match lock.try_lock() {
+            // Network file systems lock only what is open for writing, which a folder never is.
+            Err(TryLockError::Error(_)) => {
+                let lock = files::open_to_write(&path.join(".lock"), OpenOptions::new().append(true))?;
+                lock.try_lock().map(|()| lock)
+            }
+            other => other.map(|()| lock),
+        };
+        match lock {
+            Ok(lock) => Ok(RunFolder { path: path.to_path_buf(), _lock: lock }),
             Err(TryLockError::WouldBlock) => {
                 Err(Error::file(path, "another process is training in this folder: wait for it, or give another --out"))
             }
-            Err(TryLockError::Error(e)) => Err(Error::io(&at)(e)),
+            Err(TryLockError::Error(e)) => Err(Error::io(path)(e)),
         }
     }
 
@@ -93,11 +163,86 @@ impl RunFolder {
         self.path.join("best.safetensors")
     }
 
-    /// Appends one line of metrics and makes sure that it is on the disk.
+    /// `run.json`.
+    pub fn record(&self) -> PathBuf {
+        self.path.join("run.json")
+    }
+
+    /// `result.json`.
+    pub fn result(&self) -> PathBuf {
+        self.path.join("result.json")
+    }
+
+    /// What `run.json` says; nothing where there is none, or none that can be read: no run depends on it.
+    fn read_record(&self) -> RunRecord {
+        files::read(&self.record(), 1 << 30)
+            .ok()
+            .and_then(|bytes| serde_json::from_slice(&bytes).ok())
+            .unwrap_or_default()
+    }
+
+    /// Adds a process to `run.json`.
     ///
     /// # Errors
     /// When the system refuses.
-    pub fn append_metrics(&self, line: &impl serde::Serialize) -> Result<()> {
+    pub fn add_process(&self, process: Process) -> Result<()> {
+        let mut record = self.read_record();
+        record.processes.push(process);
+        write_json(&self.record(), &record)
+    }
+
+    /// Notes in `run.json` that the run has a checkpoint now.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn note_saved(&self) -> Result<()> {
+        let record = self.read_record();
+        if record.saved { Ok(()) } else { write_json(&self.record(), &RunRecord { saved: true, ..record }) }
+    }
+
+    /// Refuses a run that has no last checkpoint although it had one. A run that was killed before its first, after up to
+    /// `checkpoint_every` epochs, has lost nothing that it does not make again, bit for bit.
+    ///
+    /// # Errors
+    /// When the run has lost its checkpoint.
+    pub fn check_not_lost(&self, checkpoint_every: usize) -> Result<()> {
+        let lines = files::read(&self.metrics(), 1 << 32)
+            .map_or(0, |bytes| bytes.iter().filter(|&&byte| byte == b'\n').count());
+        if !self.read_record().saved && lines <= checkpoint_every {
+            return Ok(());
+        }
+        let what =
+            format!("is missing, though the run had come to epoch {lines} or further: restore it, or begin again");
+        Err(Error::file(self.last(), format!("{what} with --restart, which discards what the run left")))
+    }
+
+    /// Discards everything but `config.toml` and the list of processes.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn restart(&self) -> Result<()> {
+        for file in [self.last(), self.best(), self.metrics(), self.result()] {
+            match fs::remove_file(&file) {
+                Err(e) if e.kind() != ErrorKind::NotFound => return Err(Error::io(&file)(e)),
+                _ => {}
+            }
+        }
+        write_json(&self.record(), &RunRecord { saved: false, ..self.read_record() })
+    }
+
+    /// Writes `result.json`.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn write_result(&self, outcome: &Outcome<'_>) -> Result<()> {
+        write_json(&self.result(), outcome)
+    }
+
+    /// Appends an epoch's line to the metrics and makes sure that it is on the disk.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn append_metrics(&self, line: &EpochMetrics) -> Result<()> {
         let at = self.metrics();
         let is_new = !at.exists();
         let mut text = serde_json::to_string(line).map_err(|e| Error::file(&at, e.to_string()))?;
@@ -108,11 +253,12 @@ impl RunFolder {
     }
 
     /// The metrics of the first `epochs` epochs, whose digest the checkpoint knows; whatever follows them (an epoch that
-    /// the checkpoint does not know, a line cut short by a kill) is dropped from the file.
+    /// the checkpoint does not know, a line cut short by a kill) is dropped from the file. `is_old`: the checkpoint is of
+    /// format 1.
     ///
     /// # Errors
     /// When one of those lines is missing or damaged.
-    pub fn rewind_metrics(&self, epochs: usize, expected: &str) -> Result<Vec<EpochMetrics>> {
+    pub fn rewind_metrics(&self, epochs: usize, expected: &str, is_old: bool) -> Result<Vec<EpochMetrics>> {
         let at = self.metrics();
         let text = match files::read(&at, 1 << 32) {
             Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
@@ -121,25 +267,34 @@ impl RunFolder {
             }
             Err(e) => return Err(e),
         };
-        let mut lines = text.lines();
-        let mut kept: Vec<EpochMetrics> = Vec::with_capacity(epochs);
-        let mut whole = String::new();
-        for epoch in 0..epochs {
-            let line = lines.next().unwrap_or_default();
-            match serde_json::from_str::<EpochMetrics>(line) {
-                Ok(metrics) if metrics.epoch == epoch => kept.push(metrics),
-                _ => {
-                    let what = format!(
-                        "line {} should hold the metrics of epoch {epoch}, but is missing or damaged",
-                        epoch + 1
-                    );
-                    return Err(Error::file(&at, what));
-                }
+        let mut kept: Vec<EpochMetrics> = Vec::new();
+        let (mut whole, mut first) = (String::new(), 1);
+        for (index, line) in text.lines().chain(std::iter::repeat("")).take(epochs).enumerate() {
+            let metrics = serde_json::from_str::<EpochMetrics>(line).ok();
+            if is_old && index == 0 && metrics.as_ref().is_some_and(|metrics| metrics.epoch == 0) {
+                first = 0;
             }
-            whole.push_str(line);
+            let Some(mut metrics) = metrics.filter(|metrics| metrics.epoch == first + index) else {
+                let epoch = index + 1;
+                let what = format!("line {epoch} should hold the metrics of epoch {epoch}, but is missing or damaged");
+                return Err(Error::file(&at, what));
+            };
+            if first == 0 {
+                metrics.epoch += 1;
+                whole.push_str(&serde_json::to_string(&metrics).map_err(|e| Error::file(&at, e.to_string()))?);
+            } else {
+                whole.push_str(line);
+            }
             whole.push('\n');
+            kept.push(metrics);
         }
-        if digest(&kept) != expected {
+        let found = if is_old {
+            let as_written = kept.iter().map(|metrics| EpochMetrics { epoch: metrics.epoch - 1, ..metrics.clone() });
+            digest(&as_written.collect::<Vec<_>>())
+        } else {
+            digest(&kept)
+        };
+        if found != expected {
             return Err(Error::file(&at, "these are not the metrics of the checkpoint beside them: restore the file"));
         }
         if whole != text {
@@ -149,12 +304,17 @@ impl RunFolder {
     }
 }
 
+fn write_json(at: &Path, content: &impl serde::Serialize) -> Result<()> {
+    let mut text = serde_json::to_string_pretty(content).map_err(|e| Error::file(at, e.to_string()))?;
+    text.push('\n');
+    write_atomically(at, |file| file.write_all(text.as_bytes()).map_err(Error::io(at)))
+}
+
 /// A run folder's name that is still free: `NAME`, `NAME-2`, `NAME-3`, ...
 pub fn free_name(parent: &Path, name: &str) -> PathBuf {
-    let taken = |path: &PathBuf| path.join("config.toml").exists();
     let mut path = parent.join(name);
     let mut number = 2;
-    while taken(&path) {
+    while check_new(&path).is_err() && path.exists() {
         path = parent.join(format!("{name}-{number}"));
         number += 1;
     }

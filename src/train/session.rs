@@ -6,18 +6,21 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use super::checkpoint::{self, Checkpoint, Manifest, Progress};
+use super::checkpoint::{Checkpoint, State};
 use super::engine::{Data, Engine};
 use super::losses::LossReader;
-use super::metrics::{EpochMetrics, FinalMetrics, digest, mean_losses};
+use super::manifest::{Manifest, Progress};
+use super::metrics::{EpochMetrics, Outcome, digest, mean_losses};
 use super::report::Reporter;
 use super::run_folder::RunFolder;
+use super::run_record::Process;
 use crate::config::Config;
 use crate::data::store::Store;
 use crate::error::{Error, Result};
 use crate::method::schedule;
 use crate::ops::Backend;
 use crate::ops::total_loss::{LOSS_COLUMNS, TOTAL};
+use crate::tensor::Precision;
 
 /// How often the host looks at the losses.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
@@ -36,9 +39,11 @@ struct Session<'a> {
     folder: RunFolder,
     engine: Engine<'a>,
     losses: LossReader,
-    counts: Vec<usize>,
-    store: String,
+    store: &'a Store,
+    fingerprint: String,
     progress: Progress,
+    /// Epoch and step of the checkpoint that the folder has.
+    saved: Option<(usize, usize)>,
     history: Vec<EpochMetrics>,
     /// Losses of the unfinished epoch's steps that an earlier process made.
     losses_so_far: Vec<f64>,
@@ -53,18 +58,29 @@ pub fn start(config: &Config, folder: impl FnOnce() -> Result<RunFolder>, backen
     let store = Store::open(&config.placement.data)?;
     let session = Session::new(config, folder, backend, &store)?;
     session.engine.parameters.initialise(backend, config.seed)?;
-    session.train(&store)
+    session.folder.add_process(Process::this(backend))?;
+    session.train()
 }
 
-/// Goes on with the run in `folder`.
+/// Goes on with the run in `folder`, or with `restart` begins it again. Nothing in the folder is changed before everything was
+/// found to fit.
 ///
 /// # Errors
 /// As for [`start`], and when the folder's files are damaged or belong to another run.
-pub fn resume(config: &Config, folder: RunFolder, backend: &dyn Backend) -> Result<()> {
+pub fn resume(config: &Config, folder: RunFolder, restart: bool, backend: &dyn Backend) -> Result<()> {
     let store = Store::open(&config.placement.data)?;
     let mut session = Session::new(config, || Ok(folder), backend, &store)?;
-    session.restore()?;
-    session.train(&store)
+    if restart {
+        session.engine.parameters.initialise(backend, config.seed)?;
+        session.folder.restart()?;
+    } else {
+        session.restore()?;
+    }
+    if Config::read(&session.folder.config())? != *config {
+        session.folder.write_config(config)?;
+    }
+    session.folder.add_process(Process::this(backend))?;
+    session.train()
 }
 
 impl<'a> Session<'a> {
@@ -74,8 +90,7 @@ impl<'a> Session<'a> {
         backend: &'a dyn Backend,
         store: &'a Store,
     ) -> Result<Session<'a>> {
-        let counts = store.meta().counts.clone();
-        if let Some(class) = counts.iter().position(|&n| n == 0) {
+        if let Some(class) = store.meta().counts.iter().position(|&n| n == 0) {
             let what = format!("class {class} has no training images: its weight would be infinite");
             return Err(Error::file(store.path(), what));
         }
@@ -88,9 +103,10 @@ impl<'a> Session<'a> {
             folder: folder()?,
             engine,
             losses,
-            counts,
-            store: store.fingerprint()?,
+            store,
+            fingerprint: store.fingerprint()?,
             progress,
+            saved: None,
             history: Vec::new(),
             losses_so_far: Vec::new(),
         })
@@ -100,30 +116,28 @@ impl<'a> Session<'a> {
     fn restore(&mut self) -> Result<()> {
         let last = self.folder.last();
         if !last.exists() {
-            if self.folder.best().exists()
-                && self.config.placement.checkpoint_every == 1
-                && self.folder.metrics().exists()
-            {
-                // A kill between the first epoch's best and last checkpoints leaves this; so does a lost file.
-                let lines =
-                    crate::files::read_text(&self.folder.metrics(), 1 << 32).unwrap_or_default().lines().count();
-                if lines > 1 {
-                    return Err(Error::file(&last, "is missing, though later epochs were finished: restore the file"));
-                }
-            }
-            self.folder.rewind_metrics(0, &digest(&[]))?;
+            self.folder.check_not_lost(self.config.placement.checkpoint_every)?;
+            self.folder.rewind_metrics(0, &digest(&[]), false)?;
             return self.engine.parameters.initialise(self.backend, self.config.seed);
         }
         let checkpoint = Checkpoint::read(&last)?;
-        self.check_belongs(&last, &checkpoint.manifest)?;
-        checkpoint.load(self.backend, &self.engine.parameters, true)?;
-        self.progress = checkpoint.manifest.progress.clone();
-        self.losses_so_far = checkpoint.losses()?;
-        self.history = self.folder.rewind_metrics(self.progress.epoch, &self.progress.metrics)?;
+        let manifest = &checkpoint.manifest;
+        self.check_belongs(&last, manifest)?;
+        self.progress = manifest.progress.clone();
+        let Progress { epoch, step, .. } = self.progress;
+        let steps = self.engine.draw(epoch.min(self.config.epochs - 1))?.steps();
+        if !self.progress.fits(steps) {
+            let what = format!("impossible glmc_engine metadata: {epoch} epochs and {step} steps of {steps} per epoch");
+            return Err(Error::file(&last, format!("{what}; restore the file")));
+        }
         if self.progress.best.is_some() {
             let best = Checkpoint::read(&self.folder.best())?;
             self.check_belongs(&self.folder.best(), &best.manifest)?;
         }
+        checkpoint.load(self.backend, &self.engine.parameters, true)?;
+        self.losses_so_far = checkpoint.losses()?;
+        self.history = self.folder.rewind_metrics(epoch, &self.progress.metrics, manifest.is_old())?;
+        self.saved = Some((epoch, step));
         Ok(())
     }
 
@@ -132,7 +146,7 @@ impl<'a> Session<'a> {
         if !manifest.config.same_run(self.config) {
             return Err(Error::file(path, "belongs to a run with another configuration than config.toml beside it"));
         }
-        if manifest.store != self.store {
+        if manifest.store != self.fingerprint {
             let what =
                 format!("was trained on another store than what is now at {}", self.config.placement.data.display());
             return Err(Error::file(path, what));
@@ -141,15 +155,15 @@ impl<'a> Session<'a> {
     }
 
     fn manifest(&self) -> Manifest {
-        Manifest::new(self.config.clone(), self.counts.clone(), self.store.clone(), self.progress.clone())
+        Manifest::new(self.config.clone(), self.store, self.fingerprint.clone(), self.progress.clone())
     }
 
-    fn train(mut self, store: &Store) -> Result<()> {
-        let mut reporter = Reporter::new(self.config, store, self.backend, self.engine.step.arena().bytes);
+    fn train(mut self) -> Result<()> {
+        let mut reporter = Reporter::new(self.config, self.store, self.backend, self.engine.step.arena().bytes);
         let done = self.run(&mut reporter);
         reporter.close();
         done?;
-        self.finish(&reporter, store.meta())
+        self.finish(&reporter)
     }
 
     fn run(&mut self, reporter: &mut Reporter) -> Result<()> {
@@ -200,12 +214,15 @@ impl<'a> Session<'a> {
         let evaluation = self.engine.evaluate(self.backend)?.ok_or_else(no_images)?;
         let Config { lr, epochs, warmup_epochs, .. } = *self.config;
         let rates = (schedule::learning_rate(lr, epoch, epochs, warmup_epochs), schedule::alpha(epoch, epochs));
-        let metrics = EpochMetrics::new(epoch, rates, (self.config.method, mean), evaluation, (seconds, trained));
+        let metrics = EpochMetrics::new(epoch + 1, rates, (self.config.method, mean), evaluation, (seconds, trained));
         self.progress.total_steps += (plan.steps() - first) as u64;
         self.end_epoch(metrics, reporter)?;
         if STOP.load(Ordering::Relaxed) && self.progress.epoch < self.config.epochs {
-            self.save_last(&[])?;
-            return Err(self.interrupted(epoch + 1, 0));
+            if self.saved != Some((self.progress.epoch, 0)) {
+                let state = self.state(&format!("epoch {}", self.progress.epoch))?;
+                self.save_last(&state, &[])?;
+            }
+            return Err(self.interrupted());
         }
         Ok(())
     }
@@ -213,28 +230,61 @@ impl<'a> Session<'a> {
     /// Records, saves and shows a finished epoch. Metrics and the best checkpoint are written before the last one, which
     /// makes them count: whatever a kill cuts off here is done again, to the same bits.
     fn end_epoch(&mut self, metrics: EpochMetrics, reporter: &mut Reporter) -> Result<()> {
-        self.progress.epoch += 1;
+        let finished = metrics.epoch;
+        let is_best = self.progress.best.is_none_or(|(_, top1)| metrics.test.top1 > top1);
+        let is_due = finished.is_multiple_of(self.config.placement.checkpoint_every) || finished == self.config.epochs;
+        // Before anything is written: an epoch that diverged is not recorded.
+        let state = if is_best || is_due { Some(self.state(&format!("epoch {finished}"))?) } else { None };
+        self.progress.epoch = finished;
         self.progress.step = 0;
         self.losses_so_far.clear();
         self.history.push(metrics);
         self.progress.metrics = digest(&self.history);
-        let metrics = &self.history[self.history.len() - 1];
+        let metrics = &self.history[finished - 1];
         self.folder.append_metrics(metrics)?;
-        if self.progress.best.is_none_or(|(_, top1)| metrics.test.top1 > top1) {
-            self.progress.best = Some((metrics.epoch, metrics.test.top1));
-            let path = self.folder.best();
-            checkpoint::save(&path, self.backend, &self.engine.parameters, self.manifest(), &[])?;
+        if is_best {
+            self.progress.best = Some((finished, metrics.test.top1));
+        }
+        if let (true, Some(state)) = (is_best, &state) {
+            state.save(&self.folder.best(), self.manifest(), &[])?;
         }
         reporter.epoch_ends(metrics);
-        let finished = self.progress.epoch;
-        if finished.is_multiple_of(self.config.placement.checkpoint_every) || finished == self.config.epochs {
-            self.save_last(&[])?;
+        match state {
+            Some(state) if is_due => self.save_last(&state, &[]),
+            _ => Ok(()),
         }
+    }
+
+    /// The model as it is now, whose numbers must all be finite.
+    fn state(&self, when: &str) -> Result<State> {
+        let state = State::take(self.backend, &self.engine.parameters)?;
+        state.map_err(|tensor| self.diverged(&format!("{tensor} is no longer finite after {when}")))
+    }
+
+    fn save_last(&mut self, state: &State, losses: &[f64]) -> Result<()> {
+        state.save(&self.folder.last(), self.manifest(), losses)?;
+        if self.saved.is_none() {
+            self.folder.note_saved()?;
+        }
+        self.saved = Some((self.progress.epoch, self.progress.step));
         Ok(())
     }
 
-    fn save_last(&self, losses: &[f64]) -> Result<()> {
-        checkpoint::save(&self.folder.last(), self.backend, &self.engine.parameters, self.manifest(), losses)
+    /// The error of a run whose numbers are not finite any more. What it saved before is the same in every repeat, and so is
+    /// what follows on it: only other settings help.
+    fn diverged(&self, what: &str) -> Error {
+        let kept = match self.saved {
+            Some((epoch, 0)) => format!("last.safetensors still holds epoch {epoch}"),
+            Some((epoch, step)) => format!("last.safetensors still holds step {step} of epoch {}", epoch + 1),
+            None => "no checkpoint had been written".into(),
+        };
+        let (config, lr) = (self.folder.config(), self.config.lr / 10.0);
+        let wider = if self.backend.precision() == Precision::Bf16 { ", or with --precision f32" } else { "" };
+        Error::Training(format!(
+            "{what}; {kept}; start again with a lower rate (glmc-engine train --config {} --lr {lr} --out NEW) or with \
+             --warmup-epochs 5{wider}",
+            config.display()
+        ))
     }
 
     /// The losses of the epoch's first `steps` steps, which have all been started: waits for them.
@@ -253,12 +303,12 @@ impl<'a> Session<'a> {
                 let row = &log[step * LOSS_COLUMNS..][..LOSS_COLUMNS];
                 let terms =
                     self.config.method.losses().iter().zip(row).map(|(name, loss)| format!("L_{name} {loss}, "));
-                Err(Error::Training(format!(
-                    "the loss is no longer a finite number at epoch {epoch}, step {step}: {}total {}; \
-                     try a lower --lr, --warmup-epochs 5, or --precision f32; {} holds the last good state",
+                Err(self.diverged(&format!(
+                    "the loss is no longer a finite number at epoch {}, step {}: {}total {}",
+                    epoch + 1,
+                    step + 1,
                     terms.collect::<String>(),
                     row[TOTAL],
-                    self.folder.path().display()
                 )))
             }
         }
@@ -266,28 +316,27 @@ impl<'a> Session<'a> {
 
     fn interrupt(&mut self, epoch: usize, step: usize, first: usize) -> Result<()> {
         let log = self.losses_now(epoch, step)?;
+        let state = self.state(&format!("step {step} of epoch {}", epoch + 1))?;
         self.progress.step = step;
         self.progress.total_steps += (step - first) as u64;
-        self.save_last(&log)?;
-        Err(self.interrupted(epoch, step))
+        self.save_last(&state, &log)?;
+        Err(self.interrupted())
     }
 
-    fn interrupted(&self, epoch: usize, step: usize) -> Error {
+    fn interrupted(&self) -> Error {
         let path = self.folder.path().display();
-        Error::Interrupted(format!(
-            "stopped and saved at epoch {epoch}, step {step}; go on with: glmc-engine train --resume {path}"
-        ))
+        let Progress { epoch, step, .. } = self.progress;
+        let at = if step == 0 { format!("epoch {epoch}") } else { format!("step {step} of epoch {}", epoch + 1) };
+        Error::Interrupted(format!("stopped and saved after {at}; go on with: glmc-engine train --resume {path}"))
     }
 
     /// Shows and records the outcome of a finished run.
-    fn finish(&self, reporter: &Reporter, meta: &crate::data::meta::Meta) -> Result<()> {
+    fn finish(&self, reporter: &Reporter) -> Result<()> {
         let Some((best, _)) = self.progress.best else { return Ok(()) };
-        let (last, best) = (&self.history[self.history.len() - 1], &self.history[best]);
+        let (last, best) = (&self.history[self.history.len() - 1], &self.history[best - 1]);
         let (_, peak_bytes) = self.backend.allocated();
-        let line = FinalMetrics { is_final: true, last, best, peak_bytes };
-        // A finished run that is resumed has its final line already cut off again by `rewind_metrics`.
-        self.folder.append_metrics(&line)?;
-        reporter.summary(last, best, meta, &self.folder, peak_bytes);
+        self.folder.write_result(&Outcome { last, best, peak_bytes })?;
+        reporter.summary(last, best, self.store.meta(), &self.folder, peak_bytes);
         std::io::stdout().flush().map_err(Error::io("standard output"))
     }
 }
