@@ -19,6 +19,7 @@ use crate::tensor::Precision;
 
 /// Longest checkpoint that is read.
 const MAX_BYTES: u64 = 1 << 40;
+
 const KEY: &str = "glmc_engine";
 const MOMENTUM: &str = "optimizer.momentum.";
 const LOSSES: &str = "run.losses";

@@ -121,8 +121,7 @@ impl RunFolder {
         let lock = match lock.try_lock() {
             // Network file systems lock only what is open for writing, which a folder never is.
             Err(TryLockError::Error(_)) => {
-                let at = path.join(".lock");
-                let lock = files::open_to_write(&at, OpenOptions::new().append(true))?;
+                let lock = files::open_to_write(&path.join(".lock"), OpenOptions::new().append(true))?;
                 lock.try_lock().map(|()| lock)
             }
             other => other.map(|()| lock),
@@ -173,7 +172,10 @@ impl RunFolder {
 
     /// What `run.json` says; nothing where there is none, or none that can be read: no run depends on it.
     fn read_record(&self) -> RunRecord {
-        fs::read(self.record()).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default()
+        files::read(&self.record(), 1 << 30)
+            .ok()
+            .and_then(|bytes| serde_json::from_slice(&bytes).ok())
+            .unwrap_or_default()
     }
 
     /// Adds a process to `run.json`.
@@ -201,7 +203,8 @@ impl RunFolder {
     /// # Errors
     /// When the run has lost its checkpoint.
     pub fn check_not_lost(&self, checkpoint_every: usize) -> Result<()> {
-        let lines = fs::read(self.metrics()).map_or(0, |bytes| bytes.iter().filter(|&&byte| byte == b'\n').count());
+        let lines = files::read(&self.metrics(), 1 << 32)
+            .map_or(0, |bytes| bytes.iter().filter(|&&byte| byte == b'\n').count());
         if !self.read_record().saved && lines <= checkpoint_every {
             return Ok(());
         }

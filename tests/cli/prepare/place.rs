@@ -207,7 +207,7 @@ fn a_stopped_preparation_leaves_nothing_and_says_so() {
         let output = child.wait_with_output().unwrap();
         let stderr = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(status), "{stderr}");
-        assert_eq!(stderr, "error: stopped; nothing was written\n");
+        assert_eq!(stderr, "stopping: nothing is left behind\nerror: stopped; nothing was written\n");
         assert_eq!(names(dir.path()), ["a.lt"]);
         assert_eq!(tree(&out), before);
     }

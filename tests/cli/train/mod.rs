@@ -361,7 +361,7 @@ fn bad_requests_get_one_line_and_the_right_status() {
         (glmc(&["train", "--preset", "cifar10-lt-if100"]), 2, "no data"),
         (glmc(&["train", "--data", text(&missing)]), 1, "no such store"),
         (glmc(&["train", "--resume", text(&missing)]), 1, "no run here"),
-        (glmc(&["train", "--resume", text(&missing), "--lr", "1"]), 2, "--resume goes on"),
+        (glmc(&["train", "--resume", text(&missing), "--lr", "1"]), 2, "--resume keeps"),
         (place.train(&run, &["--model", "vgg"]), 1, "unknown model"),
         (place.train(&run, &["--width", "0"]), 1, "width"),
         (place.train(&run, &["--momentum", "1.5"]), 1, "momentum"),
