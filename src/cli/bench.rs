@@ -170,7 +170,8 @@ fn print_ops(b: &OpsBench) {
     println!("{:<78}{:>11.3}{:>36.1}%", "all ops", 1e3 * b.seconds(), 100.0 * b.of_peak());
     println!(
         "of peak: the least time by the ceilings, for the op's formula and each tensor once, over the time; more than \
-         100% where an algorithm saves operations (Winograd) or tensors are in the caches"
+         100% where an algorithm saves operations (Winograd) or tensors are in the caches. Short ops are timed in copies \
+         one after another (on a GPU, in a graph), so that small tensors are in the caches"
     );
 }
 
