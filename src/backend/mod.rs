@@ -77,13 +77,11 @@ pub fn devices() -> Vec<(String, Result<String>)> {
         Ok(found) => devices.extend(found.into_iter().map(|gpu| {
             let name = format!("cuda:{}", gpu.ordinal);
             let (major, minor) = gpu.compute;
-            let what = match gpu.problem {
-                Some(problem) => Err(Error::device(&name, problem)),
-                None => {
-                    let memory = gpu.memory_bytes as f64 / (1u64 << 30) as f64;
-                    Ok(format!("{}, compute capability {major}.{minor}, {memory:.0} GiB, f32 and bf16", gpu.product))
-                }
-            };
+            let memory = gpu.memory_bytes as f64 / (1u64 << 30) as f64;
+            let what = gpu.kernels.map_err(|problem| Error::device(&name, problem)).map(|kernels| {
+                let product = gpu.product;
+                format!("{product}, compute capability {major}.{minor}, {memory:.0} GiB, f32 and bf16; {kernels}")
+            });
             (name, what)
         })),
     }
