@@ -2,6 +2,7 @@
 //! and where kernels come from.
 
 mod basics;
+mod bench_kernels;
 mod checks;
 mod kernel_cache;
 mod kernels_folder;
