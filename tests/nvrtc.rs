@@ -22,6 +22,8 @@ fn main() -> ExitCode {
         .map(|arch| Trial::test(format!("primitives compile for {arch}"), move || primitives(arch)))
         .collect();
     trials.push(Trial::test("cubins come back from the cache", from_cache));
+    trials.push(Trial::test("a GPU that is not known gets PTX", ptx));
+    trials.push(Trial::test("a version of NVRTC goes with an ELF ABI", abi));
     trials.push(Trial::test("errors name kernel, file and line", errors));
     trials.push(Trial::test("an unknown architecture is refused", unknown));
     trials.push(Trial::test("the kernels command reports every field", kernels_command));
@@ -63,6 +65,27 @@ fn from_cache() -> Result<(), Failed> {
     nvrtc.compile(&primitive("add_one"), "sm_86", &cache)?;
     nvrtc.compile(&primitive("add_one").define("OTHER", 1), "sm_80", &cache)?;
     assert_eq!(std::fs::read_dir(folder.path())?.count(), 3);
+    Ok(())
+}
+
+fn ptx() -> Result<(), Failed> {
+    let nvrtc = Nvrtc::load()?;
+    assert_eq!(nvrtc.target((8, 0)).arch, "sm_80");
+    let target = nvrtc.target((99, 0));
+    assert!(!target.exact && nvrtc.describe_target(&target).contains("does not know this GPU"), "{target:?}");
+    for entry in ["tiled_product", "mma_product", "warp_functions"] {
+        let cubin = nvrtc.compile(&primitive(entry), &target.arch, &nowhere())?;
+        let text = std::ffi::CStr::from_bytes_with_nul(&cubin.image)?.to_str()?;
+        assert!(text.contains(".target sm_80") && text.contains(entry), "{text}");
+    }
+    Ok(())
+}
+
+/// What the choice of a library by the driver's version rests on: drivers for CUDA 12 know no ABI after 7.
+fn abi() -> Result<(), Failed> {
+    let nvrtc = Nvrtc::load()?;
+    let cubin = nvrtc.compile(&primitive("add_one"), "sm_80", &nowhere())?;
+    assert_eq!(cubin.image[8] >= 8, nvrtc.version().0 >= 13, "{}: ABI {}", nvrtc.describe(), cubin.image[8]);
     Ok(())
 }
 

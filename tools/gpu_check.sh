@@ -23,17 +23,15 @@ if [ "${1:-}" = pack ]; then
     cargo build --release
     mkdir -p "$dir/bin" "$dir/tests/fixtures" "$dir/tools"
     cp target/release/glmc-engine "$dir/bin/"
-    # The newest test and bench programs, as cargo names them.
-    for kind in test bench; do
-        cargo $kind --no-run --message-format=json $([ $kind = test ] && echo --release) 2>/dev/null |
-            python3 -c '
+    # The newest test programs, as cargo names them.
+    cargo test --no-run --message-format=json --release 2>/dev/null |
+        python3 -c '
 import json, sys
 for line in sys.stdin:
     m = json.loads(line)
-    if m.get("executable") and m["target"]["kind"] == [sys.argv[1]]:
-        print(sys.argv[1] + "-" + m["target"]["name"], m["executable"])' $kind
-    done | while read -r name path; do
-        case "$name" in test-ops | test-launched | bench-kernels) cp "$path" "$dir/bin/$name" ;; esac
+    if m.get("executable") and m["target"]["kind"] == ["test"]:
+        print("test-" + m["target"]["name"], m["executable"])' | while read -r name path; do
+        case "$name" in test-ops | test-launched) cp "$path" "$dir/bin/$name" ;; esac
     done
     strip "$dir"/bin/*
     cp tests/fixtures/*.safetensors "$dir/tests/fixtures/"
@@ -65,9 +63,9 @@ PY
 [ -n "$nvrtc" ] && export LD_LIBRARY_PATH="$nvrtc:${LD_LIBRARY_PATH:-}"
 
 if [ -n "${SMALL:-}" ]; then
-    seconds=1 sizes="2:4" precisions="f32 bf16" model=resnet20 epochs=1
+    seconds=1 sizes="2:4" alone=2:4 precisions="f32 bf16" model=resnet20 epochs=1
 else
-    seconds=8 sizes="16:64 64:64 64:256" precisions="bf16 f32" model=resnet32 epochs=${EPOCHS:-200}
+    seconds=8 sizes="16:64 64:64 64:256" alone=64:64 precisions="bf16 f32" model=resnet32 epochs=${EPOCHS:-200}
 fi
 
 # Whether PyTorch is here and sees the GPU.
@@ -136,8 +134,11 @@ if wants layers && [ "$device" != emulator ] && has_pytorch; then
     part layers python3 tools/bench_pytorch.py --model $model --width 64 --batch 64 --device cuda --precision bf16 \
         --layers --seconds $seconds && summary layers 40
 fi
-if wants kernels && [ -x "$dir/bin/bench-kernels" ]; then
-    part kernels timeout 240 "$dir/bin/bench-kernels" --bench ${SMALL:+--test} && summary kernels 4
+if wants kernels; then
+    for precision in bf16 f32; do
+        part "kernels-$precision" timeout 240 "$glmc" bench kernels --width "${alone%:*}" --batch "${alone#*:}" \
+            --device "$device" --precision $precision --seconds $seconds ${SMALL:+--size 8} && summary "kernels-$precision" 50
+    done
 fi
 # What is trained: the published run where there is a store, a few seconds of the same in a rehearsal, else the demo.
 training="--preset demo --model $model --width 2"

@@ -31,10 +31,10 @@ pub fn resolve(device: &str) -> (String, Option<String>) {
         Ok(found) => found,
         Err(error) => return ("cpu".into(), Some(format!("no usable GPU: {error}"))),
     };
-    match found.iter().find(|gpu| gpu.problem.is_none()) {
+    match found.iter().find(|gpu| gpu.kernels.is_ok()) {
         Some(gpu) => (format!("cuda:{}", gpu.ordinal), Some(format!("the first usable GPU, {}", gpu.product))),
         None => {
-            let problem = found.into_iter().find_map(|gpu| gpu.problem).unwrap_or_else(|| "there is none".into());
+            let problem = found.into_iter().find_map(|gpu| gpu.kernels.err()).unwrap_or_else(|| "there is none".into());
             ("cpu".into(), Some(format!("no usable GPU: {problem}")))
         }
     }
@@ -98,13 +98,11 @@ pub fn devices() -> Vec<(String, Result<String>)> {
         Ok(found) => devices.extend(found.into_iter().map(|gpu| {
             let name = format!("cuda:{}", gpu.ordinal);
             let (major, minor) = gpu.compute;
-            let what = match gpu.problem {
-                Some(problem) => Err(Error::device(&name, problem)),
-                None => {
-                    let memory = gpu.memory_bytes as f64 / (1u64 << 30) as f64;
-                    Ok(format!("{}, compute capability {major}.{minor}, {memory:.0} GiB, f32 and bf16", gpu.product))
-                }
-            };
+            let memory = gpu.memory_bytes as f64 / (1u64 << 30) as f64;
+            let what = gpu.kernels.map_err(|problem| Error::device(&name, problem)).map(|kernels| {
+                let product = gpu.product;
+                format!("{product}, compute capability {major}.{minor}, {memory:.0} GiB, f32 and bf16; {kernels}")
+            });
             (name, what)
         })),
     }

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::memory::read_floats;
@@ -23,7 +23,7 @@ const ROUNDS: [u32; 2] = [16, 1 << 18];
 const CALLS: usize = 5;
 
 /// The two ceilings of a device in the precision that its backend was opened with.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Ceilings {
     /// 10^12 floating-point operations per second, all of them multiply-adds in registers, in the arithmetic of the
     /// convolutions.

@@ -2,13 +2,16 @@
 //!
 //! - [`step`]: samples per second of the whole step;
 //! - [`ops`]: a table of its ops, each beside what the device could do at most;
-//! - [`ceilings`]: what that is, measured.
+//! - [`kernels`]: the ops by themselves, at the sizes of a step;
+//! - [`ceilings`]: what the device could do at most, measured.
 
 pub mod ceilings;
+pub mod kernels;
 pub mod ops;
 pub mod step;
 
 pub use ceilings::{Bound, Ceilings};
+pub use kernels::{KernelTime, KernelsBench, bench_kernels};
 pub use ops::{OpBench, OpsBench, bench_ops};
 pub use step::{StepBench, bench_step};
 

@@ -1,7 +1,10 @@
 //! `glmc-engine bench`.
 
+use std::fs;
+use std::path::{Path, PathBuf};
+
 use super::device::DeviceArgs;
-use crate::bench::{Bound, OpsBench, StepBench, Workload, bench_ops, bench_step};
+use crate::bench::{Bound, KernelsBench, OpsBench, StepBench, Workload, bench_kernels, bench_ops, bench_step};
 use crate::error::{Error, Result};
 use crate::method::Method;
 use crate::train::report::mebibytes;
@@ -9,7 +12,7 @@ use crate::train::report::mebibytes;
 /// Measure the training step.
 #[derive(Debug, clap::Args)]
 pub struct BenchArgs {
-    /// step: samples per second of the whole training step; ops: a table of its ops, each as a share of the device's measured peak
+    /// step: samples per second of the whole training step; ops: a table of its ops, each as a share of the device's measured peak; kernels: the same by themselves, at a step's sizes
     what: What,
     /// Network
     #[arg(long, default_value = "resnet32")]
@@ -32,6 +35,15 @@ pub struct BenchArgs {
     /// Seconds to measure for
     #[arg(long, default_value_t = 10.0)]
     seconds: f64,
+    /// Of `kernels`: only those whose names match, with * and ? as in file names ("conv2d layer1*")
+    #[arg(long, value_name = "GLOB")]
+    only: Option<String>,
+    /// Of `kernels`: write the times to a file, as JSON
+    #[arg(long, value_name = "FILE")]
+    save: Option<PathBuf>,
+    /// Of `kernels`: show each time beside that of a file which --save wrote
+    #[arg(long, value_name = "FILE")]
+    compare: Option<PathBuf>,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -43,6 +55,7 @@ pub struct BenchArgs {
 enum What {
     Step,
     Ops,
+    Kernels,
 }
 
 /// Runs the subcommand.
@@ -50,6 +63,13 @@ pub fn run(args: BenchArgs) -> Result<()> {
     if !(0.0..=86_400.0).contains(&args.seconds) {
         return Err(Error::Usage(format!("--seconds {} is not in 0..=86400", args.seconds)));
     }
+    let of_kernels =
+        [("--only", args.only.is_some()), ("--save", args.save.is_some()), ("--compare", args.compare.is_some())];
+    if let (What::Step | What::Ops, Some((name, _))) = (args.what, of_kernels.iter().find(|(_, given)| *given)) {
+        return Err(Error::Usage(format!("{name} is for `bench kernels`")));
+    }
+    // Before anything is measured.
+    let before = args.compare.as_deref().map(read_kernels).transpose()?;
     let workload = Workload {
         model: args.model,
         width: args.width,
@@ -73,6 +93,17 @@ pub fn run(args: BenchArgs) -> Result<()> {
             match args.json {
                 true => println!("{}", json(serde_json::to_string(&bench))?),
                 false => print_ops(&bench),
+            }
+        }
+        What::Kernels => {
+            let bench = bench_kernels(backend.as_ref(), &workload, args.only.as_deref(), args.seconds)?;
+            let text = json(serde_json::to_string(&bench))?;
+            if let Some(path) = &args.save {
+                fs::write(path, text.clone() + "\n").map_err(Error::io(path))?;
+            }
+            match args.json {
+                true => println!("{text}"),
+                false => print_kernels(&bench, before.as_ref()),
             }
         }
     }
@@ -170,8 +201,55 @@ fn print_ops(b: &OpsBench) {
     println!("{:<78}{:>11.3}{:>36.1}%", "all ops", 1e3 * b.seconds(), 100.0 * b.of_peak());
     println!(
         "of peak: the least time by the ceilings, for the op's formula and each tensor once, over the time; more than \
-         100% where an algorithm saves operations (Winograd) or tensors are in the caches"
+         100% where an algorithm saves operations (Winograd) or tensors are in the caches. Short ops are timed in copies \
+         one after another (on a GPU, in a graph), so that small tensors are in the caches"
     );
+}
+
+/// What `--save` wrote.
+fn read_kernels(path: &Path) -> Result<KernelsBench> {
+    let text = fs::read_to_string(path).map_err(Error::io(path))?;
+    serde_json::from_str(&text).map_err(|error| Error::File {
+        path: path.to_path_buf(),
+        what: format!("holds no times of `bench kernels --save` ({error})"),
+    })
+}
+
+fn print_kernels(b: &KernelsBench, before: Option<&KernelsBench>) {
+    let unit = Unit::of(b.ceilings.tflops);
+    let [width, batch, size] = b.sizes;
+    println!("width {width}, batch {batch}, images of {size}, on {} in {}", b.device, b.precision);
+    if let Some(before) = before
+        && (&before.device, before.precision, before.sizes) != (&b.device, b.precision, b.sizes)
+    {
+        let [width, batch, size] = before.sizes;
+        println!(
+            "compared with other work: width {width}, batch {batch}, images of {size}, on {} in {}",
+            before.device, before.precision
+        );
+    }
+    let longest = b.kernels.iter().map(|row| row.name.len()).max().unwrap_or(0).max("kernel".len());
+    let compared = if before.is_some() { format!("{:>11}{:>8}", "us before", "ratio") } else { String::new() };
+    println!("{:<longest$}{:>11}{:>10}{:>9}{:>9}{compared}", "kernel", "us", unit.name, "GB/s", "of peak");
+    for row in &b.kernels {
+        let flops = match row.flops {
+            0.0 => "-".to_string(),
+            flops => unit.show(flops / row.seconds / 1e12),
+        };
+        let old = before.map(|before| before.kernels.iter().find(|old| old.name == row.name).map(|old| old.seconds));
+        let compared = match old {
+            None => String::new(),
+            Some(None) => format!("{:>11}{:>8}", "-", "-"),
+            Some(Some(old)) => format!("{:>11.2}{:>8.3}", 1e6 * old, row.seconds / old),
+        };
+        println!(
+            "{:<longest$}{:>11.2}{flops:>10}{:>9}{:>8.1}%{compared}",
+            row.name,
+            1e6 * row.seconds,
+            rate(row.bytes / row.seconds / 1e9),
+            100.0 * row.of_peak
+        );
+    }
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use crate::backend;
 use crate::backend::native::cpu;
 use crate::config::{Config, PlacementSettings, Settings, preset};
 use crate::data::store::Store;
+use crate::driver::sources;
 use crate::error::{Error, Result};
 use crate::train::engine::{Data, Engine, Footprint};
 use crate::train::report::mebibytes;
@@ -44,11 +45,13 @@ pub fn run(args: InfoArgs) -> Result<()> {
             }
         })
         .collect();
+    let kernels = sources::origin()?;
     let memory = predict(&args)?;
     let info = json!({
         "version": env!("CARGO_PKG_VERSION"),
         "commit": version::COMMIT,
         "devices": devices,
+        "kernels": kernels,
         "cpu": {"threads": threads, "features": features(), "level": cpu.level.name(), "why": cpu.why},
         "memory": memory,
     });
@@ -66,6 +69,7 @@ pub fn run(args: InfoArgs) -> Result<()> {
     }
     let level = format!("level {} ({})", cpu.level.name(), cpu.why);
     println!("CPU: {threads} threads; {}; {level}", features().join(" "));
+    println!("Kernels: {kernels}");
     println!("Predicted device memory of a run: {}", memory["what"].as_str().unwrap_or_default());
     for key in ["parameters_bytes", "activations_bytes", "images_bytes", "other_bytes", "total_bytes"] {
         let name = key.trim_end_matches("_bytes");

@@ -1,8 +1,8 @@
 //! The cache of compiled kernels: cubins and emulator libraries, in the user's cache folder.
 //!
 //! An entry's name is the BLAKE3 of everything that decides its content (sources, options, architecture, compiler), so
-//! that no entry is ever wrong, only absent. An entry ends in a trailer with a checksum of its content: a truncated or
-//! damaged one counts as absent. Writing is temporary file + rename, so two processes never see each other's unfinished entries.
+//! that no entry is ever wrong, only absent. An entry ends in a trailer with a checksum of its name and content: a truncated
+//! or damaged one counts as absent, and so does one under another's name. Writing is temporary file + rename, so two processes never see each other's unfinished entries.
 //! Whatever fails here (a read-only folder, a full disk) costs a compilation and nothing else.
 
 use std::fs;
@@ -16,7 +16,7 @@ pub const FOLDER_VARIABLE: &str = "GLMC_CACHE";
 /// Default size limit: a few thousand kernels.
 pub const DEFAULT_LIMIT: u64 = 1 << 30;
 
-const MAGIC: &[u8; 8] = b"GLMCkrn1";
+const MAGIC: &[u8; 8] = b"GLMCkrn2";
 const TRAILER: usize = 8 + 32;
 
 /// A folder of compiled kernels.
@@ -45,6 +45,11 @@ impl Key {
     /// The entry's file name.
     pub fn file_name(&self) -> &str {
         &self.0
+    }
+
+    /// What the trailer holds of an entry: a hash of its name, which has a length of its own, and content.
+    fn checksum(&self, content: &[u8]) -> blake3::Hash {
+        blake3::Hasher::new().update(self.0.as_bytes()).update(content).finalize()
     }
 }
 
@@ -75,7 +80,7 @@ impl Cache {
         let mut bytes = crate::files::read(&path, 1 << 32).ok()?;
         let length = bytes.len().checked_sub(TRAILER)?;
         let (content, trailer) = bytes.split_at(length);
-        if &trailer[..8] != MAGIC || blake3::hash(content).as_bytes() != &trailer[8..] {
+        if &trailer[..8] != MAGIC || key.checksum(content).as_bytes() != &trailer[8..] {
             return None;
         }
         bytes.truncate(length);
@@ -104,7 +109,7 @@ impl Cache {
             let mut file = fs::File::create(&temporary)?;
             file.write_all(content)?;
             file.write_all(MAGIC)?;
-            file.write_all(blake3::hash(content).as_bytes())?;
+            file.write_all(key.checksum(content).as_bytes())?;
             drop(file);
             fs::rename(&temporary, &path)
         })();

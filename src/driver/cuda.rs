@@ -3,6 +3,7 @@
 //! libcuda is loaded at run time; a machine without it gets one sentence and no panic. Only symbols of CUDA 12.0 are
 //! used, so that drivers 12.x and 13.x both work.
 
+mod calls;
 mod context;
 mod handles;
 
@@ -12,10 +13,10 @@ use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use cudarc::driver::result;
-use cudarc::driver::sys::{self, CUfunction_attribute as Attribute};
+use cudarc::driver::sys::{self, CUfunction_attribute as Attribute, CUresult};
 
-use self::context::{Context, explain};
+use self::calls::{Calls, Code};
+use self::context::Context;
 pub use self::context::{DeviceInfo, devices};
 pub(crate) use self::handles::Event;
 use self::handles::{CudaGraph, Loaded, parameter_sizes};
@@ -31,6 +32,8 @@ use crate::{Error, Result};
 
 /// Dynamic shared memory that a kernel may use without being asked.
 const SHARED_BY_DEFAULT: u32 = 48 * 1024;
+/// An event with a time (`CU_EVENT_DEFAULT`).
+const DEFAULT_EVENT: u32 = 0;
 
 #[derive(Default)]
 struct Allocations {
@@ -43,6 +46,7 @@ struct Allocations {
 pub struct Cuda {
     properties: Properties,
     context: Arc<Context>,
+    nvrtc: &'static Nvrtc,
     cache: Cache,
     /// Shared with captured graphs, which launch kernels of it.
     kernels: Arc<KernelTable<Loaded>>,
@@ -58,14 +62,11 @@ impl Cuda {
     /// # Errors
     /// Without a driver, a GPU of that number, compute capability 8.0 or libnvrtc; each says what to do.
     pub fn new(ordinal: usize, cache: Cache) -> Result<Cuda> {
-        let (context, properties) = Context::open(ordinal)?;
-        Nvrtc::load().map_err(|error| match error {
-            Error::Device { what, .. } => Error::device(format!("cuda:{ordinal}"), what),
-            other => other,
-        })?;
+        let (context, properties, nvrtc) = Context::open(ordinal)?;
         Ok(Cuda {
             properties,
             context: Arc::new(context),
+            nvrtc,
             cache,
             kernels: Arc::default(),
             allocations: Mutex::default(),
@@ -74,8 +75,13 @@ impl Cuda {
         })
     }
 
-    fn error(&self, doing: &str, error: result::DriverError) -> Error {
-        Error::device(&self.properties.device, format!("{doing}: {}", explain(error)))
+    fn error(&self, doing: &str, code: Code) -> Error {
+        self.context.error(doing, code)
+    }
+
+    /// The driver's functions.
+    fn calls(&self) -> &'static Calls {
+        self.context.calls()
     }
 
     fn is_dry(&self) -> bool {
@@ -104,24 +110,27 @@ impl Cuda {
     }
 
     fn load(&self, spec: &KernelSpec) -> Result<Loaded> {
-        let nvrtc = Nvrtc::load()?;
-        let cubin = nvrtc.compile(spec, &self.properties.arch, &self.cache)?;
+        let cubin = self.nvrtc.compile(spec, &self.properties.arch, &self.cache)?;
         self.context.bind()?;
         let doing = || format!("loading kernel {}", spec.label());
         let entry = CString::new(&*spec.entry)
             .map_err(|_| Error::Config(format!("{}: the entry's name holds a NUL character", spec.file)))?;
-        // SAFETY: the image is a whole ELF file by NVRTC; the driver copies what it keeps.
-        let module = unsafe { result::module::load_data(cubin.image.as_ptr().cast()) }.map_err(|error| {
-            let hint = match error.0 {
-                sys::CUresult::CUDA_ERROR_INVALID_IMAGE
-                | sys::CUresult::CUDA_ERROR_UNSUPPORTED_PTX_VERSION
-                | sys::CUresult::CUDA_ERROR_NO_BINARY_FOR_GPU => format!(
+        let (calls, mut module) = (self.calls(), ptr::null_mut());
+        // SAFETY: the image is a whole ELF file or a PTX text with its NUL, by NVRTC; the driver copies what it keeps.
+        unsafe { calls.load_module(&mut module, cubin.image.as_ptr().cast()) }.map_err(|code| {
+            let newer = [
+                CUresult::CUDA_ERROR_INVALID_IMAGE,
+                CUresult::CUDA_ERROR_UNSUPPORTED_PTX_VERSION,
+                CUresult::CUDA_ERROR_NO_BINARY_FOR_GPU,
+            ];
+            let hint = match newer.into_iter().any(|known| code.is(known)) {
+                true => format!(
                     "; {} may be newer than the driver: update the driver, or install a libnvrtc of its version",
-                    nvrtc.describe()
+                    self.nvrtc.describe()
                 ),
-                _ => String::new(),
+                false => String::new(),
             };
-            Error::device(&self.properties.device, format!("{}: {}{hint}", doing(), explain(error)))
+            Error::device(&self.properties.device, format!("{}: {}{hint}", doing(), calls.explain(code)))
         })?;
         let mut loaded = Loaded {
             function: ptr::null_mut(),
@@ -130,14 +139,15 @@ impl Cuda {
             module,
             context: self.context.clone(),
         };
-        // SAFETY: the module was loaded just now.
-        loaded.function =
-            unsafe { result::module::get_function(module, entry) }.map_err(|error| self.error(&doing(), error))?;
+        // SAFETY: the module was loaded just now; target and name are valid.
+        unsafe { calls.function(&mut loaded.function, module, entry.as_ptr()) }
+            .map_err(|code| self.error(&doing(), code))?;
+        let mut registers = 0;
         // Asking for an attribute loads the code now: a driver that loads lazily must not do so during a capture.
-        // SAFETY: the function belongs to the module above.
-        unsafe { result::function::get_function_attribute(loaded.function, Attribute::CU_FUNC_ATTRIBUTE_NUM_REGS) }
-            .map_err(|error| self.error(&doing(), error))?;
-        loaded.sizes = parameter_sizes(loaded.function);
+        // SAFETY: the function belongs to the module above; the target is valid.
+        unsafe { calls.function_attribute(&mut registers, Attribute::CU_FUNC_ATTRIBUTE_NUM_REGS, loaded.function) }
+            .map_err(|code| self.error(&doing(), code))?;
+        loaded.sizes = parameter_sizes(calls, loaded.function);
         Ok(loaded)
     }
 
@@ -167,12 +177,13 @@ impl Driver for Cuda {
     fn alloc(&self, bytes: usize, what: &str) -> Result<DevicePtr> {
         self.not_capturing("allocation")?;
         self.context.bind()?;
-        // SAFETY: the context is current; the memory is undefined, as the trait says.
-        let ptr = unsafe { result::malloc_sync(bytes.max(1)) }.map_err(|error| {
-            if error.0 != sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY {
-                return self.error(&format!("allocating {bytes} bytes for {what}"), error);
+        let mut ptr = 0;
+        // SAFETY: the context is current and the target valid; the memory is undefined, as the trait says.
+        unsafe { self.calls().alloc(&mut ptr, bytes.max(1)) }.map_err(|code| {
+            if !code.is(CUresult::CUDA_ERROR_OUT_OF_MEMORY) {
+                return self.error(&format!("allocating {bytes} bytes for {what}"), code);
             }
-            let (free, total) = result::mem_get_info().unwrap_or((0, 0));
+            let (free, total) = self.free_and_total().unwrap_or((0, 0));
             let text = format!(
                 "out of memory: {bytes} bytes for {what}, with {free} of {total} bytes free; use a smaller batch, or \
                  end other programs on this GPU"
@@ -194,7 +205,7 @@ impl Driver for Cuda {
         self.allocations().used -= bytes as u64;
         self.context.bind()?;
         // SAFETY: allocated by `alloc` and taken out of the table, so freed once; the driver waits for work that uses it.
-        unsafe { result::free_sync(ptr) }.map_err(|error| self.error("freeing memory", error))
+        unsafe { self.calls().free(ptr) }.map_err(|error| self.error("freeing memory", error))
     }
 
     fn upload(&self, to: DevicePtr, from: &[u8]) -> Result<()> {
@@ -205,9 +216,9 @@ impl Driver for Cuda {
         self.context.bind()?;
         let failed = |error| self.error("upload", error);
         // SAFETY: `from` lives until the stream is empty, two lines on; a bad `to` is the driver's error.
-        unsafe { result::memcpy_htod_async(to, from, self.context.stream()) }.map_err(failed)?;
+        unsafe { self.calls().upload(to, from.as_ptr().cast(), from.len(), self.context.stream()) }.map_err(failed)?;
         // SAFETY: the stream is the context's own.
-        unsafe { result::stream::synchronize(self.context.stream()) }.map_err(failed)
+        unsafe { self.calls().synchronize(self.context.stream()) }.map_err(failed)
     }
 
     fn download(&self, to: &mut [u8], from: DevicePtr) -> Result<()> {
@@ -218,9 +229,10 @@ impl Driver for Cuda {
         self.context.bind()?;
         let failed = |error| self.error("download", error);
         // SAFETY: `to` is borrowed until the stream is empty, two lines on; a bad `from` is the driver's error.
-        unsafe { result::memcpy_dtoh_async(to, from, self.context.stream()) }.map_err(failed)?;
+        unsafe { self.calls().download(to.as_mut_ptr().cast(), from, to.len(), self.context.stream()) }
+            .map_err(failed)?;
         // SAFETY: the stream is the context's own.
-        unsafe { result::stream::synchronize(self.context.stream()) }.map_err(failed)
+        unsafe { self.calls().synchronize(self.context.stream()) }.map_err(failed)
     }
 
     fn zero(&self, ptr: DevicePtr, bytes: usize) -> Result<()> {
@@ -229,7 +241,7 @@ impl Driver for Cuda {
         }
         self.context.bind()?;
         // SAFETY: the stream is the context's own; a bad range is the driver's error.
-        unsafe { result::memset_d8_async(ptr, 0, bytes, self.context.stream()) }
+        unsafe { self.calls().fill(ptr, 0, bytes, self.context.stream()) }
             .map_err(|error| self.error("zeroing memory", error))
     }
 
@@ -239,17 +251,18 @@ impl Driver for Cuda {
         }
         self.context.bind()?;
         // SAFETY: the stream is the context's own; a bad range is the driver's error.
-        unsafe { result::memcpy_dtod_async(to, from, bytes, self.context.stream()) }
+        unsafe { self.calls().copy(to, from, bytes, self.context.stream()) }
             .map_err(|error| self.error("copying within the device", error))
     }
 
     fn alloc_pinned(&self, bytes: usize) -> Result<Pinned> {
         self.not_capturing("allocation of host memory")?;
         self.context.bind()?;
-        // SAFETY: the context is current.
-        let start = unsafe { result::malloc_host(bytes.max(1), 0) }
-            .map_err(|error| self.error(&format!("allocating {bytes} bytes of page-locked host memory"), error))?
-            .cast::<u8>();
+        let mut start = ptr::null_mut();
+        // SAFETY: the context is current and the target valid.
+        unsafe { self.calls().alloc_host(&mut start, bytes.max(1), 0) }
+            .map_err(|code| self.error(&format!("allocating {bytes} bytes of page-locked host memory"), code))?;
+        let start = start.cast::<u8>();
         // SAFETY: the driver gave `bytes` bytes, which nothing else refers to yet.
         unsafe { start.write_bytes(0, bytes) };
         let context = self.context.clone();
@@ -258,7 +271,7 @@ impl Driver for Cuda {
                 // A copy may be in flight, after an error for example, and no manual promises that freeing waits for it.
                 context.drain();
                 // SAFETY: allocated above, released once, by the last holder; nothing in the stream uses it any more.
-                let _ = unsafe { result::free_host(start.cast::<c_void>()) };
+                let _ = unsafe { context.calls().free_host(start.cast::<c_void>()) };
             }
         };
         Ok(Pinned(Arc::new(HostMemory { start, bytes, release: Box::new(release) })))
@@ -273,7 +286,7 @@ impl Driver for Cuda {
         self.hold(&from.0);
         let source = &from.bytes()[offset..offset + bytes];
         // SAFETY: page-locked memory that is freed only after the driver is done with it; a bad `to` is its error.
-        unsafe { result::memcpy_htod_async(to, source, self.context.stream()) }
+        unsafe { self.calls().upload(to, source.as_ptr().cast(), bytes, self.context.stream()) }
             .map_err(|error| self.error("upload", error))
     }
 
@@ -286,7 +299,7 @@ impl Driver for Cuda {
         self.hold(&to.0);
         let target = &mut to.bytes_mut()[offset..offset + bytes];
         // SAFETY: as for the upload; the caller waits for a mark before it reads.
-        unsafe { result::memcpy_dtoh_async(target, from, self.context.stream()) }
+        unsafe { self.calls().download(target.as_mut_ptr().cast(), from, bytes, self.context.stream()) }
             .map_err(|error| self.error("download", error))
     }
 
@@ -317,7 +330,7 @@ impl Driver for Cuda {
         if launch.shared_bytes > loaded.shared.load(Ordering::Relaxed) {
             let attribute = Attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
             // SAFETY: the function is loaded; the value is within the device's limit (checked above).
-            unsafe { result::function::set_function_attribute(loaded.function, attribute, launch.shared_bytes as i32) }
+            unsafe { self.calls().set_function_attribute(loaded.function, attribute, launch.shared_bytes as i32) }
                 .map_err(|error| self.error(&doing(), error))?;
             loaded.shared.store(launch.shared_bytes, Ordering::Relaxed);
         }
@@ -326,14 +339,8 @@ impl Driver for Cuda {
         // SAFETY: one pointer per parameter, each to a value of its size (checked where the driver tells the sizes); the
         // driver copies the values before it returns. What the kernel does to device memory is the launcher's responsibility.
         unsafe {
-            result::launch_kernel(
-                loaded.function,
-                (gx, gy, gz),
-                (bx, by, bz),
-                launch.shared_bytes,
-                self.context.stream(),
-                &mut pointers,
-            )
+            let (stream, pointers, none) = (self.context.stream(), pointers.as_mut_ptr(), ptr::null_mut());
+            self.calls().launch(loaded.function, gx, gy, gz, bx, by, bz, launch.shared_bytes, stream, pointers, none)
         }
         .map_err(|error| self.error(&doing(), error))
     }
@@ -342,7 +349,7 @@ impl Driver for Cuda {
         self.not_capturing("waiting")?;
         self.context.bind()?;
         // SAFETY: the stream is the context's own.
-        unsafe { result::stream::synchronize(self.context.stream()) }
+        unsafe { self.calls().synchronize(self.context.stream()) }
             .map_err(|error| self.error("waiting for the GPU", error))
     }
 
@@ -350,56 +357,60 @@ impl Driver for Cuda {
         self.not_capturing("marking the stream")?;
         self.context.bind()?;
         let failed = |error| self.error("marking the stream", error);
-        let event = result::event::create(sys::CUevent_flags::CU_EVENT_DEFAULT).map_err(failed)?;
+        let mut event = ptr::null_mut();
+        // SAFETY: the target is valid and the context current.
+        unsafe { self.calls().create_event(&mut event, DEFAULT_EVENT) }.map_err(failed)?;
         let event = Event { event, context: self.context.clone() };
         // SAFETY: event and stream are alive and of one context.
-        unsafe { result::event::record(event.event, self.context.stream()) }.map_err(failed)?;
+        unsafe { self.calls().record(event.event, self.context.stream()) }.map_err(failed)?;
         Ok(Mark(MarkInner::Cuda(event)))
     }
 
     fn reached(&self, mark: &Mark) -> Result<bool> {
         let event = self.event(mark)?;
         // SAFETY: the event is alive.
-        match unsafe { result::event::query(event) } {
+        match unsafe { self.calls().query(event) } {
             Ok(()) => Ok(true),
-            Err(error) if error.0 == sys::CUresult::CUDA_ERROR_NOT_READY => Ok(false),
-            Err(error) => Err(self.error("asking for a mark", error)),
+            Err(code) if code.is(CUresult::CUDA_ERROR_NOT_READY) => Ok(false),
+            Err(code) => Err(self.error("asking for a mark", code)),
         }
     }
 
     fn wait(&self, mark: &Mark) -> Result<()> {
         let event = self.event(mark)?;
         // SAFETY: the event is alive.
-        unsafe { result::event::synchronize(event) }.map_err(|error| self.error("waiting for the GPU", error))
+        unsafe { self.calls().wait(event) }.map_err(|error| self.error("waiting for the GPU", error))
     }
 
     fn elapsed(&self, from: &Mark, to: &Mark) -> Result<f64> {
         self.wait(to)?;
         let (from, to) = (self.event(from)?, self.event(to)?);
-        // SAFETY: both events are alive and were set in the one stream, with timing.
-        let milliseconds =
-            unsafe { result::event::elapsed(from, to) }.map_err(|error| self.error("measuring time", error))?;
+        let mut milliseconds = 0.0;
+        // SAFETY: both events are alive and were set in the one stream, with timing; the target is valid.
+        unsafe { self.calls().elapsed(&mut milliseconds, from, to) }
+            .map_err(|code| self.error("measuring time", code))?;
         Ok(f64::from(milliseconds) / 1e3)
     }
 
     fn capture(&self, body: &mut dyn FnMut() -> Result<()>) -> Result<Box<dyn Replay>> {
         self.not_capturing("a capture")?;
         self.context.bind()?;
-        let (device, stream) = (&self.properties.device, self.context.stream());
+        let (calls, device, stream) = (self.calls(), &self.properties.device, self.context.stream());
         let failed = |error| self.error("capturing a graph", error);
         // Relaxed: other threads may allocate meanwhile.
         // SAFETY: the stream is the context's own and is not capturing (checked above).
-        unsafe { result::stream::begin_capture(stream, sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED) }
+        unsafe { calls.begin_capture(stream, sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED) }
             .map_err(failed)?;
         *self.capturing() = Some(Vec::new());
         let outcome = body();
         let held = self.capturing().take().unwrap_or_default();
         self.context.bind()?;
-        // SAFETY: the capture began above; it must end whatever `body` said.
-        let graph = unsafe { result::stream::end_capture(stream) };
+        let mut graph = ptr::null_mut();
+        // SAFETY: the capture began above; it must end whatever `body` said. The target is valid.
+        let graph = unsafe { calls.end_capture(stream, &mut graph) }.map(|()| graph);
         if let (Err(_), Ok(graph)) = (&outcome, &graph) {
             // SAFETY: the capture is whole but not wanted; a null graph, should there be one, is the driver's error.
-            let _ = unsafe { result::graph::destroy(*graph) };
+            let _ = unsafe { calls.destroy_graph(*graph) };
         }
         outcome?;
         let graph = graph.map_err(failed)?;
@@ -411,16 +422,16 @@ impl Driver for Cuda {
         }
         let mut operations = 0;
         // SAFETY: the graph is alive; with no array the driver only counts.
-        let counted = unsafe { sys::cuGraphGetNodes(graph, ptr::null_mut(), &mut operations) }.result();
-        // SAFETY: the graph is alive.
-        let executable = unsafe { result::graph::instantiate(graph, sys::CUgraphInstantiate_flags_enum(0)) };
+        let counted = unsafe { calls.graph_nodes(graph, ptr::null_mut(), &mut operations) };
+        let mut executable = ptr::null_mut();
+        // SAFETY: the graph is alive and the target valid; no flags.
+        let made = unsafe { calls.instantiate(&mut executable, graph, 0) };
         // SAFETY: the executable does not need the graph any more.
-        unsafe { result::graph::destroy(graph) }.map_err(failed)?;
-        let executable = executable.map_err(failed)?;
+        unsafe { calls.destroy_graph(graph) }.map_err(failed)?;
+        made.map_err(failed)?;
         let graph = CudaGraph {
             executable,
             operations,
-            device: device.clone(),
             context: self.context.clone(),
             _held: held,
             _kernels: self.kernels.clone(),
@@ -428,7 +439,7 @@ impl Driver for Cuda {
         counted.map_err(failed)?;
         // Uploading now makes the first replay as fast as the others.
         // SAFETY: executable and stream are alive.
-        unsafe { result::graph::upload(executable, stream) }.map_err(failed)?;
+        unsafe { calls.upload_graph(executable, stream) }.map_err(failed)?;
         Ok(Box::new(graph))
     }
 
@@ -442,7 +453,7 @@ impl Driver for Cuda {
 
     fn memory(&self) -> Result<MemoryInfo> {
         self.context.bind()?;
-        let (free, total) = result::mem_get_info().map_err(|error| self.error("asking for free memory", error))?;
+        let (free, total) = self.free_and_total().map_err(|code| self.error("asking for free memory", code))?;
         let allocations = self.allocations();
         let (used, peak) = (allocations.used, allocations.peak);
         Ok(MemoryInfo { used, peak, free: free as u64, total: total as u64 })
@@ -450,6 +461,13 @@ impl Driver for Cuda {
 }
 
 impl Cuda {
+    /// Free and total bytes of the device's memory; the context must be current.
+    fn free_and_total(&self) -> Result<(usize, usize), Code> {
+        let (mut free, mut total) = (0, 0);
+        // SAFETY: the targets are valid.
+        unsafe { self.calls().memory(&mut free, &mut total) }.map(|()| (free, total))
+    }
+
     /// The event of a mark that this kind of driver set, with the context current.
     fn event(&self, mark: &Mark) -> Result<sys::CUevent> {
         self.context.bind()?;
@@ -464,10 +482,10 @@ impl Drop for Cuda {
     fn drop(&mut self) {
         if self.context.bind().is_ok() {
             // SAFETY: the stream is the context's own. Nothing may still run when the allocations go.
-            let _ = unsafe { result::stream::synchronize(self.context.stream()) };
+            let _ = unsafe { self.calls().synchronize(self.context.stream()) };
             for ptr in self.allocations().bytes.keys() {
                 // SAFETY: allocated by `alloc` and not freed since.
-                let _ = unsafe { result::free_sync(*ptr) };
+                let _ = unsafe { self.calls().free(*ptr) };
             }
         }
     }

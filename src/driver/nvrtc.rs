@@ -1,26 +1,25 @@
-//! NVRTC: from a kernel's `.cu` to a cubin, with or without a GPU.
+//! NVRTC: from a kernel's `.cu` to a cubin (or PTX, for a GPU that it does not know), with or without a GPU.
 //!
 //! libnvrtc is loaded at run time, by a wrapper as thin as its C interface, so that one binary serves machines with
 //! CUDA 12, with CUDA 13 and without either.
 
 mod search;
+mod target;
 
-use std::ffi::{CStr, CString, OsString, c_char, c_int, c_void};
+use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
-use std::{env, ptr};
+use std::ptr;
 
 use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_LOCAL, RTLD_NOW};
 
-use self::search::{find_in, folders, named};
+use self::search::named;
+pub use self::target::{Target, arch_of};
 use super::cache::{Cache, Key};
 use super::{KernelSpec, sources};
 use crate::{Error, Result};
 
 /// Environment variable that names libnvrtc: the file, or the folder that holds it.
 pub const VARIABLE: &str = "GLMC_NVRTC";
-
-const HELP: &str = "install it with `pip install nvidia-cuda-nvrtc` or a CUDA toolkit, or name it in GLMC_NVRTC";
 
 type Program = *mut c_void;
 
@@ -43,6 +42,8 @@ struct Functions {
     log: unsafe extern "C" fn(Program, *mut c_char) -> c_int,
     cubin_size: unsafe extern "C" fn(Program, *mut usize) -> c_int,
     cubin: unsafe extern "C" fn(Program, *mut c_char) -> c_int,
+    ptx_size: unsafe extern "C" fn(Program, *mut usize) -> c_int,
+    ptx: unsafe extern "C" fn(Program, *mut c_char) -> c_int,
     destroy: unsafe extern "C" fn(*mut Program) -> c_int,
 }
 
@@ -72,52 +73,13 @@ pub struct Usage {
 /// A compiled kernel.
 #[derive(Clone, Debug)]
 pub struct Cubin {
-    /// The ELF image.
+    /// What the driver loads: an ELF image, or a PTX text that ends in NUL.
     pub image: Vec<u8>,
     /// What the kernel needs.
     pub usage: Usage,
 }
 
 impl Nvrtc {
-    /// libnvrtc, loaded once per process.
-    ///
-    /// # Errors
-    /// When none is found or usable; says what to do.
-    pub fn load() -> Result<&'static Nvrtc> {
-        static LOADED: OnceLock<Result<Nvrtc, String>> = OnceLock::new();
-        let loaded = LOADED.get_or_init(|| Nvrtc::search(&|name| env::var_os(name)));
-        loaded.as_ref().map_err(|what| Error::device("nvrtc", what.clone()))
-    }
-
-    fn search(variable: &dyn Fn(&str) -> Option<OsString>) -> Result<Nvrtc, String> {
-        if let Some(named) = variable(VARIABLE).filter(|value| !value.is_empty()) {
-            let named = PathBuf::from(named);
-            let file = if named.is_dir() { find_in(&named) } else { Some(named.clone()) };
-            let file =
-                file.ok_or_else(|| format!("{VARIABLE} names {}, which holds no libnvrtc.so", named.display()))?;
-            return Nvrtc::open(&file).map_err(|error| format!("{VARIABLE} names {}: {error}", file.display()));
-        }
-        let mut problems = Vec::new();
-        // By name first: what the loader finds is what the system's owner chose.
-        for name in ["libnvrtc.so", "libnvrtc.so.13", "libnvrtc.so.12"] {
-            if let Ok(found) = Nvrtc::open(Path::new(name)) {
-                return Ok(found);
-            }
-        }
-        let folders = folders(variable);
-        for file in folders.iter().filter_map(|folder| find_in(folder)) {
-            match Nvrtc::open(&file) {
-                Ok(found) => return Ok(found),
-                Err(error) => problems.push(format!("{}: {error}", file.display())),
-            }
-        }
-        Err(if problems.is_empty() {
-            format!("libnvrtc, which compiles the kernels, was not found; {HELP}")
-        } else {
-            format!("no usable libnvrtc ({}); {HELP}", problems.join("; "))
-        })
-    }
-
     /// Loads the library `path`, its builtins first: they lie beside it, where the loader would not look.
     fn open(path: &Path) -> Result<Nvrtc, String> {
         let mut libraries = Vec::new();
@@ -151,6 +113,8 @@ impl Nvrtc {
             log: function!(b"nvrtcGetProgramLog"),
             cubin_size: function!(b"nvrtcGetCUBINSize"),
             cubin: function!(b"nvrtcGetCUBIN"),
+            ptx_size: function!(b"nvrtcGetPTXSize"),
+            ptx: function!(b"nvrtcGetPTX"),
             destroy: function!(b"nvrtcDestroyProgram"),
         };
         let (mut major, mut minor, mut count) = (0, 0, 0);
@@ -164,6 +128,21 @@ impl Nvrtc {
         };
         libraries.push(library);
         Ok(Nvrtc { functions, version: (major, minor), path: path.to_path_buf(), supported, _libraries: libraries })
+    }
+
+    /// What to compile for on a device of compute capability `compute`.
+    pub fn target(&self, compute: (i32, i32)) -> Target {
+        target::nearest(&self.supported, compute)
+    }
+
+    /// A target in words: what its kernels are compiled by and for, and what is lost where that is not the GPU's own.
+    pub fn describe_target(&self, target: &Target) -> String {
+        let (major, minor) = self.version;
+        let by = format!("kernels by NVRTC {major}.{minor} for {}", target.arch);
+        if target.exact {
+            return by;
+        }
+        format!("{by}, as it does not know this GPU: a newer libnvrtc makes faster ones")
     }
 
     /// `NVRTC 13.0 (path)`.
@@ -181,8 +160,7 @@ impl Nvrtc {
     /// # Errors
     /// With NVRTC's log, which names file and line, when it does not compile.
     pub fn compile(&self, spec: &KernelSpec, arch: &str, cache: &Cache) -> Result<Cubin> {
-        let number: i32 = arch.trim_start_matches("sm_").trim_end_matches(char::is_alphabetic).parse().unwrap_or(0);
-        if !self.supported.is_empty() && !self.supported.contains(&number) {
+        if !self.supported.is_empty() && !self.supported.contains(&target::number(arch)) {
             let what = format!("{} does not know {arch}; install a newer libnvrtc, or set {VARIABLE}", self.describe());
             return Err(Error::device("nvrtc", what));
         }
@@ -234,9 +212,12 @@ impl Nvrtc {
         let log = String::from_utf8_lossy(&log);
         let log = log.trim_end_matches('\0').trim_end();
         self.check(compiled, spec, arch, log)?;
-        let image = program.text(self.functions.cubin_size, self.functions.cubin);
+        let image = match target::is_ptx(arch) {
+            true => program.text(self.functions.ptx_size, self.functions.ptx),
+            false => program.text(self.functions.cubin_size, self.functions.cubin),
+        };
         if image.is_empty() {
-            let what = format!("kernel {} for {arch}: {} gave no cubin", spec.label(), self.describe());
+            let what = format!("kernel {} for {arch}: {} gave no code", spec.label(), self.describe());
             return Err(Error::device("nvrtc", what));
         }
         Ok(Cubin { image, usage: Usage::from_log(log, &spec.entry) })
@@ -310,13 +291,6 @@ pub fn options(arch: &str) -> Vec<String> {
     ]
 }
 
-/// The architecture to compile for on a device of compute capability `major.minor`: the specific one (`a`) where
-/// tensor cores of that generation need it.
-pub fn arch_of(major: i32, minor: i32) -> String {
-    let specific = if (major, minor) == (9, 0) || major == 10 { "a" } else { "" };
-    format!("sm_{major}{minor}{specific}")
-}
-
 impl Usage {
     /// Reads ptxas's report (`--ptxas-options=-v`) on `entry`.
     fn from_log(log: &str, entry: &str) -> Usage {
@@ -363,8 +337,6 @@ impl Cubin {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
-
     use super::*;
 
     #[test]
@@ -391,27 +363,8 @@ mod tests {
     }
 
     #[test]
-    fn architectures_of_devices() {
-        let names: Vec<String> =
-            [(8, 0), (8, 6), (8, 9), (9, 0), (10, 0), (12, 0)].map(|(a, b)| arch_of(a, b)).to_vec();
-        assert_eq!(names, ["sm_80", "sm_86", "sm_89", "sm_90a", "sm_100a", "sm_120"]);
+    fn options_are_exact() {
         assert_eq!(options("sm_90a")[0], "--gpu-architecture=sm_90a");
         assert!(!options("sm_90a").iter().any(|option| option.contains("fast-math")));
-    }
-
-    #[test]
-    fn says_what_is_wrong_with_the_named_library() {
-        let root = tempfile::tempdir().unwrap();
-        let named = |path: PathBuf| {
-            let variable = move |name: &str| (name == VARIABLE).then(|| path.clone().into_os_string());
-            Nvrtc::search(&variable).err().unwrap()
-        };
-        assert!(named(root.path().to_path_buf()).contains("holds no libnvrtc.so"));
-        let broken = root.path().join("libnvrtc.so");
-        fs::write(&broken, "no library").unwrap();
-        let error = named(broken.clone());
-        assert!(error.contains(VARIABLE) && error.contains(&broken.display().to_string()), "{error}");
-        let absent = named(root.path().join("absent.so"));
-        assert!(absent.contains("absent.so"), "{absent}");
     }
 }

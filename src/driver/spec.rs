@@ -42,11 +42,17 @@ impl KernelSpec {
     }
 
     /// The source text.
+    ///
+    /// # Errors
+    /// When there is none of that name, or the folder of sources cannot be read.
     pub fn source(&self) -> Result<&str> {
+        // Headers come from there too.
+        let origin = sources::origin()?;
         match &self.text {
             Some(text) => Ok(text),
-            None => sources::source(&self.file)
-                .ok_or_else(|| Error::Config(format!("there is no kernel source named {}", self.file))),
+            None => sources::source(&self.file).ok_or_else(|| {
+                Error::Config(format!("there is no kernel source named {} (sources: {origin})", self.file))
+            }),
         }
     }
 

@@ -13,12 +13,12 @@ pub trait CeilingKernels {
     /// enough that are independent of each other.
     fn ceiling_values(&self) -> usize;
 
-    /// Adds `rounds` to each of `values` (a multiple of [`CeilingKernels::ceiling_values`]), accumulation type: every round
-    /// adds 1 by the multiply-adds that convolutions are made of in this backend's precision, all of them in registers.
+    /// Adds `rounds`, an even number, to each of `values` (a multiple of [`CeilingKernels::ceiling_values`]), accumulation
+    /// type: on average every round adds 1 by the multiply-adds that convolutions are made of in this backend's precision, all of them in registers.
     /// Exact as long as sums stay below 2^19. Returns the number of floating-point operations, a multiply-add as two.
     ///
     /// # Errors
-    /// When the number of values is no such multiple, or the device fails.
+    /// When the number of values is no such multiple, the number of rounds odd, or the device fails.
     fn ceiling_math(&self, values: Tensor, rounds: u32) -> Result<f64>;
 
     /// `to = from`, both U8 (bytes) of the same size, a multiple of 16.

@@ -113,6 +113,11 @@ impl Op for Record {
         (var == self.table).then_some(self.row_bytes)
     }
 
+    /// Each run takes the next row of the table.
+    fn repeats(&self) -> bool {
+        false
+    }
+
     fn forward(&self, run: &Run<'_>) -> Result<()> {
         let StepVars { scalars, originals, partners } = self.out;
         run.backend.load_step(&LoadStep {

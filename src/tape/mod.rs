@@ -7,8 +7,10 @@
 //! addresses never change.
 
 mod plan;
+mod timing;
 
 pub use plan::{Arena, OpTime, Pass, Program};
+pub(crate) use timing::time_repeated;
 
 use std::fmt;
 
@@ -93,6 +95,10 @@ pub trait Op: fmt::Debug + Send {
     /// loss, and there is no backward.
     fn is_loss(&self) -> bool {
         false
+    }
+    /// Whether its passes may run several times in one step, as they do when they are timed.
+    fn repeats(&self) -> bool {
+        true
     }
     /// Memory needed while running.
     fn scratch(&self, _backend: &dyn Backend) -> Scratch {

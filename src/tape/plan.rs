@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::timing::time_repeated;
 use super::{Cost, Op, Run, Storage, Tape, Value, Var};
 use crate::error::Result;
 use crate::ops::Backend;
@@ -335,7 +336,8 @@ impl Program {
         Cost { flops: op.flops(pass, &wanted), bytes: bytes as f64 }
     }
 
-    /// Runs one whole step and times each op of it, waiting for the device after each.
+    /// Runs one whole step and times each op of it, waiting for the device after each. Short ops run more than once, so that
+    /// sums and statistics are not a step's.
     pub fn timed(&self, backend: &dyn Backend) -> Result<Vec<OpTime>> {
         let mut times = Vec::new();
         let forward = (0..self.ops.len()).map(|node| (node, Pass::Forward));
@@ -344,8 +346,9 @@ impl Program {
             if !self.runs(node, pass) {
                 continue;
             }
-            let time = backend.time(&mut || self.run_op(backend, node, pass))?;
             let op = &self.ops[node];
+            let mut work = || self.run_op(backend, node, pass);
+            let time = if op.repeats() { time_repeated(backend, &mut work) } else { backend.time(&mut work) }?;
             times.push(OpTime { name: op.name(), label: op.label(), pass, cost: self.cost(node, pass), time });
         }
         Ok(times)

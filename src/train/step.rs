@@ -11,7 +11,7 @@ use crate::ops::augment_mix::{Augmentation, augment_mix, mix_views};
 use crate::ops::load_step::{STEP_WORDS, StepVars, load_step};
 use crate::ops::sgd::{Sgd, SgdConfig};
 use crate::ops::total_loss::LOSS_COLUMNS;
-use crate::tape::{Arena, OpTime, Program, Tape, Var};
+use crate::tape::{Arena, OpTime, Program, Tape, Var, time_repeated};
 use crate::tensor::{BufferId, DType, Tensor};
 
 /// What training needs besides the model.
@@ -227,7 +227,7 @@ impl TrainStep {
     pub fn timed(&self, backend: &dyn Backend) -> Result<Vec<OpTime>> {
         let Some(full) = &self.full else { return Ok(Vec::new()) };
         let mut times = full.program.timed(backend)?;
-        let time = backend.time(&mut || backend.sgd(&self.config.sgd, &full.sgd))?;
+        let time = time_repeated(backend, &mut || backend.sgd(&self.config.sgd, &full.sgd))?;
         // Master and momentum are read and written, the gradient read, the compute copy written.
         let bytes = 5 * full.sgd.master.bytes() + full.sgd.compute.map_or(0, |compute| compute.bytes());
         times.push(OpTime {

@@ -4,6 +4,7 @@
 #[path = "../mock_cuda/install.rs"]
 mod install;
 mod program;
+mod versions;
 
 use std::process::ExitCode;
 use std::sync::{Mutex, PoisonError};
@@ -27,7 +28,10 @@ fn trials() -> ExitCode {
         Trial::test("training gives the emulator's bits in bf16", || program::training("bf16")),
         Trial::test("a run goes on after Ctrl-C and after a kill", program::interrupted),
         Trial::test("bench step gives its JSON", program::bench),
+        Trial::test("bench ops times copies in graphs", program::bench_ops),
         Trial::test("every fault gets one line", program::faults),
+        Trial::test("the compiler goes with the driver", versions::compilers_and_drivers),
+        Trial::test("a GPU newer than the compiler gets the nearest code", versions::newer_gpus),
         Trial::test("a fault in a run leaves no checkpoint", program::fault_in_a_run),
         Trial::test("copies with page-locked memory wait for their mark", || alone(page_locked)),
         Trial::test("a capture refuses what would break it", || alone(capture)),

@@ -11,7 +11,7 @@ use tempfile::TempDir;
 
 use crate::install;
 
-const BIN: &str = env!("CARGO_BIN_EXE_glmc-engine");
+pub const BIN: &str = env!("CARGO_BIN_EXE_glmc-engine");
 
 /// A temporary folder with a small long-tailed store in it.
 struct Place {
@@ -44,14 +44,14 @@ impl Place {
 }
 
 /// Runs the program with the mock under `settings`; its output, and the mock's report if it got so far.
-fn glmc(folder: &TempDir, settings: &str, arguments: &[String]) -> Result<(Output, Option<Value>), Failed> {
+pub fn glmc(folder: &TempDir, settings: &str, arguments: &[String]) -> Result<(Output, Option<Value>), Failed> {
     let report = folder.path().join("report.json");
     fs::remove_file(&report).ok();
     let output = install::command(BIN, &report, settings).args(arguments).output()?;
     Ok((output, install::read(&report)))
 }
 
-fn words(text: &str) -> Vec<String> {
+pub fn words(text: &str) -> Vec<String> {
     text.split(' ').map(String::from).collect()
 }
 
@@ -64,7 +64,7 @@ fn ok(output: Output) -> Result<String, Failed> {
 }
 
 /// The same when CUDA was used as it wants to be, with what the mock counted.
-fn clean((output, report): (Output, Option<Value>)) -> Result<(String, Value), Failed> {
+pub fn clean((output, report): (Output, Option<Value>)) -> Result<(String, Value), Failed> {
     let stdout = ok(output)?;
     let report = report.ok_or("the mock was not used")?;
     install::clean(&report).map_err(|what| format!("{what}: {report:#}"))?;
@@ -223,8 +223,24 @@ pub fn bench() -> Result<(), Failed> {
     Ok(())
 }
 
+/// One launch after another would be timed with its latency, which no emulator shows: so the calls themselves are looked at.
+pub fn bench_ops() -> Result<(), Failed> {
+    let folder = TempDir::new()?;
+    let command = "bench ops --model resnet20 --width 1 --batch 1 --size 8 --device cuda --seconds 0 --json";
+    let (stdout, report) = clean(glmc(&folder, "", &words(command))?)?;
+    let bench: Value = serde_json::from_str(&stdout)?;
+    let ops = bench["ops"].as_array().ok_or("no ops")?;
+    let passes: f64 = ops.iter().filter_map(|op| op["count"].as_f64()).sum();
+    assert!(passes > 50.0, "{bench}");
+    // Ops of one image are short even here: most are replayed, twice in each of at least three rounds, in several copies.
+    assert!(number(&report, "replays") as f64 > passes, "{report:#}");
+    let several = report["graph_nodes"].as_array().into_iter().flatten().filter(|n| n.as_u64() > Some(4)).count();
+    assert!(several > 20, "{report:#}");
+    Ok(())
+}
+
 /// Asserts exit status 1 and one line, which it returns.
-fn one_line(output: &Output) -> String {
+pub fn one_line(output: &Output) -> String {
     let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(1), "{stderr}");
     let lines: Vec<&str> = stderr.lines().filter(|line| line.starts_with("error: ")).collect();
@@ -243,7 +259,10 @@ pub fn faults() -> Result<(), Failed> {
         ("compute=7.5", ["compute capability 7.5 is below 8.0", "Ampere"]),
         ("driver=11.8", ["the NVIDIA driver is for CUDA 11.8", "CUDA 12 or later"]),
         ("memory=300000", ["out of memory: ", " of 300000 bytes free; use a smaller batch"]),
-        ("image=invalid", ["CUDA_ERROR_INVALID_IMAGE", "update the driver"]),
+        ("image=200", ["CUDA_ERROR_INVALID_IMAGE", "update the driver"]),
+        // Codes that CUDA 12.0 did not have.
+        ("image=226", ["error: cuda:0: loading kernel ", "code 226 of the driver"]),
+        ("image=919", ["error: cuda:0: loading kernel ", "code 919 of the driver"]),
         ("illegal-address=1", ["CUDA_ERROR_ILLEGAL_ADDRESS", "run the same on --device emulator"]),
     ] {
         let run = place.path("run");

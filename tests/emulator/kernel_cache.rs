@@ -66,6 +66,23 @@ fn damaged_entries_count_as_absent() {
 }
 
 #[test]
+fn entries_under_other_names_count_as_absent() {
+    let folder = tempfile::tempdir().unwrap();
+    let cache = Cache::at(folder.path(), 1 << 20);
+    let [a, b] = ["a", "b"].map(|name| cache.put(&key(name), name.as_bytes()).unwrap());
+    let aside = folder.path().join("aside");
+    fs::rename(&a, &aside).unwrap();
+    fs::rename(&b, &a).unwrap();
+    fs::rename(&aside, &b).unwrap();
+    for name in ["a", "b"] {
+        assert_eq!(cache.get(&key(name)), None, "{name}");
+        assert_eq!(cache.get_path(&key(name)), None, "{name}");
+    }
+    cache.put(&key("a"), b"a").unwrap();
+    assert_eq!(cache.get(&key("a")).unwrap(), b"a");
+}
+
+#[test]
 fn unwritable_folders_are_harmless() {
     let folder = tempfile::tempdir().unwrap();
     // A file where the folder should be: not even root can write there.

@@ -1,5 +1,8 @@
-//! The emulator: that it runs kernels as CUDA does, that its checks find what is wrong, and the cache of what it compiles.
+//! The emulator: that it runs kernels as CUDA does, that its checks find what is wrong, the cache of what it compiles,
+//! and where kernels come from.
 
 mod basics;
+mod bench_kernels;
 mod checks;
 mod kernel_cache;
+mod kernels_folder;

@@ -1,19 +1,27 @@
-//! The mock's compiled form of a kernel: what its NVRTC makes and its driver loads. ELF's magic, so that it looks the part;
-//! then all that the emulator needs to make the kernel itself.
+//! The mock's compiled form of a kernel: what its NVRTC makes and its driver loads. It starts like an ELF file, or like PTX,
+//! so that it looks the part; then comes all that the emulator needs to make the kernel itself.
 
 use glmc_engine::driver::KernelSpec;
 use serde::{Deserialize, Serialize};
 
 /// ELF's magic, then the mock's own.
-const MAGIC: &[u8; 8] = b"\x7fELFmock";
+const ELF: &[u8; 8] = b"\x7fELFmock";
+/// A comment of PTX.
+const PTX: &[u8; 8] = b"//PTXmck";
+/// Magic, ELF's ABI version where an ELF file has it, seven bytes that say nothing, the length of the rest.
+const HEAD: usize = 24;
+/// The first ABI version that drivers before CUDA 13 do not know; NVRTC 13 makes it.
+pub const NEW_ABI: u8 = 8;
 
 /// A compiled file.
 #[derive(Clone, Serialize, Deserialize)]
 pub struct Image {
     /// The file's name under `kernels/`.
     pub file: String,
-    /// `sm_90a`.
+    /// `sm_90a`, or `compute_80` for PTX.
     pub arch: String,
+    /// ELF's ABI version.
+    pub abi: u8,
     /// Names and values of `-D`.
     pub defines: Vec<(String, String)>,
     /// The source.
@@ -21,26 +29,31 @@ pub struct Image {
 }
 
 impl Image {
+    /// Whether it is PTX, which a driver compiles.
+    pub fn is_ptx(&self) -> bool {
+        self.arch.starts_with("compute_")
+    }
+
     /// The bytes, length included: a loader is only told where they start.
     pub fn to_bytes(&self) -> Vec<u8> {
-        let body = serde_json::to_vec(self).expect("strings and pairs of strings have a JSON form");
-        [&MAGIC[..], &(body.len() as u64).to_le_bytes(), &body].concat()
+        let body = serde_json::to_vec(self).expect("strings, numbers and pairs of strings have a JSON form");
+        let magic = if self.is_ptx() { PTX } else { ELF };
+        [&magic[..], &[self.abi, 0, 0, 0, 0, 0, 0, 0], &(body.len() as u64).to_le_bytes(), &body].concat()
     }
 
     /// Reads what `to_bytes` made; `None` when it is something else.
     ///
     /// # Safety
-    /// `image` must point to an image of this mock, or to sixteen bytes that do not start like one.
+    /// `image` must point to an image of this mock, or to as many bytes as its head has that do not start like one.
     pub unsafe fn read(image: *const u8) -> Option<Image> {
         // SAFETY: the caller's promise: no ELF file is shorter than this.
-        let head = unsafe { std::slice::from_raw_parts(image, 16) };
-        let (magic, length) = head.split_at(8);
-        if magic != MAGIC {
+        let head = unsafe { std::slice::from_raw_parts(image, HEAD) };
+        if ![ELF, PTX].iter().any(|magic| head.starts_with(*magic)) {
             return None;
         }
-        let length = u64::from_le_bytes(length.try_into().ok()?) as usize;
+        let length = u64::from_le_bytes(head[16..].try_into().ok()?) as usize;
         // SAFETY: it starts like an image of the mock, so it is one and as long as it says.
-        let body = unsafe { std::slice::from_raw_parts(image.add(16), length) };
+        let body = unsafe { std::slice::from_raw_parts(image.add(HEAD), length) };
         serde_json::from_slice(body).ok()
     }
 
@@ -56,8 +69,12 @@ impl Image {
     }
 
     /// Whether a GPU of this compute capability runs it. CUDA C++ Programming Guide, "Binary Compatibility": from one
-    /// minor revision to the next, never to an older or to another major one; code for `sm_90a` on 9.0 only.
+    /// minor revision to the next, never to an older or to another major one; code for `sm_90a` on 9.0 only. "PTX
+    /// Compatibility": on anything later.
     pub fn runs_on(&self, (major, minor): (i32, i32)) -> bool {
+        if let Some(number) = self.arch.strip_prefix("compute_") {
+            return number.parse().is_ok_and(|number: i32| number <= 10 * major + minor);
+        }
         let number = self.arch.trim_start_matches("sm_");
         let specific = number.ends_with('a');
         let Ok(number) = number.trim_end_matches('a').parse::<i32>() else { return false };

@@ -88,12 +88,17 @@ fn with_mock<'a>(command: &'a mut Command, folder: &Path, report: &Path, setting
         .stdin(Stdio::null())
 }
 
+/// Where the mock lies, under all of its names.
+#[allow(dead_code)] // not every test program looks
+pub fn folder() -> PathBuf {
+    PathBuf::from(env::var_os(FOLDER).expect("set by `run`"))
+}
+
 /// A command that runs with the mock too, under `settings`, and reports to `report`.
 #[allow(dead_code)] // not every test program starts others
 pub fn command(program: &str, report: &Path, settings: &str) -> Command {
-    let folder = PathBuf::from(env::var_os(FOLDER).expect("set by `run`"));
     let mut command = Command::new(program);
-    with_mock(&mut command, &folder, report, settings);
+    with_mock(&mut command, &folder(), report, settings);
     command
 }
 

@@ -38,6 +38,7 @@ fn trials() -> ExitCode {
         Trial::test("what a capture forbids invalidates it", captures),
         Trial::test("launches over the limits are refused", launches),
         Trial::test("a graph does not keep alive what it uses", graphs),
+        Trial::test(OLD_DRIVER, old_driver),
     ];
     libtest_mimic::run(&arguments, trials).exit_code()
 }
@@ -357,5 +358,36 @@ fn graphs() -> Result<(), Failed> {
         answers(sys::cuGraphLaunch(copy, place.stream), CUDA_ERROR_INVALID_HANDLE, "no executable graph that is alive");
         result::free_sync(memory)?;
     }
+    Ok(())
+}
+
+const OLD_DRIVER: &str = "a driver for CUDA 12 refuses what NVRTC 13 makes";
+
+/// In a process of its own, as the version is the driver's for good.
+fn old_driver() -> Result<(), Failed> {
+    let settings = std::env::var("MOCK_CUDA")?;
+    if !settings.contains("driver=12.4") {
+        let program = std::env::current_exe()?;
+        let program = program.to_str().ok_or("the program's path is not UTF-8")?;
+        let folder = tempfile::tempdir()?;
+        let report = folder.path().join("report.json");
+        let mut command = install::command(program, &report, "driver=12.4");
+        let output = command.args([OLD_DRIVER, "--exact"]).output()?;
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+        return Ok(());
+    }
+    let place = Place::new();
+    let spec = KernelSpec::from_text("add_one.cu", "add_one", SOURCE);
+    let load = |arch: &str| -> Result<CUresult, Failed> {
+        let cubin = Nvrtc::load()?.compile(&spec, arch, &Cache::at("/dev/null/none", 0))?;
+        let mut module = ptr::null_mut();
+        // SAFETY: a whole image, and a valid target.
+        Ok(unsafe { sys::cuModuleLoadData(&mut module, cubin.image.as_ptr().cast()) })
+    };
+    answers(load("sm_90a")?, CUDA_ERROR_INVALID_IMAGE, "an image of ELF ABI 8 in a driver for CUDA 12");
+    // PTX has no ABI, and runs on later GPUs; a cubin of another minor version only on those after it.
+    answers(load("compute_80")?, CUDA_SUCCESS, "");
+    // SAFETY: the stream is alive.
+    unsafe { result::stream::destroy(place.stream)? };
     Ok(())
 }

@@ -9,7 +9,7 @@ use glmc_engine::driver::{Driver, Kernel, Launch};
 
 use crate::device::SHARED_LIMIT;
 use crate::gpu::{Answer, Gpu, emulator, give, in_context};
-use crate::image::Image;
+use crate::image::{Image, NEW_ABI};
 use crate::settings::SETTINGS;
 use crate::stream::Operation;
 
@@ -47,12 +47,12 @@ impl Gpu {
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn cuModuleLoadData(module: *mut CUmodule, image: *const c_void) -> CUresult {
-    in_context("cuModuleLoadData", |gpu| {
+unsafe extern "C" fn cuModuleLoadData(module: *mut CUmodule, image: *const c_void) -> c_int {
+    if let Some(code) = SETTINGS.image {
+        return code;
+    }
+    let answer = in_context("cuModuleLoadData", |gpu| {
         gpu.potentially_unsafe("cuModuleLoadData")?;
-        if SETTINGS.invalid_image {
-            return Err(CUDA_ERROR_INVALID_IMAGE);
-        }
         // SAFETY: the API asks for a whole image: one of the mock, or an ELF file.
         let Some(image) = (unsafe { Image::read(image.cast()) }) else {
             return Err(gpu.misuse("cuModuleLoadData", CUDA_ERROR_INVALID_IMAGE, "no image of the mock's NVRTC"));
@@ -61,10 +61,15 @@ unsafe extern "C" fn cuModuleLoadData(module: *mut CUmodule, image: *const c_voi
             let what = format!("an image for {} on a GPU of {:?}", image.arch, SETTINGS.compute);
             return Err(gpu.misuse("cuModuleLoadData", CUDA_ERROR_NO_BINARY_FOR_GPU, what));
         }
+        if image.abi >= NEW_ABI && !image.is_ptx() && SETTINGS.driver < 13_000 {
+            let what = format!("an image of ELF ABI {} in a driver for CUDA {}", image.abi, SETTINGS.driver / 1000);
+            return Err(gpu.misuse("cuModuleLoadData", CUDA_ERROR_INVALID_IMAGE, what));
+        }
         let handle = gpu.handle();
         gpu.modules.insert(handle, Module(image));
         give(gpu, "cuModuleLoadData", module, handle as CUmodule)
-    })
+    });
+    answer as c_int
 }
 
 /// The manual does not say that it waits for launches, so a program must.

@@ -10,11 +10,13 @@ use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 use glmc_engine::driver::{Driver, sources};
 
 use crate::gpu::emulator;
-use crate::image::Image;
+use crate::image::{Image, NEW_ABI};
 
-/// No NVRTC has this version: it keeps the mock's images apart from real ones in the cache of kernels. The second number
-/// goes up when the form of images changes.
-const VERSION: (c_int, c_int) = (99, 1);
+/// No NVRTC has this minor version: it keeps the mock's images apart from real ones in the cache of kernels. It goes up when
+/// the form of images changes.
+const MINOR: c_int = 92;
+/// The major version where the file's name says none.
+const MAJOR: c_int = 13;
 /// Whose code there is: the emulator's kernels are the same for all.
 const ARCHITECTURES: [c_int; 8] = [80, 86, 87, 89, 90, 100, 120, 121];
 
@@ -30,6 +32,25 @@ struct Program {
     headers: Vec<(String, String)>,
     log: String,
     image: Vec<u8>,
+}
+
+/// The version in the name of this library's file: a copy of it as `libnvrtc.so.12` is NVRTC 12.
+fn major() -> c_int {
+    static FOUND: LazyLock<c_int> = LazyLock::new(|| {
+        // SAFETY: all of its fields are integers and pointers, for which zeros are values.
+        let mut info: libc::Dl_info = unsafe { std::mem::zeroed() };
+        // SAFETY: an address in this library, and a valid target; the name lives as long as the library.
+        let name = unsafe {
+            match libc::dladdr(nvrtcVersion as *const libc::c_void, &mut info) {
+                0 => return MAJOR,
+                _ => string(info.dli_fname),
+            }
+        };
+        name.rsplit_once("libnvrtc.so.")
+            .and_then(|(_, version)| version.split('.').next()?.parse().ok())
+            .unwrap_or(MAJOR)
+    });
+    *FOUND
 }
 
 static PROGRAMS: LazyLock<Mutex<BTreeMap<usize, Program>>> = LazyLock::new(Mutex::default);
@@ -61,8 +82,8 @@ unsafe fn strings(texts: *const *const c_char, count: c_int) -> Vec<String> {
 unsafe extern "C" fn nvrtcVersion(major: *mut c_int, minor: *mut c_int) -> c_int {
     // SAFETY: the API asks for valid targets.
     unsafe {
-        major.write(VERSION.0);
-        minor.write(VERSION.1);
+        major.write(self::major());
+        minor.write(MINOR);
     }
     SUCCESS
 }
@@ -124,7 +145,8 @@ unsafe extern "C" fn nvrtcDestroyProgram(program: *mut usize) -> c_int {
 
 /// What the options say: the image, still without a source.
 fn parse(options: &[String]) -> Result<Image, String> {
-    let mut image = Image { file: String::new(), arch: String::new(), defines: Vec::new(), text: String::new() };
+    let abi = if major() >= 13 { NEW_ABI } else { NEW_ABI - 1 };
+    let mut image = Image { file: String::new(), arch: String::new(), abi, defines: Vec::new(), text: String::new() };
     for option in options {
         if let Some(define) = option.strip_prefix("-D") {
             let (name, value) = define.split_once('=').ok_or(option)?;
@@ -218,14 +240,42 @@ unsafe extern "C" fn nvrtcGetProgramLog(program: usize, log: *mut u8) -> c_int {
     })
 }
 
+/// What a program was compiled to, if that is PTX or if it is not.
+fn code(program: &Program, ptx: bool) -> &[u8] {
+    // SAFETY: an image of the mock, or nothing.
+    let is_ptx =
+        !program.image.is_empty() && unsafe { Image::read(program.image.as_ptr()) }.is_some_and(|i| i.is_ptx());
+    if is_ptx == ptx { &program.image } else { &[] }
+}
+
+/// "The size is 0 if the value specified to -arch is a virtual architecture".
 #[unsafe(no_mangle)]
 unsafe extern "C" fn nvrtcGetCUBINSize(program: usize, size: *mut usize) -> c_int {
     // SAFETY: the API asks for a valid target.
-    part(program, |program| unsafe { size.write(program.image.len()) })
+    part(program, |program| unsafe { size.write(code(program, false).len()) })
 }
 
 #[unsafe(no_mangle)]
 unsafe extern "C" fn nvrtcGetCUBIN(program: usize, image: *mut u8) -> c_int {
     // SAFETY: the API asks for room for as many bytes as nvrtcGetCUBINSize said.
-    part(program, |program| unsafe { image.copy_from_nonoverlapping(program.image.as_ptr(), program.image.len()) })
+    part(program, |program| unsafe {
+        let code = code(program, false);
+        image.copy_from_nonoverlapping(code.as_ptr(), code.len());
+    })
+}
+
+/// The mock has the text of PTX only where PTX was asked for.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn nvrtcGetPTXSize(program: usize, size: *mut usize) -> c_int {
+    // SAFETY: the API asks for a valid target.
+    part(program, |program| unsafe { size.write(code(program, true).len()) })
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn nvrtcGetPTX(program: usize, text: *mut u8) -> c_int {
+    // SAFETY: the API asks for room for as many bytes as nvrtcGetPTXSize said.
+    part(program, |program| unsafe {
+        let code = code(program, true);
+        text.copy_from_nonoverlapping(code.as_ptr(), code.len());
+    })
 }

@@ -1,5 +1,6 @@
 //! What the mock is told, in the environment variable `MOCK_CUDA`: `name=value` pairs, separated by commas.
 
+use std::ffi::c_int;
 use std::path::PathBuf;
 use std::sync::LazyLock;
 
@@ -25,8 +26,8 @@ pub struct Settings {
     pub memory: Option<u64>,
     /// `illegal-address=N`: the Nth launch of the process (counted from 1) touches an illegal address.
     pub illegal_address: Option<u64>,
-    /// `image=invalid`: the driver does not know the form of the images it gets.
-    pub invalid_image: bool,
+    /// `image=N`: what `cuModuleLoadData` answers; a number, since drivers have codes that the mock's types lack.
+    pub image: Option<c_int>,
 }
 
 /// The settings of this process.
@@ -50,7 +51,7 @@ fn parse(text: &str) -> Result<Settings, String> {
         driver: 13_000,
         memory: None,
         illegal_address: None,
-        invalid_image: false,
+        image: None,
     };
     for pair in text.split(',').filter(|pair| !pair.is_empty()) {
         apply(&mut settings, pair).ok_or(pair)?;
@@ -77,7 +78,7 @@ fn apply(settings: &mut Settings, pair: &str) -> Option<()> {
         ("driver", text) => settings.driver = version(text).map(|(major, minor)| major * 1000 + minor * 10)?,
         ("memory", bytes) => settings.memory = Some(bytes.parse().ok()?),
         ("illegal-address", n) => settings.illegal_address = Some(n.parse().ok()?),
-        ("image", "invalid") => settings.invalid_image = true,
+        ("image", code) => settings.image = Some(code.parse().ok()?),
         _ => return None,
     }
     Some(())

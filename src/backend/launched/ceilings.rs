@@ -28,6 +28,9 @@ impl CeilingKernels for Launched {
         if !count.is_multiple_of(each) {
             return Err(Error::op(NAME, format!("{count} values are no multiple of {each}")));
         }
+        if !rounds.is_multiple_of(2) {
+            return Err(Error::op(NAME, format!("{rounds} rounds; only an even number adds up")));
+        }
         let operands = Operands::new(self, NAME);
         let args = [Arg::Ptr(operands.float("the values", values, count)?), Arg::F32(1.0), Arg::U32(rounds)];
         // A value of a product of depth 16 takes that many multiply-adds.

@@ -71,7 +71,7 @@ fn run(backend: &Launched, config: &Config, stand_in: &StandIn) -> Result<()> {
     let mixed = [2 * config.batch, side, side, backend.stem_channels()];
     backend.mix_views(views, scalars, tensor(&mixed, backend.precision().compute(), "mixtures")?)?;
     let values = tensor(&[backend.ceiling_values()], DType::F32, "values")?;
-    backend.ceiling_math(values, 1)?;
+    backend.ceiling_math(values, 2)?;
     let [from, to] = [0, 1].map(|_| tensor(&[1 << 20], DType::U8, "copy"));
     backend.ceilings_copy(from?, to?)?;
     backend.checksum(views).map(|_| ())

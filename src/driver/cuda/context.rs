@@ -1,17 +1,22 @@
 //! Finding the driver and a GPU, and what can be wrong with either.
 
-use std::ffi::c_int;
+use std::ffi::{CStr, c_int};
+use std::ptr;
 use std::sync::OnceLock;
 
-use cudarc::driver::result;
-use cudarc::driver::sys::{self, CUdevice_attribute as Attribute};
+use cudarc::driver::sys::{self, CUdevice_attribute as Attribute, CUresult};
 
+use super::calls::{Calls, Code};
 use crate::driver::Properties;
-use crate::driver::nvrtc::arch_of;
+use crate::driver::nvrtc::{Nvrtc, Target};
 use crate::{Error, Result};
 
 /// The oldest supported generation: Ampere, for bf16 tensor cores and asynchronous copies.
 const OLDEST: (i32, i32) = (8, 0);
+/// Of a stream that does not wait for the default one (`CU_STREAM_NON_BLOCKING`).
+const NON_BLOCKING: u32 = 1;
+/// Of `cuStreamIsCapturing`: it is not.
+const NO_CAPTURE: c_int = 0;
 
 /// A GPU of this machine.
 #[derive(Clone, Debug)]
@@ -24,8 +29,8 @@ pub struct DeviceInfo {
     pub compute: (i32, i32),
     pub memory_bytes: u64,
     pub multiprocessors: u32,
-    /// Why it cannot be used, if so.
-    pub problem: Option<String>,
+    /// What compiles its kernels, and for which architecture; or why it cannot be used.
+    pub kernels: Result<String, String>,
 }
 
 /// The GPUs of this machine.
@@ -33,32 +38,74 @@ pub struct DeviceInfo {
 /// # Errors
 /// Without a driver, or without a GPU that it sees.
 pub fn devices() -> Result<Vec<DeviceInfo>> {
-    initialise()?;
-    let failed = |error| Error::device("cuda", format!("listing GPUs: {}", explain(error)));
-    let count = result::device::get_count().map_err(failed)?;
-    (0..count).map(|ordinal| describe(ordinal).map(|(_, info)| info)).collect()
+    let driver = initialise()?;
+    let count = driver.count().map_err(|code| driver.error("cuda", "listing GPUs", code))?;
+    (0..count).map(|ordinal| driver.describe(ordinal).map(|(_, info)| info)).collect()
 }
 
-fn describe(ordinal: c_int) -> Result<(sys::CUdevice, DeviceInfo)> {
-    let failed = |error| Error::device(format!("cuda:{ordinal}"), format!("opening the GPU: {}", explain(error)));
-    let device = result::device::get(ordinal).map_err(failed)?;
-    // SAFETY: the device comes from `get`.
-    let attribute = |which| unsafe { result::device::get_attribute(device, which) };
-    let compute = (
-        attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR).map_err(failed)?,
-        attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR).map_err(failed)?,
-    );
-    let multiprocessors = attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT).map_err(failed)? as u32;
-    let info = DeviceInfo {
-        ordinal: ordinal as usize,
-        product: result::device::get_name(device).map_err(failed)?,
-        compute,
-        // SAFETY: as above.
-        memory_bytes: unsafe { result::device::total_mem(device) }.map_err(failed)? as u64,
-        multiprocessors,
-        problem: too_old(compute),
-    };
-    Ok((device, info))
+/// The started driver.
+#[derive(Clone)]
+struct Installed {
+    calls: &'static Calls,
+    /// The CUDA version that it is for.
+    version: (i32, i32),
+}
+
+impl Installed {
+    fn error(&self, device: impl Into<String>, doing: &str, code: Code) -> Error {
+        Error::device(device, format!("{doing}: {}", self.calls.explain(code)))
+    }
+
+    fn count(&self) -> Result<c_int, Code> {
+        let mut count = 0;
+        // SAFETY: the target is valid.
+        unsafe { self.calls.device_count(&mut count) }.map(|()| count)
+    }
+
+    fn attribute(&self, device: sys::CUdevice, which: Attribute) -> Result<c_int, Code> {
+        let mut value = 0;
+        // SAFETY: the target is valid; the driver refuses a device that it does not have.
+        unsafe { self.calls.device_attribute(&mut value, which, device) }.map(|()| value)
+    }
+
+    fn describe(&self, ordinal: c_int) -> Result<(sys::CUdevice, DeviceInfo)> {
+        let ask = || -> Result<(sys::CUdevice, DeviceInfo), Code> {
+            let mut device = 0;
+            // SAFETY: the target is valid; the driver refuses a number that it does not have.
+            unsafe { self.calls.device(&mut device, ordinal) }?;
+            let compute = (
+                self.attribute(device, Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?,
+                self.attribute(device, Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
+            );
+            let mut name = [0u8; 256];
+            // SAFETY: there is room for as many bytes as are named.
+            unsafe { self.calls.device_name(name.as_mut_ptr().cast(), name.len() as c_int, device) }?;
+            let mut bytes = 0;
+            // SAFETY: the target is valid.
+            unsafe { self.calls.device_memory(&mut bytes, device) }?;
+            let product = CStr::from_bytes_until_nul(&name).unwrap_or_default().to_string_lossy().into_owned();
+            let multiprocessors = self.attribute(device, Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)? as u32;
+            let info = DeviceInfo {
+                ordinal: ordinal as usize,
+                product,
+                compute,
+                memory_bytes: bytes as u64,
+                multiprocessors,
+                kernels: self.compiler(compute).map(|(nvrtc, target)| nvrtc.describe_target(&target)),
+            };
+            Ok((device, info))
+        };
+        ask().map_err(|code| self.error(format!("cuda:{ordinal}"), "opening the GPU", code))
+    }
+
+    /// What compiles kernels for a GPU of this compute capability so that this driver loads them, and for which target.
+    fn compiler(&self, compute: (i32, i32)) -> Result<(&'static Nvrtc, Target), String> {
+        if let Some(problem) = too_old(compute) {
+            return Err(problem);
+        }
+        let nvrtc = Nvrtc::load_for(self.version, compute)?;
+        Ok((nvrtc, nvrtc.target(compute)))
+    }
 }
 
 /// Why a GPU of this compute capability cannot be used, if so.
@@ -71,6 +118,7 @@ fn too_old(compute: (i32, i32)) -> Option<String> {
 
 /// A GPU's primary context and the one stream in it.
 pub struct Context {
+    calls: &'static Calls,
     device: sys::CUdevice,
     context: sys::CUcontext,
     stream: sys::CUstream,
@@ -83,12 +131,12 @@ unsafe impl Send for Context {}
 unsafe impl Sync for Context {}
 
 impl Context {
-    /// Opens GPU number `ordinal`.
-    pub fn open(ordinal: usize) -> Result<(Context, Properties)> {
-        initialise()?;
+    /// Opens GPU number `ordinal`; also gives what compiles its kernels.
+    pub fn open(ordinal: usize) -> Result<(Context, Properties, &'static Nvrtc)> {
+        let driver = initialise()?;
         let name = format!("cuda:{ordinal}");
-        let failed = |error| Error::device(&name, format!("opening the GPU: {}", explain(error)));
-        let count = result::device::get_count().map_err(failed)? as usize;
+        let failed = |code| driver.error(&name, "opening the GPU", code);
+        let count = driver.count().map_err(failed)? as usize;
         if ordinal >= count {
             let what = match count {
                 0 => {
@@ -99,52 +147,59 @@ impl Context {
             };
             return Err(Error::device(&name, what));
         }
-        let (device, info) = describe(ordinal as c_int)?;
-        if let Some(problem) = info.problem {
-            return Err(Error::device(&name, format!("{}: {problem}", info.product)));
-        }
-        // SAFETY: the device comes from `get`.
-        let shared_bytes = unsafe {
-            let which = Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN;
-            result::device::get_attribute(device, which).map_err(failed)? as u32
-        };
-        // SAFETY: as above; the reference is given back by `drop`.
-        let context = unsafe { result::primary_ctx::retain(device) }.map_err(failed)?;
-        let mut opened = Context { device, context, stream: std::ptr::null_mut(), name: name.clone() };
+        let (device, info) = driver.describe(ordinal as c_int)?;
+        let unusable = |problem| Error::device(&name, format!("{}: {problem}", info.product));
+        let (nvrtc, target) = driver.compiler(info.compute).map_err(unusable)?;
+        let which = Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN;
+        let shared_bytes = driver.attribute(device, which).map_err(failed)? as u32;
+        let mut context = ptr::null_mut();
+        // SAFETY: the target is valid and the device the driver's; the reference is given back by `drop`.
+        unsafe { driver.calls.retain_context(&mut context, device) }.map_err(failed)?;
+        let mut opened = Context { calls: driver.calls, device, context, stream: ptr::null_mut(), name: name.clone() };
         opened.bind()?;
-        opened.stream = result::stream::create(result::stream::StreamKind::NonBlocking).map_err(failed)?;
+        // SAFETY: the target is valid and the context current; `drop` destroys the stream.
+        unsafe { driver.calls.create_stream(&mut opened.stream, NON_BLOCKING) }.map_err(failed)?;
         let properties = Properties {
             device: name,
             product: info.product,
-            arch: arch_of(info.compute.0, info.compute.1),
+            arch: target.arch,
             multiprocessors: info.multiprocessors,
             shared_bytes,
             memory_bytes: info.memory_bytes,
         };
-        Ok((opened, properties))
+        Ok((opened, properties, nvrtc))
     }
 
     /// Makes the context current in this thread.
     pub fn bind(&self) -> Result<()> {
         // SAFETY: the context is retained as long as `self` lives.
-        unsafe { result::ctx::set_current(self.context) }
-            .map_err(|error| Error::device(&self.name, format!("entering the GPU's context: {}", explain(error))))
+        unsafe { self.calls.set_context(self.context) }.map_err(|code| self.error("entering the GPU's context", code))
     }
 
     /// Waits for what is in the stream, unless it is being captured: then nothing runs, and waiting would break the capture.
     /// The context must be current.
     pub fn drain(&self) {
+        let mut status = NO_CAPTURE;
         // SAFETY: the stream is alive as long as `self`. What went wrong in it comes back from the next call that can tell.
         unsafe {
-            let status = result::stream::is_capturing(self.stream);
-            if status == Ok(sys::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE) {
-                let _ = result::stream::synchronize(self.stream);
+            if self.calls.capture_status(self.stream, &mut status).is_ok() && status == NO_CAPTURE {
+                let _ = self.calls.synchronize(self.stream);
             }
         }
     }
 
+    /// The driver's functions.
+    pub fn calls(&self) -> &'static Calls {
+        self.calls
+    }
+
     pub fn stream(&self) -> sys::CUstream {
         self.stream
+    }
+
+    /// What went wrong while doing something on this GPU.
+    pub fn error(&self, doing: &str, code: Code) -> Error {
+        Error::device(&self.name, format!("{doing}: {}", self.calls.explain(code)))
     }
 }
 
@@ -154,59 +209,41 @@ impl Drop for Context {
         // SAFETY: the stream is this context's own and has no other holder; the context was retained once.
         unsafe {
             if bound && !self.stream.is_null() {
-                let _ = result::stream::destroy(self.stream);
+                let _ = self.calls.destroy_stream(self.stream);
             }
-            let _ = result::primary_ctx::release(self.device);
+            let _ = self.calls.release_context(self.device);
         }
     }
 }
 
 /// Loads and initialises the driver, once.
-fn initialise() -> Result<()> {
-    static READY: OnceLock<Result<(), String>> = OnceLock::new();
-    let ready = READY.get_or_init(|| {
-        // SAFETY: only tries to load NVIDIA's library, whose initialisers have no preconditions. cudarc itself would
-        // panic where there is none.
-        if !unsafe { sys::is_culib_present() } {
-            return Err("no NVIDIA driver (libcuda.so.1) on this machine; install one, or use --device cpu".to_string());
-        }
-        result::init().map_err(|error| match error.0 {
-            sys::CUresult::CUDA_ERROR_NO_DEVICE => {
+fn initialise() -> Result<Installed> {
+    static READY: OnceLock<Result<Installed, String>> = OnceLock::new();
+    let start = || {
+        let calls = Calls::load()?;
+        // SAFETY: no flags are defined.
+        unsafe { calls.init(0) }.map_err(|code| {
+            if code.is(CUresult::CUDA_ERROR_NO_DEVICE) {
                 "the driver sees no GPU; use --device cpu, or check CUDA_VISIBLE_DEVICES and nvidia-smi".to_string()
-            }
-            sys::CUresult::CUDA_ERROR_STUB_LIBRARY => {
+            } else if code.is(CUresult::CUDA_ERROR_STUB_LIBRARY) {
                 "libcuda.so is the toolkit's stub, not a driver; install the driver, or use --device cpu".to_string()
+            } else {
+                format!("the NVIDIA driver does not start: {}", calls.explain(code))
             }
-            _ => format!("the NVIDIA driver does not start: {}", explain(error)),
         })?;
-        let mut version: c_int = 0;
+        let mut number: c_int = 0;
         // SAFETY: the target is valid.
-        unsafe { sys::cuDriverGetVersion(&mut version) }.result().map_err(explain)?;
-        if version < 12_000 {
-            let (major, minor) = (version / 1000, version % 1000 / 10);
+        unsafe { calls.driver_version(&mut number) }.map_err(|code| calls.explain(code))?;
+        let version = (number / 1000, number % 1000 / 10);
+        if version.0 < 12 {
             return Err(format!(
-                "the NVIDIA driver is for CUDA {major}.{minor}; update it to one for CUDA 12 or later"
+                "the NVIDIA driver is for CUDA {}.{}; update it to one for CUDA 12 or later",
+                version.0, version.1
             ));
         }
-        Ok(())
-    });
-    ready.clone().map_err(|what| Error::device("cuda", what))
-}
-
-/// A driver's error in words, with what to do where that is known.
-pub fn explain(error: result::DriverError) -> String {
-    let text = |text: Result<&std::ffi::CStr, result::DriverError>| {
-        text.map_or_else(|_| "?".to_string(), |text| text.to_string_lossy().into_owned())
+        Ok(Installed { calls, version })
     };
-    let known = match error.0 {
-        sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => "; use a smaller batch, or end other programs on this GPU",
-        sys::CUresult::CUDA_ERROR_ILLEGAL_ADDRESS | sys::CUresult::CUDA_ERROR_MISALIGNED_ADDRESS => {
-            "; run the same on --device emulator, which names the kernel, thread and line"
-        }
-        sys::CUresult::CUDA_ERROR_SYSTEM_DRIVER_MISMATCH => "; restart the machine after a driver update",
-        _ => "",
-    };
-    format!("{} ({}){known}", text(error.error_string()), text(error.error_name()))
+    READY.get_or_init(start).clone().map_err(|what| Error::device("cuda", what))
 }
 
 #[cfg(test)]

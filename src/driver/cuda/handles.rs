@@ -3,14 +3,14 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 
-use cudarc::driver::result;
 use cudarc::driver::sys;
 
-use super::context::{Context, explain};
+use super::calls::Calls;
+use super::context::Context;
+use crate::Result;
 use crate::driver::Replay;
 use crate::driver::pinned::HostMemory;
 use crate::driver::table::KernelTable;
-use crate::{Error, Result};
 
 /// A loaded kernel.
 pub(super) struct Loaded {
@@ -32,27 +32,21 @@ impl Drop for Loaded {
     fn drop(&mut self) {
         if self.context.bind().is_ok() {
             // SAFETY: the module was loaded by `Cuda::load`, and its function goes with it.
-            let _ = unsafe { result::module::unload(self.module) };
+            let _ = unsafe { self.context.calls().unload_module(self.module) };
         }
     }
 }
 
 /// The sizes of a kernel's parameters; `None` where the driver is older than 12.4.
-pub(super) fn parameter_sizes(function: sys::CUfunction) -> Option<Vec<usize>> {
-    type GetParamInfo = unsafe extern "C" fn(sys::CUfunction, usize, *mut usize, *mut usize) -> sys::CUresult;
-    // SAFETY: libcuda is loaded, since a function of it exists.
-    let library = unsafe { sys::culib() };
-    // SAFETY: the symbol, where it exists, has this type (cuda.h since 12.4).
-    let get = unsafe { library.get::<GetParamInfo>(b"cuFuncGetParamInfo") }.ok()?;
+pub(super) fn parameter_sizes(calls: &Calls, function: sys::CUfunction) -> Option<Vec<usize>> {
     let mut sizes = Vec::new();
     loop {
-        let (mut offset, mut size) = (0, 0);
-        // SAFETY: both targets are valid; the driver answers an index past the last with "invalid value".
-        match unsafe { get(function, sizes.len(), &mut offset, &mut size) } {
-            sys::CUresult::CUDA_SUCCESS => sizes.push(size),
-            sys::CUresult::CUDA_ERROR_INVALID_VALUE => return Some(sizes),
+        // SAFETY: the function was loaded just now; the driver answers an index past the last with "invalid value".
+        match unsafe { calls.parameter_size(function, sizes.len()) }? {
+            Ok(size) => sizes.push(size),
+            Err(code) if code.is(sys::CUresult::CUDA_ERROR_INVALID_VALUE) => return Some(sizes),
             // Something else is wrong, which the launch will report: not that there are no more parameters.
-            _ => return None,
+            Err(_) => return None,
         }
     }
 }
@@ -78,7 +72,7 @@ impl Drop for Event {
     fn drop(&mut self) {
         if self.context.bind().is_ok() {
             // SAFETY: created by `mark`, destroyed once; the driver lets a pending one finish.
-            let _ = unsafe { result::event::destroy(self.event) };
+            let _ = unsafe { self.context.calls().destroy_event(self.event) };
         }
     }
 }
@@ -86,7 +80,6 @@ impl Drop for Event {
 pub(super) struct CudaGraph {
     pub(super) executable: sys::CUgraphExec,
     pub(super) operations: usize,
-    pub(super) device: String,
     pub(super) context: Arc<Context>,
     /// Host memory that the captured copies use.
     pub(super) _held: Vec<Arc<HostMemory>>,
@@ -101,8 +94,8 @@ impl Replay for CudaGraph {
     fn replay(&self) -> Result<()> {
         self.context.bind()?;
         // SAFETY: executable and stream are alive.
-        unsafe { result::graph::launch(self.executable, self.context.stream()) }
-            .map_err(|error| Error::device(&self.device, format!("replaying a graph: {}", explain(error))))
+        unsafe { self.context.calls().launch_graph(self.executable, self.context.stream()) }
+            .map_err(|code| self.context.error("replaying a graph", code))
     }
 
     fn operations(&self) -> usize {
@@ -115,8 +108,8 @@ impl Drop for CudaGraph {
         if self.context.bind().is_ok() {
             // SAFETY: instantiated by `capture`, destroyed once; replays must be over before their memory goes.
             unsafe {
-                let _ = result::stream::synchronize(self.context.stream());
-                let _ = result::graph::exec_destroy(self.executable);
+                let _ = self.context.calls().synchronize(self.context.stream());
+                let _ = self.context.calls().destroy_executable(self.executable);
             }
         }
     }

@@ -9,6 +9,9 @@ use crate::driver::cache::{Cache, Key};
 use crate::driver::{KernelSpec, sources};
 use crate::{Error, Result};
 
+/// How much of what a broken compiler says is shown.
+const MOST_CHARACTERS: usize = 160;
+
 /// A C++ compiler that runs.
 #[derive(Clone, Debug)]
 pub struct Compiler {
@@ -107,10 +110,10 @@ impl Compiler {
         parts.extend([spec.file.as_bytes(), source.as_bytes()]);
         parts.extend(options.iter().map(|option| option.as_bytes()));
         parts.extend(defines.iter().map(|define| define.as_bytes()));
-        let headers = sources::included(source);
-        let entry = sources::source("emulator/entry.h").unwrap_or_default();
+        // What is compiled (see `main_file`) and all that it includes.
+        let main = main_file(spec);
+        let headers = [sources::included(source), sources::included(&main)].concat();
         parts.extend(headers.iter().flat_map(|(name, text)| [name.as_bytes(), text.as_bytes()]));
-        parts.push(entry.as_bytes());
         let key = Key::new(parts, "so");
         if let Some(path) = cache.get_path(&key) {
             return Ok(Compiled { path, temporary: false });
@@ -148,7 +151,7 @@ impl Compiler {
             write(name, text)?;
         }
         write(&spec.file, source)?;
-        write("main.cpp", &format!("#include \"{}\"\n#include \"emulator/entry.h\"\n", spec.file))?;
+        write("main.cpp", &main_file(spec))?;
         let object = folder.join("kernel.o");
         let mut compile = self.start();
         compile
@@ -172,6 +175,7 @@ impl Compiler {
                 .output()
                 .map_err(|error| Error::device("emulator", format!("cannot run {}: {error}", self.command[0])))?;
             if !output.status.success() {
+                self.check_compiler(folder)?;
                 let log =
                     String::from_utf8_lossy(&output.stderr).replace(&format!("{}/", folder.display()), "kernels/");
                 let what =
@@ -179,7 +183,36 @@ impl Compiler {
                 return Err(Error::device("emulator", what));
             }
         }
+        if !library.is_file() {
+            return Err(self.broken("makes no library, and says that it did"));
+        }
         Ok(())
+    }
+
+    /// After something did not compile: whether the least program does. If not, the compiler is at fault, and what it said
+    /// about the kernel is of no use.
+    fn check_compiler(&self, folder: &Path) -> Result<()> {
+        let (text, library) = (folder.join("least.cpp"), folder.join("least.so"));
+        fs::write(&text, "#include <math.h>\nextern \"C\" int least() { return 0; }\n").map_err(Error::io(&text))?;
+        let output = self.start().args(["-shared", "-fPIC", "-o"]).arg(&library).arg(&text).output();
+        match output {
+            Ok(output) if output.status.success() && library.is_file() => Ok(()),
+            Ok(output) => {
+                let log = String::from_utf8_lossy(&output.stderr);
+                let line = log.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or_default();
+                let line: String = line.chars().filter(|c| !c.is_control()).take(MOST_CHARACTERS).collect();
+                let said =
+                    if line.is_empty() { output.status.to_string() } else { format!("{}: {line}", output.status) };
+                Err(self.broken(&format!("cannot compile the least program ({said})")))
+            }
+            Err(error) => Err(self.broken(&format!("does not run ({error})"))),
+        }
+    }
+
+    fn broken(&self, what: &str) -> Error {
+        let command = self.command.join(" ");
+        let what = format!("the C++ compiler `{command}` {what}; repair it, or set CXX to another");
+        Error::device("emulator", what)
     }
 
     fn start(&self) -> Command {
@@ -187,6 +220,11 @@ impl Compiler {
         command.args(&self.command[1..]);
         command
     }
+}
+
+/// What the compiler is given: the kernel's file and the emulator's way into it.
+fn main_file(spec: &KernelSpec) -> String {
+    format!("#include \"{}\"\n#include \"emulator/entry.h\"\n", spec.file)
 }
 
 /// A temporary folder that goes away with its owner.

@@ -1,0 +1,423 @@
+//! Every kernel by itself, as ResNet-32 calls it: an op that is several kernels is measured as a whole.
+
+use std::time::Instant;
+
+use serde::{Deserialize, Serialize};
+use wildmatch::WildMatch;
+
+use super::{Ceilings, Workload};
+use crate::error::{Error, Result};
+use crate::memory::write_floats;
+use crate::ops::Backend;
+use crate::ops::augment_mix::{AugmentMix, Augmentation, Mixing};
+use crate::ops::batch_norm_apply::{self, Shortcut};
+use crate::ops::batch_norm_statistics::{self, BatchNormStatistics};
+use crate::ops::classify::Classify;
+use crate::ops::conv2d;
+use crate::ops::linear;
+use crate::ops::load_step::{LoadStep, STEP_WORDS, StepParams};
+use crate::ops::negative_cosine::NegativeCosine;
+use crate::ops::sgd::{Sgd, SgdConfig};
+use crate::ops::soft_label_cross_entropy::{Head, SoftLabelCrossEntropy};
+use crate::ops::soft_labels::SoftLabels;
+use crate::ops::total_loss::{LOSS_COLUMNS, TotalLoss};
+use crate::tape::{Cost, time_repeated};
+use crate::tensor::{DType, Grad, Precision, Shape, Tensor};
+
+const CLASSES: usize = 10;
+const HIDDEN: usize = 128;
+const VIEWS: usize = 2;
+/// Times of a row at least; the median counts.
+const TIMES: usize = 5;
+/// Share of the time that measuring the ceilings takes.
+const CEILINGS: f64 = 0.2;
+/// Rows of the whole table, about: what is left of the time is divided among as many.
+const ROWS: f64 = 50.0;
+
+/// The times of kernels, with what they are held against.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct KernelsBench {
+    pub device: String,
+    /// Arithmetic.
+    pub precision: Precision,
+    /// Channels of the first stage, samples per step, rows and columns of an image.
+    pub sizes: [usize; 3],
+    /// The most that the device does.
+    pub ceilings: Ceilings,
+    /// In the order of a step.
+    pub kernels: Vec<KernelTime>,
+}
+
+/// One row.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct KernelTime {
+    /// Op, shapes and pass.
+    pub name: String,
+    /// Floating-point operations of its product, 0 without one.
+    pub flops: f64,
+    /// Bytes of its tensors, each once.
+    pub bytes: f64,
+    /// Median.
+    pub seconds: f64,
+    /// The least time by the ceilings over the time.
+    pub of_peak: f64,
+}
+
+/// Times the kernels of `w`'s sizes whose names match `only` (`*` and `?` as in file names; no pattern is all),
+/// all together for about `seconds`.
+///
+/// # Errors
+/// When the workload is invalid, nothing matches, or the device fails.
+pub fn bench_kernels(backend: &dyn Backend, w: &Workload, only: Option<&str>, seconds: f64) -> Result<KernelsBench> {
+    if w.width == 0 || w.width > 1024 || !w.width.is_multiple_of(2) || w.batch == 0 || w.batch > 1 << 12 {
+        return Err(Error::Config("bench kernels takes an even width in 2..=1024 and a batch in 1..=4096".into()));
+    }
+    if !(8..=256).contains(&w.size) || !w.size.is_multiple_of(4) {
+        return Err(Error::Config("bench kernels takes images of 8 to 256 pixels, a multiple of 4".into()));
+    }
+    let ceilings = Ceilings::measure(backend, CEILINGS * seconds)?;
+    let mut bench = Bench {
+        backend,
+        only: only.map(WildMatch::new),
+        sizes: Sizes { width: w.width, batch: w.batch, extent: w.size, parameters: PARAMETERS * w.width * w.width },
+        ceilings,
+        seconds: (1.0 - CEILINGS) * seconds / ROWS,
+        cost: Cost::default(),
+        tensors: Default::default(),
+        kernels: Vec::new(),
+    };
+    let outcome =
+        bench.convolutions().and_then(|()| bench.norms()).and_then(|()| bench.heads()).and_then(|()| bench.ends());
+    bench.free();
+    outcome?;
+    if bench.kernels.is_empty() {
+        return Err(Error::Usage(format!("--only {}: no kernel's name matches", only.unwrap_or_default())));
+    }
+    Ok(KernelsBench {
+        device: backend.name(),
+        precision: backend.precision(),
+        sizes: [w.width, w.batch, w.size],
+        ceilings,
+        kernels: bench.kernels,
+    })
+}
+
+/// Parameters of a ResNet-32, over the square of its width: 7.4 million at 64.
+const PARAMETERS: usize = 1800;
+
+/// How large a step's tensors are.
+#[derive(Clone, Copy)]
+struct Sizes {
+    width: usize,
+    batch: usize,
+    extent: usize,
+    parameters: usize,
+}
+
+/// One device in one precision.
+struct Bench<'a> {
+    backend: &'a dyn Backend,
+    only: Option<WildMatch>,
+    sizes: Sizes,
+    ceilings: Ceilings,
+    /// For each row.
+    seconds: f64,
+    /// Of the rows that follow.
+    cost: Cost,
+    /// Given back at the end of a section.
+    tensors: std::cell::RefCell<Vec<Tensor>>,
+    kernels: Vec<KernelTime>,
+}
+
+impl Bench<'_> {
+    /// What the next rows do: operations, and tensors that are read or written once.
+    fn of(&mut self, flops: f64, tensors: &[Tensor]) {
+        self.cost = Cost { flops, bytes: tensors.iter().map(|t| t.bytes() as f64).sum() };
+    }
+
+    /// Adds a row, if its name is wanted.
+    fn run(&mut self, name: &str, work: impl Fn(&dyn Backend) -> Result<()>) -> Result<()> {
+        if self.only.as_ref().is_some_and(|only| !only.matches(name)) {
+            return Ok(());
+        }
+        // The first call compiles.
+        work(self.backend)?;
+        let (begun, mut times) = (Instant::now(), Vec::new());
+        while times.len() < TIMES || begun.elapsed().as_secs_f64() < self.seconds {
+            times.push(time_repeated(self.backend, &mut || work(self.backend))?);
+        }
+        times.sort_unstable();
+        let seconds = times[times.len() / 2].as_secs_f64().max(1e-9);
+        let of_peak = self.ceilings.least_seconds(&self.cost).0 / seconds;
+        let Cost { flops, bytes } = self.cost;
+        self.kernels.push(KernelTime { name: name.to_string(), flops, bytes, seconds, of_peak });
+        Ok(())
+    }
+
+    fn free(&mut self) {
+        self.tensors.get_mut().drain(..).for_each(|tensor| self.backend.free(tensor.buffer));
+    }
+
+    /// Memory for a tensor, zeroed.
+    fn alloc(&self, shape: &[usize], dtype: DType) -> Result<Tensor> {
+        let tensor = self.backend.tensor(shape, dtype, "a tensor of the bench")?;
+        self.tensors.borrow_mut().push(tensor);
+        Ok(tensor)
+    }
+
+    /// Values of both signs, no two neighbours alike, of any floating-point type.
+    fn tensor(&self, shape: &[usize], dtype: DType) -> Result<Tensor> {
+        let tensor = self.alloc(shape, dtype)?;
+        let values: Vec<f64> = (0..tensor.elements()).map(|i| (i * 37 % 251) as f64 / 125.0 - 1.0).collect();
+        write_floats(self.backend, tensor, &values)?;
+        Ok(tensor)
+    }
+
+    fn place(&self, shape: &[usize], dtype: DType, bytes: &[u8]) -> Result<Tensor> {
+        let tensor = self.alloc(shape, dtype)?;
+        self.backend.upload(tensor, bytes)?;
+        Ok(tensor)
+    }
+
+    fn compute(&self, shape: &[usize]) -> Result<Tensor> {
+        self.tensor(shape, self.backend.precision().compute())
+    }
+
+    fn computes<const N: usize>(&self, shape: &[usize]) -> Result<[Tensor; N]> {
+        let mut made = [self.compute(shape)?; N];
+        made[1..].iter_mut().try_for_each(|tensor| self.compute(shape).map(|new| *tensor = new))?;
+        Ok(made)
+    }
+
+    fn float(&self, shape: &[usize]) -> Result<Tensor> {
+        self.tensor(shape, self.backend.precision().accumulate())
+    }
+
+    fn floats<const N: usize>(&self, shape: &[usize]) -> Result<[Tensor; N]> {
+        let mut made = [self.float(shape)?; N];
+        made[1..].iter_mut().try_for_each(|tensor| self.float(shape).map(|new| *tensor = new))?;
+        Ok(made)
+    }
+
+    fn scratch(&self, bytes: usize) -> Result<Tensor> {
+        self.alloc(&[bytes], DType::U8)
+    }
+
+    /// Indices below `limit`.
+    fn indices(&self, count: usize, limit: usize) -> Result<Tensor> {
+        let values: Vec<i32> = (0..count).map(|i| (i * 97 % limit) as i32).collect();
+        self.place(&[count], DType::I32, bytemuck::cast_slice(&values))
+    }
+
+    /// A step's scalars.
+    fn step(&self) -> Result<Tensor> {
+        let cut = [4, 24, 8, 28].map(|edge| edge * self.sizes.extent as i32 / 32);
+        let params = StepParams { lambda: 0.4, cut, lr: 1e-6, coefficients: [0.5; 3], ..Default::default() };
+        self.place(&[STEP_WORDS], DType::I32, bytemuck::bytes_of(&params))
+    }
+
+    fn convolutions(&mut self) -> Result<()> {
+        let Sizes { width, batch, extent, .. } = self.sizes;
+        let stem = self.backend.stem_channels();
+        for (name, extent, channels, filters, stride) in [
+            ("stem", extent, stem, width, 1),
+            ("layer1", extent, width, width, 1),
+            ("into layer2", extent, width, 2 * width, 2),
+            ("layer2", extent / 2, 2 * width, 2 * width, 1),
+            ("into layer3", extent / 2, 2 * width, 4 * width, 2),
+            ("layer3", extent / 4, 4 * width, 4 * width, 1),
+        ] {
+            let g = conv2d::Geometry {
+                batch: VIEWS * batch,
+                height: extent,
+                width: extent,
+                channels,
+                filters,
+                kernel: 3,
+                stride,
+                padding: 1,
+                views: VIEWS,
+            };
+            let [x, dx] = self.computes(&g.input())?;
+            let [y, dy] = self.computes(&g.output())?;
+            let (weight, dweight) = (self.compute(&g.weight())?, self.float(&g.weight())?);
+            let sums = self.float(&[VIEWS, self.backend.conv2d_sum_parts(&g), 2, filters])?;
+            let scratch = Some(self.scratch(self.backend.conv2d_backward_scratch(&g))?);
+            let name = format!("conv2d {name} {}x{extent}x{extent}x{channels}->{filters}", g.batch);
+            self.of(g.flops(), &[x, weight, y]);
+            self.run(&format!("{name} forward"), |b| {
+                b.conv2d_forward(&g, &conv2d::Forward { x, weight, y, sums: Some(sums) })
+            })?;
+            self.of(g.flops(), &[dy, weight, dx]);
+            self.run(&format!("{name} input gradient"), |b| {
+                b.conv2d_input_grad(&g, &conv2d::InputGrad { dy, weight, dx: Grad::write(dx) })
+            })?;
+            self.of(g.flops(), &[x, dy, dweight]);
+            self.run(&format!("{name} weight gradient"), |b| {
+                b.conv2d_weight_grad(&g, &conv2d::WeightGrad { x, dy, dweight, scratch })
+            })?;
+        }
+        self.free();
+        Ok(())
+    }
+
+    fn norms(&mut self) -> Result<()> {
+        let Sizes { width, batch, extent, .. } = self.sizes;
+        let source = (2 * extent, width / 2);
+        for (name, shortcut) in [
+            ("", Shortcut::None),
+            (" + shortcut", Shortcut::Identity),
+            (" + option A", Shortcut::OptionA { height: source.0, width: source.0, channels: source.1 }),
+        ] {
+            let g = batch_norm_apply::Geometry {
+                views: VIEWS,
+                batch: VIEWS * batch,
+                height: extent,
+                width: extent,
+                channels: width,
+                shortcut,
+                relu: true,
+            };
+            // As many parts as the convolution before it makes.
+            let parts = self.backend.conv2d_sum_parts(&conv2d::Geometry {
+                batch: g.batch,
+                height: extent,
+                width: extent,
+                channels: width,
+                filters: width,
+                kernel: 3,
+                stride: 1,
+                padding: 1,
+                views: VIEWS,
+            });
+            let [x, z, dz, dx] = self.computes(&g.shape())?;
+            let source = match shortcut {
+                Shortcut::None => None,
+                Shortcut::Identity => Some(g.shape()),
+                Shortcut::OptionA { height, width, channels } => Some([g.batch, height, width, channels]),
+            };
+            let source = source.map(|shape| self.computes::<2>(&shape)).transpose()?;
+            let [weight, bias, running_mean, running_var, dweight, dbias] = self.floats(&[width])?;
+            let (pixels, rows) = (g.pixels(), self.backend.batch_norm_statistics_rows());
+            let summed = batch_norm_statistics::Geometry { views: VIEWS, parts, pixels, channels: width };
+            let (sums, statistics) = (self.float(&[VIEWS, parts, 2, width])?, self.float(&[VIEWS, rows, width])?);
+            let scratch = Some(self.scratch(self.backend.batch_norm_backward_scratch(&g))?);
+            let name = format!("batch_norm {}x{extent}x{extent}x{width}{name}", g.batch);
+            let shortcut = source.map(|[source, _]| source);
+            let first = BatchNormStatistics { x, sums, weight, running_mean, running_var, statistics };
+            let forward = batch_norm_apply::Forward { x, statistics, weight, bias, shortcut, z };
+            let others: Vec<Tensor> = shortcut.into_iter().collect();
+            self.of(0.0, &[&[x, z], others.as_slice()].concat());
+            self.run(&format!("{name} forward"), |b| {
+                b.batch_norm_statistics(&summed, &first)?;
+                b.batch_norm_apply(&g, &forward)
+            })?;
+            let inference = batch_norm_apply::Inference { x, weight, bias, running_mean, running_var, shortcut, z };
+            self.run(&format!("{name} inference"), |b| b.batch_norm_inference(&g, &inference))?;
+            let backward = batch_norm_apply::Backward {
+                x,
+                z,
+                statistics,
+                weight,
+                dz,
+                dx: Some(Grad::write(dx)),
+                dweight: Some(Grad::write(dweight)),
+                dbias: Some(Grad::write(dbias)),
+                dshortcut: source.map(|[_, dsource]| Grad::write(dsource)),
+                scratch,
+            };
+            self.of(0.0, &[&[x, z, dz, dx], others.as_slice()].concat());
+            self.run(&format!("{name} backward"), |b| b.batch_norm_backward(&g, &backward))?;
+        }
+        self.free();
+        Ok(())
+    }
+
+    fn heads(&mut self) -> Result<()> {
+        let Sizes { width, batch, extent, .. } = self.sizes;
+        let (rows, features) = (VIEWS * batch, 4 * width);
+        let [x, dx] = self.computes(&[rows, extent / 4, extent / 4, features])?;
+        let [r, dr] = self.floats(&[rows, features])?;
+        self.of(0.0, &[x, r]);
+        self.run("global_avg_pool forward", |b| b.global_avg_pool_forward(x, r))?;
+        self.run("global_avg_pool backward", |b| b.global_avg_pool_backward(dr, Grad::write(dx)))?;
+        let [weight, dweight] = self.floats(&[HIDDEN, features])?;
+        let [bias, dbias] = self.floats(&[HIDDEN])?;
+        let [h, u, du] = self.floats(&[rows, HIDDEN])?;
+        self.of((2 * rows * features * HIDDEN) as f64, &[r, weight, h]);
+        self.run("linear forward", |b| b.linear_forward(&linear::Forward { x: r, weight, bias, y: h }))?;
+        self.run("linear input gradient", |b| {
+            b.linear_input_grad(&linear::InputGrad { dy: h, weight, dx: Grad::write(dr) })
+        })?;
+        self.run("linear weight gradient", |b| {
+            b.linear_weight_grad(&linear::WeightGrad { x: r, dy: h, dweight, dbias })
+        })?;
+        let (scalars, cosines) = (self.step()?, self.float(&[rows])?);
+        self.of(0.0, &[u, h, du]);
+        self.run("negative_cosine", |b| {
+            b.negative_cosine(&NegativeCosine { u, target: h, scalars, rows: cosines, du: Some(Grad::write(du)) })
+        })?;
+        let [logits, dlogits] = self.floats(&[rows, CLASSES])?;
+        let (label, losses) = (self.float(&[batch, CLASSES])?, self.float(&[1, rows])?);
+        let head = Head { logits, label, dlogits: Some(Grad::write(dlogits)) };
+        self.of(0.0, &[logits, label, dlogits]);
+        self.run("soft_label_cross_entropy", |b| {
+            b.soft_label_cross_entropy(&SoftLabelCrossEntropy { heads: &[head], scalars, rows: losses })
+        })?;
+        let log = self.float(&[1, LOSS_COLUMNS])?;
+        let total = TotalLoss { cross_entropy: losses, cosine: Some(cosines), scalars, log, batch };
+        self.of(0.0, &[losses, cosines]);
+        self.run("total_loss", |b| b.total_loss(&total))?;
+        let labels = self.indices(rows, CLASSES)?;
+        let originals = self.indices(rows, rows)?;
+        let (ranks, confidences) = (self.indices(rows, rows)?, self.tensor(&[rows], DType::F32)?);
+        let classify = Classify { logits, labels, originals, scalars, ranks, confidences };
+        self.of(0.0, &[logits]);
+        self.run("classify", |b| b.classify(&classify))?;
+        self.free();
+        Ok(())
+    }
+
+    fn ends(&mut self) -> Result<()> {
+        let Sizes { batch, extent, parameters, .. } = self.sizes;
+        let images = 4 * batch;
+        let pixels: Vec<u8> = (0..images * extent * extent * 3).map(|i| (i * 31 % 256) as u8).collect();
+        let pixels = self.place(&[images, extent, extent, 3], DType::U8, &pixels)?;
+        let [originals, partners] = [self.indices(batch, images)?, self.indices(batch, images)?];
+        let scalars = self.step()?;
+        let out = self.compute(&[VIEWS * batch, extent, extent, self.backend.stem_channels()])?;
+        let tensors = AugmentMix { pixels, originals, partners, scalars, out };
+        let augmentation = Augmentation { mean: [0.5; 3], std: [0.25; 3], padding: extent / 8, flip: true };
+        self.of(0.0, &[pixels.rows(0, 2 * batch), out]);
+        self.run("augment_mix", |b| b.augment_mix(Mixing::Glmc, &augmentation, &tensors))?;
+        let views = self.float(&[4 * batch, extent, extent, 3])?;
+        self.of(0.0, &[views, out]);
+        self.run("mix_views", |b| b.mix_views(views, scalars, out))?;
+        let (labels, class_weights) = (self.indices(images, CLASSES)?, self.float(&[CLASSES])?);
+        let [label, label_weighted] = self.floats(&[batch, CLASSES])?;
+        let tensors = SoftLabels { labels, originals, partners, class_weights, scalars, label, label_weighted };
+        self.of(0.0, &[label, label_weighted]);
+        self.run("soft_labels", |b| b.soft_labels(&tensors))?;
+        // The cursor moves on at every call: it starts again before each, so that a row is left.
+        let words = STEP_WORDS + 2 * batch;
+        let table = Tensor { shape: Shape::new(&[1, words]), ..self.indices(words, images)? };
+        let cursor = self.indices(1, 1)?;
+        self.of(0.0, &[table]);
+        self.run("load_step, and a word set to zero", |b| {
+            b.zero(cursor)?;
+            b.load_step(&LoadStep { table, cursor, scalars, originals, partners })
+        })?;
+        let [master, grad, momentum] = self.floats(&[parameters])?;
+        let compute = (self.backend.precision() == Precision::Bf16).then(|| self.compute(&[parameters])).transpose()?;
+        let tensors = Sgd { master, compute, grad, momentum, scalars };
+        let config = SgdConfig { momentum: 0.9, weight_decay: 5e-3 };
+        let others: Vec<Tensor> = compute.into_iter().collect();
+        self.of(0.0, &[&[master, master, momentum, momentum, grad], others.as_slice()].concat());
+        self.run("sgd", |b| b.sgd(&config, &tensors))?;
+        let compute = self.compute(&[parameters])?;
+        self.of(0.0, &[master, compute]);
+        self.run("cast_weights", |b| b.cast_weights(master, compute))?;
+        self.free();
+        Ok(())
+    }
+}
