@@ -23,8 +23,11 @@ struct Need {
     compute: (i32, i32),
 }
 
+/// A library that stays loaded, or why there is none.
+type Found = Result<&'static Nvrtc, String>;
+
 /// The libraries of this process by what they were needed for: each is looked for once, and stays loaded.
-static LOADED: Mutex<Vec<(Option<Need>, Result<&'static Nvrtc, String>)>> = Mutex::new(Vec::new());
+static LOADED: Mutex<Vec<(Option<Need>, Found)>> = Mutex::new(Vec::new());
 
 impl Nvrtc {
     /// The first libnvrtc there is, for compiling without a GPU.
@@ -44,7 +47,7 @@ impl Nvrtc {
     }
 }
 
-fn once(need: Option<Need>) -> Result<&'static Nvrtc, String> {
+fn once(need: Option<Need>) -> Found {
     let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some((_, known)) = loaded.iter().find(|(known, _)| *known == need) {
         return known.clone();
