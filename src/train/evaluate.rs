@@ -93,7 +93,6 @@ pub struct EvaluationConfig {
 
 struct SizedPass {
     program: Program,
-    table: Tensor,
     cursor: Tensor,
     replay: Option<Box<dyn Replay>>,
     steps: std::ops::Range<usize>,
@@ -144,7 +143,7 @@ impl Evaluator {
             let logits = model.record_head(&mut r, head.name(), features)?;
             classify(&mut r.tape, backend, logits, labels, vars, (ranks, confidences))?;
             let program = r.tape.plan_in(backend, false, arena)?;
-            let mut pass = SizedPass { program, table, cursor, replay: None, steps };
+            let mut pass = SizedPass { program, cursor, replay: None, steps };
             pass.replay = backend.capture(&mut || pass.program.forward(backend))?;
             passes.push(pass);
         }
@@ -168,17 +167,6 @@ impl Evaluator {
         backend.download(self.ranks, bytemuck::cast_slice_mut(&mut ranks))?;
         backend.download(self.confidences, bytemuck::cast_slice_mut(&mut confidences))?;
         Ok(Evaluation::tally(&ranks, &confidences, feed.images().labels, &self.groups))
-    }
-
-    /// Gives all memory back.
-    pub fn release(self, backend: &dyn Backend) {
-        for pass in self.passes {
-            backend.free(pass.table.buffer);
-            backend.free(pass.cursor.buffer);
-            pass.program.release(backend);
-        }
-        backend.free(self.ranks.buffer);
-        backend.free(self.confidences.buffer);
     }
 }
 
