@@ -6,10 +6,13 @@
 //! networks, [`ops`] the operations that the [`tape`] records and plans, [`backend`] their implementations, [`driver`] what
 //! runs the kernels.
 
+#![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))] // they panic; see console
+
 pub mod backend;
 pub mod bench;
 pub mod cli;
 pub mod config;
+pub mod console;
 pub mod data;
 pub mod driver;
 pub mod error;

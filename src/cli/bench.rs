@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::device::DeviceArgs;
 use crate::bench::{Bound, KernelsBench, OpsBench, StepBench, Workload, bench_kernels, bench_ops, bench_step};
+use crate::console::say;
 use crate::error::{Error, Result};
 use crate::method::Method;
 use crate::train::report::mebibytes;
@@ -84,14 +85,14 @@ pub fn run(args: BenchArgs) -> Result<()> {
         What::Step => {
             let bench = bench_step(backend.as_ref(), &workload, args.device.thread_count(), args.seconds)?;
             match args.json {
-                true => println!("{}", json(serde_json::to_string(&bench))?),
+                true => say!("{}", json(serde_json::to_string(&bench))?),
                 false => print_step(&bench),
             }
         }
         What::Ops => {
             let bench = bench_ops(backend.as_ref(), &workload, args.device.thread_count(), args.seconds)?;
             match args.json {
-                true => println!("{}", json(serde_json::to_string(&bench))?),
+                true => say!("{}", json(serde_json::to_string(&bench))?),
                 false => print_ops(&bench),
             }
         }
@@ -102,7 +103,7 @@ pub fn run(args: BenchArgs) -> Result<()> {
                 fs::write(path, text.clone() + "\n").map_err(Error::io(path))?;
             }
             match args.json {
-                true => println!("{text}"),
+                true => say!("{text}"),
                 false => print_kernels(&bench, before.as_ref()),
             }
         }
@@ -111,11 +112,8 @@ pub fn run(args: BenchArgs) -> Result<()> {
 }
 
 fn print_step(b: &StepBench) {
-    println!(
-        "{} width {}, batch {}, on {} in {}, {} threads",
-        b.model, b.width, b.batch, b.device, b.precision, b.threads
-    );
-    println!(
+    say!("{} width {}, batch {}, on {} in {}, {} threads", b.model, b.width, b.batch, b.device, b.precision, b.threads);
+    say!(
         "  {:.1} samples/s (quartiles {:.1} to {:.1}), {:.2} ms per step, {} rounds of {} steps",
         b.samples_per_second,
         b.quartiles[0],
@@ -124,7 +122,7 @@ fn print_step(b: &StepBench) {
         b.rounds[0],
         b.rounds[1]
     );
-    println!("  {} parameters, peak memory {}", b.parameters, mebibytes(b.peak_bytes));
+    say!("  {} parameters, peak memory {}", b.parameters, mebibytes(b.peak_bytes));
 }
 
 /// The unit that rates of arithmetic are shown in: that of the ceiling.
@@ -159,7 +157,7 @@ fn rate(value: f64) -> String {
 
 fn print_ops(b: &OpsBench) {
     let unit = Unit::of(b.ceilings.tflops);
-    println!(
+    say!(
         "{} width {}, batch {}, {}, on {} in {}, {} threads",
         b.model,
         b.width,
@@ -169,19 +167,27 @@ fn print_ops(b: &OpsBench) {
         b.precision,
         b.threads
     );
-    println!(
+    say!(
         "measured ceilings: {} {} of multiply-adds in registers, {} GB/s copying {}",
         unit.show(b.ceilings.tflops),
         unit.name,
         rate(b.ceilings.gbytes),
         mebibytes(b.ceilings.copied_bytes)
     );
-    println!(
+    say!(
         "{:<26}{:<10}{:<36}{:>6}{:>11}{:>8}{:>10}{:>9}{:>9}  bound by",
-        "op", "pass", "shape", "count", "ms/step", "share", unit.name, "GB/s", "of peak"
+        "op",
+        "pass",
+        "shape",
+        "count",
+        "ms/step",
+        "share",
+        unit.name,
+        "GB/s",
+        "of peak"
     );
     for row in &b.ops {
-        println!(
+        say!(
             "{:<26}{:<10}{:<36}{:>6}{:>11.3}{:>7.1}%{:>10}{:>9}{:>8.1}%  {}",
             row.op,
             row.pass,
@@ -198,8 +204,8 @@ fn print_ops(b: &OpsBench) {
             }
         );
     }
-    println!("{:<78}{:>11.3}{:>36.1}%", "all ops", 1e3 * b.seconds(), 100.0 * b.of_peak());
-    println!(
+    say!("{:<78}{:>11.3}{:>36.1}%", "all ops", 1e3 * b.seconds(), 100.0 * b.of_peak());
+    say!(
         "of peak: the least time by the ceilings, for the op's formula and each tensor once, over the time; more than \
          100% where an algorithm saves operations (Winograd) or tensors are in the caches. Short ops are timed in copies \
          one after another (on a GPU, in a graph), so that small tensors are in the caches"
@@ -218,19 +224,20 @@ fn read_kernels(path: &Path) -> Result<KernelsBench> {
 fn print_kernels(b: &KernelsBench, before: Option<&KernelsBench>) {
     let unit = Unit::of(b.ceilings.tflops);
     let [width, batch, size] = b.sizes;
-    println!("width {width}, batch {batch}, images of {size}, on {} in {}", b.device, b.precision);
+    say!("width {width}, batch {batch}, images of {size}, on {} in {}", b.device, b.precision);
     if let Some(before) = before
         && (&before.device, before.precision, before.sizes) != (&b.device, b.precision, b.sizes)
     {
         let [width, batch, size] = before.sizes;
-        println!(
+        say!(
             "compared with other work: width {width}, batch {batch}, images of {size}, on {} in {}",
-            before.device, before.precision
+            before.device,
+            before.precision
         );
     }
     let longest = b.kernels.iter().map(|row| row.name.len()).max().unwrap_or(0).max("kernel".len());
     let compared = if before.is_some() { format!("{:>11}{:>8}", "us before", "ratio") } else { String::new() };
-    println!("{:<longest$}{:>11}{:>10}{:>9}{:>9}{compared}", "kernel", "us", unit.name, "GB/s", "of peak");
+    say!("{:<longest$}{:>11}{:>10}{:>9}{:>9}{compared}", "kernel", "us", unit.name, "GB/s", "of peak");
     for row in &b.kernels {
         let flops = match row.flops {
             0.0 => "-".to_string(),
@@ -242,7 +249,7 @@ fn print_kernels(b: &KernelsBench, before: Option<&KernelsBench>) {
             Some(None) => format!("{:>11}{:>8}", "-", "-"),
             Some(Some(old)) => format!("{:>11.2}{:>8.3}", 1e6 * old, row.seconds / old),
         };
-        println!(
+        say!(
             "{:<longest$}{:>11.2}{flops:>10}{:>9}{:>8.1}%{compared}",
             row.name,
             1e6 * row.seconds,

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::device::DeviceArgs;
+use crate::console::{self, note, say};
 use crate::data::shots::ShotRule;
 use crate::data::store::Store;
 use crate::error::{Error, Result};
@@ -93,9 +94,9 @@ pub fn run(args: EvalArgs) -> Result<()> {
         let mut json = serde_json::to_value(&evaluation).map_err(|e| Error::file(&file, e.to_string()))?;
         json["head"] = head.to_string().into();
         json["epoch"] = manifest.progress.epoch.into();
-        println!("{json}");
+        say!("{json}");
     } else {
-        println!("{}, epoch {}", file.display(), manifest.progress.epoch);
+        say!("{}, epoch {}", file.display(), manifest.progress.epoch);
         print(&evaluation, head, rule, &subject.class_names, counts);
     }
     Ok(())
@@ -125,13 +126,13 @@ fn warn_of_size(store: &Store, subject: &Subject) {
     let (test, Subject { height, width, .. }) = (store.test(), subject);
     if (test.height(), test.width()) != (*height, *width) {
         let (found, path) = (format!("{}x{}", test.height(), test.width()), store.path().display());
-        eprintln!("warning: {path}: images of {found}, but the checkpoint was trained on {height}x{width}");
+        note!("warning: {path}: images of {found}, but the checkpoint was trained on {height}x{width}");
     }
 }
 
 fn print(e: &Evaluation, head: HeadKind, rule: ShotRule, class_names: &[String], counts: &[usize]) {
     let ShotRule { many_above, few_below } = rule;
-    println!("{} test images, classifier {head}, accuracy in percent", e.images);
+    say!("{} test images, classifier {head}, accuracy in percent", e.images);
     for (name, value) in [
         ("top-1", Some(e.top1)),
         ("top-5", Some(e.top5)),
@@ -140,8 +141,8 @@ fn print(e: &Evaluation, head: HeadKind, rule: ShotRule, class_names: &[String],
         (&format!("few-shot classes (< {few_below})"), e.few),
         ("calibration error (ECE, 15 bins)", Some(e.ece)),
     ] {
-        println!("  {name:<37}{:>8}", percent(value));
+        say!("  {name:<37}{:>8}", percent(value));
     }
-    println!();
-    print!("{}", per_class_table(class_names, counts, &[&e.per_class]));
+    say!("");
+    console::print(format_args!("{}", per_class_table(class_names, counts, &[&e.per_class])));
 }

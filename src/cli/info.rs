@@ -6,6 +6,7 @@ use super::stand_in::StandIn;
 use crate::backend;
 use crate::backend::native::cpu;
 use crate::config::{Config, PlacementSettings, Settings, preset};
+use crate::console::say;
 use crate::data::store::Store;
 use crate::driver::sources;
 use crate::error::{Error, Result};
@@ -56,24 +57,24 @@ pub fn run(args: InfoArgs) -> Result<()> {
         "memory": memory,
     });
     if args.json {
-        println!("{info}");
+        say!("{info}");
         return Ok(());
     }
-    println!("glmc-engine {}", version::VERSION);
+    say!("glmc-engine {}", version::VERSION);
     for device in &devices {
         let text = |key: &str| device[key].as_str().unwrap_or_default().to_string();
         match device["usable"].as_bool() {
-            Some(true) => println!("  {:<10}{}", text("device"), text("description")),
-            _ => println!("  {:<10}not usable: {}", text("device"), text("reason")),
+            Some(true) => say!("  {:<10}{}", text("device"), text("description")),
+            _ => say!("  {:<10}not usable: {}", text("device"), text("reason")),
         }
     }
     let level = format!("level {} ({})", cpu.level.name(), cpu.why);
-    println!("CPU: {threads} threads; {}; {level}", features().join(" "));
-    println!("Kernels: {kernels}");
-    println!("Predicted device memory of a run: {}", memory["what"].as_str().unwrap_or_default());
+    say!("CPU: {threads} threads; {}; {level}", features().join(" "));
+    say!("Kernels: {kernels}");
+    say!("Predicted device memory of a run: {}", memory["what"].as_str().unwrap_or_default());
     for key in ["parameters_bytes", "activations_bytes", "images_bytes", "other_bytes", "total_bytes"] {
         let name = key.trim_end_matches("_bytes");
-        println!("  {name:<12}{:>12}", mebibytes(memory[key].as_u64().unwrap_or(0) as usize));
+        say!("  {name:<12}{:>12}", mebibytes(memory[key].as_u64().unwrap_or(0) as usize));
     }
     Ok(())
 }

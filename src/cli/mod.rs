@@ -11,11 +11,13 @@ pub mod stand_in;
 mod train;
 mod verify;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
-use crate::error::{Error, Result};
+use crate::console::{self, note};
+use crate::error::{Error, Result, one_line};
 use crate::stop;
 
 /// Trains GLMC, a one-stage method for long-tailed image recognition (CVPR 2023), from scratch.
@@ -38,15 +40,36 @@ enum Command {
     Bench(bench::BenchArgs),
     Info(Box<info::InfoArgs>),
     Kernels(kernels::KernelsArgs),
+    /// Print the completions of a shell
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+    /// Write the manual pages into a folder
+    Man {
+        /// The folder, made if need be
+        #[arg(value_name = "DIR")]
+        folder: PathBuf,
+    },
 }
 
 /// Runs the program. Exit status: 0, 1 for an error, 2 for an invalid command line, 128 and the
 /// number of the signal that stopped it: 130 after Ctrl-C.
 pub fn main() -> ExitCode {
-    match run(Cli::parse().command) {
+    std::panic::set_hook(Box::new(|panic| {
+        let payload = panic.payload();
+        let text = payload.downcast_ref::<&str>().copied().or_else(|| payload.downcast_ref().map(String::as_str));
+        let text = text.unwrap_or("no message");
+        let place = panic.location().map(|at| format!(" at {}:{}", at.file(), at.line())).unwrap_or_default();
+        note!(
+            "error: internal error{place}: {}; this is a bug: please report it with the command line",
+            one_line(text, 300)
+        );
+    }));
+    match run(Cli::parse().command).and_then(|()| console::finish()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error}");
+            note!("error: {error}");
             let status = match (&error, stop::signal()) {
                 (Error::Interrupted(_), Some(signal)) => 128 + signal,
                 _ => error.exit_status(),
@@ -65,5 +88,15 @@ fn run(command: Command) -> Result<()> {
         Command::Bench(args) => bench::run(args),
         Command::Info(args) => info::run(*args),
         Command::Kernels(args) => kernels::run(&args),
+        Command::Completions { shell } => {
+            let mut text = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "glmc-engine", &mut text);
+            console::print(format_args!("{}", String::from_utf8_lossy(&text)));
+            Ok(())
+        }
+        Command::Man { folder } => {
+            std::fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
+            clap_mangen::generate_to(Cli::command(), &folder).map_err(Error::io(&folder))
+        }
     }
 }

@@ -41,6 +41,14 @@ pub fn listen(what: &'static str) -> Result<()> {
     Ok(())
 }
 
+/// Lets the program run on when what reads its output goes away: training outlives its log.
+pub fn outlive_readers() {
+    // SAFETY: SIG_IGN runs no code of ours; writes to a closed pipe fail with an error from here on, which `console` takes.
+    unsafe {
+        libc::signal(libc::SIGPIPE, libc::SIG_IGN);
+    }
+}
+
 fn is_ignored(signal: i32) -> bool {
     let mut now = std::mem::MaybeUninit::<libc::sigaction>::uninit();
     // SAFETY: no new action is given, so this only writes the present one to `now`, which is large enough for it.

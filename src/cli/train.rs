@@ -4,7 +4,9 @@ use std::path::{Path, PathBuf};
 
 use super::signals;
 use crate::backend::{self, AUTO};
-use crate::config::{Config, PlacementSettings, Settings, preset, presets};
+use crate::config::{Config, DataSet, PlacementSettings, Preset, Settings, preset, presets};
+use crate::console::{note, say};
+use crate::data::store::Store;
 use crate::data::synthetic::{self, SyntheticConfig};
 use crate::error::{Error, Result};
 use crate::train::run_folder::{RunFolder, check_new, free_name, to_resume};
@@ -34,6 +36,9 @@ pub struct TrainArgs {
     /// With --resume: begin the run again from its first epoch, discarding its checkpoints and metrics
     #[arg(long, requires = "resume")]
     restart: bool,
+    /// Accept a store with another number of classes than the preset is meant for
+    #[arg(long)]
+    any_data: bool,
     /// List the presets and exit
     #[arg(long)]
     list_presets: bool,
@@ -45,18 +50,20 @@ pub struct TrainArgs {
 pub fn run(args: TrainArgs) -> Result<()> {
     if args.list_presets {
         for preset in presets() {
-            println!("{:<24}{}", preset.name, preset.description());
+            say!("{:<24}{}", preset.name, preset.description());
         }
         return Ok(());
     }
+    signals::outlive_readers();
     signals::listen("stopping: the step in progress is finished and saved first")?;
     match args.resume {
         Some(run) => resume(&to_resume(&run)?, args.restart, args.settings),
-        None => start(args.preset, args.config, args.out, args.settings),
+        None => start(args),
     }
 }
 
-fn start(name: Option<String>, file: Option<PathBuf>, out: Option<PathBuf>, flags: Settings) -> Result<()> {
+fn start(args: TrainArgs) -> Result<()> {
+    let TrainArgs { preset: name, config: file, out, any_data, settings: flags, .. } = args;
     let (in_file, named_in_file) = match &file {
         Some(path) => Settings::read(path)?,
         None => (Settings::default(), None),
@@ -64,12 +71,13 @@ fn start(name: Option<String>, file: Option<PathBuf>, out: Option<PathBuf>, flag
     let settings = flags.or(in_file);
     let demo_meant = file.is_none() && settings.placement.data.is_none();
     let name = name.or(named_in_file).or_else(|| demo_meant.then(|| "demo".to_string()));
-    let base = name.as_deref().map(preset).transpose()?.map(|preset| preset.settings()).unwrap_or_default();
+    let preset = name.as_deref().map(preset).transpose()?;
+    let base = preset.as_ref().map(Preset::settings).unwrap_or_default();
     let is_demo = name.as_deref() == Some("demo") && settings.placement.data.is_none();
     let out = out.unwrap_or_else(|| free_name("runs".as_ref(), name.as_deref().unwrap_or("run")));
     let mut settings = settings.or(base);
     if let (device, Some(why)) = backend::resolve(settings.placement.device.as_deref().unwrap_or(AUTO)) {
-        eprintln!("device {device}: {why}");
+        note!("device {device}: {why}");
         settings.placement.device = Some(device);
     }
     if is_demo {
@@ -82,7 +90,7 @@ fn start(name: Option<String>, file: Option<PathBuf>, out: Option<PathBuf>, flag
         let data = out.join("data.lt");
         std::fs::create_dir_all(&out).map_err(Error::io(&out))?;
         if !data.exists() {
-            eprintln!("drawing the demo's images into {}", data.display());
+            note!("drawing the demo's images into {}", data.display());
             synthetic::prepare(&data, &SyntheticConfig { seed: config.seed, ..SyntheticConfig::default() })?;
         }
     }
@@ -93,7 +101,34 @@ fn start(name: Option<String>, file: Option<PathBuf>, out: Option<PathBuf>, flag
         std::io::ErrorKind::NotFound => Error::file(&data, "no such store; make one with `glmc-engine prepare`"),
         _ => Error::io(&data)(e),
     })?;
+    if let Some(preset) = &preset {
+        check_data(preset, &Store::open(data)?, any_data)?;
+    }
     session::start(&config, || RunFolder::create(&out, &config), backend.as_ref())
+}
+
+/// Whether a store is what a preset is meant for: the number of classes must be, the rest is worth a warning.
+fn check_data(preset: &Preset, store: &Store, any_data: bool) -> Result<()> {
+    let (name, counts) = (&preset.name, &store.meta().counts);
+    let DataSet::Cifar { classes, imbalance } = preset.data else { return Ok(()) };
+    if counts.len() != classes && !any_data {
+        let found = counts.len();
+        let what =
+            format!("has {found} classes, but --preset {name} is meant for {classes}: --any-data takes it anyway");
+        return Err(Error::file(store.path(), what));
+    }
+    let (most, least) = (counts.iter().max().copied().unwrap_or(0), counts.iter().min().copied().unwrap_or(0));
+    let found = most as f64 / least.max(1) as f64;
+    let side = (store.train().height(), store.train().width());
+    // Counts are whole numbers, so that the ratio is near the imbalance, not equal to it.
+    if (found / imbalance as f64 - 1.0).abs() > 0.1 || side != (32, 32) {
+        let (height, width) = side;
+        note!(
+            "warning: --preset {name} is meant for imbalance {imbalance} and images of 32x32; the store has {found:.0} and \
+             {height}x{width}"
+        );
+    }
+    Ok(())
 }
 
 fn resume(run: &Path, restart: bool, flags: Settings) -> Result<()> {

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::device::DeviceArgs;
+use crate::console::{note, say};
 use crate::error::{Error, Result};
 use crate::verify::{Report, verify};
 
@@ -37,32 +38,32 @@ pub fn run(args: VerifyArgs) -> Result<()> {
             }
             Err(error) => {
                 if let Some(earlier) = unreadable.replace(error) {
-                    eprintln!("error: {earlier}");
+                    note!("error: {earlier}");
                 }
             }
         }
     }
     if args.json {
         let json = serde_json::to_string(&reports).map_err(|e| Error::Config(e.to_string()))?;
-        println!("{json}");
+        say!("{json}");
     }
     if failed == 0 {
         return unreadable.map_or(Ok(()), Err);
     }
     if let Some(error) = unreadable {
-        eprintln!("error: {error}");
+        note!("error: {error}");
     }
     Err(Error::Training(format!("{failed} of {} files are not reproduced within the limits", args.files.len())))
 }
 
 fn print(report: &Report) {
-    println!("{} on {} in {}", report.file, report.device, report.precision);
-    println!("  {:<28}{:>12}{:>12}{:>10}   worst", "", "error", "limit", "used");
+    say!("{} on {} in {}", report.file, report.device, report.precision);
+    say!("  {:<28}{:>12}{:>12}{:>10}   worst", "", "error", "limit", "used");
     for group in &report.groups {
         let percent = 100.0 * group.error / group.limit;
         // An error of a different kind altogether must not push its neighbours out of their columns.
         let used = if percent < 1e5 { format!("{percent:.1}%") } else { format!("{percent:.0e}%") };
-        println!(
+        say!(
             "  {:<28}{:>12.2e}{:>12.0e}{:>10}   {}{}",
             group.name,
             group.error,
@@ -72,5 +73,5 @@ fn print(report: &Report) {
             if group.pass { "" } else { "   FAIL" }
         );
     }
-    println!("  {}", if report.pass { "pass" } else { "FAIL" });
+    say!("  {}", if report.pass { "pass" } else { "FAIL" });
 }

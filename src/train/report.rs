@@ -5,16 +5,19 @@ use std::fmt::Write as _;
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
-use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::metrics::EpochMetrics;
 use super::run_folder::RunFolder;
 use crate::config::Config;
+use crate::console::{self, note, say};
 use crate::data::meta::Meta;
 use crate::data::shots::Shot;
 use crate::data::store::Store;
 use crate::ops::Backend;
 
+/// The pace of this much training says how long a run will take.
+const PACE: Duration = Duration::from_secs(2);
 /// Plain lines come at most this often within an epoch.
 const LINE_EVERY: Duration = Duration::from_secs(10);
 
@@ -30,6 +33,8 @@ pub struct Reporter {
     /// Step of the epoch at the last call.
     at: usize,
     line: Instant,
+    /// Whether it was said how long the run will take.
+    foretold: bool,
 }
 
 impl Reporter {
@@ -37,7 +42,7 @@ impl Reporter {
     pub fn new(config: &Config, store: &Store, backend: &dyn Backend, arena: usize) -> Reporter {
         let meta = store.meta();
         let (most, least) = (meta.counts.iter().max(), meta.counts.iter().min());
-        eprintln!(
+        note!(
             "{} on {}: {} training images, {} classes of {} to {} images, {} test images",
             config.method.title(),
             meta.source,
@@ -47,7 +52,7 @@ impl Reporter {
             most.unwrap_or(&0),
             store.test().len()
         );
-        eprintln!(
+        note!(
             "{} width {}, batch {}, lr {}, {} epochs, {} in {}; memory: {} allocated, {} of it activations",
             config.model,
             config.width,
@@ -61,7 +66,7 @@ impl Reporter {
         );
         let now = Instant::now();
         let (epochs, epoch, steps) = (config.epochs, 0, 0);
-        Reporter { bar: None, epochs, epoch, steps, done: 0, begun: now, at: 0, line: now }
+        Reporter { bar: None, epochs, epoch, steps, done: 0, begun: now, at: 0, line: now, foretold: false }
     }
 
     /// An epoch of `steps` steps starts, or continues at step `first`.
@@ -83,7 +88,15 @@ impl Reporter {
     pub fn step(&mut self, step: usize, loss: f64, samples_per_second: f64) {
         self.done += step - self.at;
         self.at = step;
-        let left = HumanDuration(self.left());
+        let left = spell(self.left());
+        if !self.foretold && self.begun.elapsed() >= PACE {
+            self.foretold = true;
+            let foretold = format!("about {left} to go at the pace of the first {} steps", self.done);
+            match &self.bar {
+                Some(bar) => bar.suspend(|| note!("{foretold}")),
+                None => note!("{foretold}"),
+            }
+        }
         match &self.bar {
             Some(bar) => {
                 bar.set_position(step as u64);
@@ -91,7 +104,7 @@ impl Reporter {
             }
             None if self.line.elapsed() >= LINE_EVERY => {
                 self.line = Instant::now();
-                eprintln!(
+                note!(
                     "epoch {:>3}/{}  step {step}/{}  loss {loss:.3}  {samples_per_second:.0} samples/s  {left} left",
                     self.epoch + 1,
                     self.epochs,
@@ -115,11 +128,13 @@ impl Reporter {
             bar.finish_and_clear();
         }
         self.line = Instant::now();
+        // Its line tells the time left.
+        self.foretold = true;
         let left = match self.epochs - m.epoch {
             0 => String::new(),
-            _ => format!("  {} left", HumanDuration(self.left())),
+            _ => format!("  {} left", spell(self.left())),
         };
-        eprintln!(
+        note!(
             "epoch {:>3}/{}  loss {:.3}  top-1 {:5.2}  many {}  medium {}  few {}  {:.0} samples/s{left}",
             m.epoch,
             self.epochs,
@@ -153,16 +168,36 @@ impl Reporter {
         row("medium-shot classes (20 to 100)", percent(last.test.medium), percent(best.test.medium));
         row("few-shot classes (< 20)", percent(last.test.few), percent(best.test.few));
         row("calibration error (ECE, 15 bins)", format!("{:.2}", last.test.ece), format!("{:.2}", best.test.ece));
-        println!("{text}");
-        print!("{}", per_class_table(&meta.class_names, &meta.counts, &[&last.test.per_class, &best.test.per_class]));
-        println!("\nPeak memory {}. Files in {}:", mebibytes(peak), folder.path().display());
-        println!("  config.toml        every setting of this run");
-        println!("  metrics.jsonl      one line per epoch; result.json: the outcome; run.json: when, where and how");
-        println!(
+        say!("{text}");
+        console::print(format_args!(
+            "{}",
+            per_class_table(&meta.class_names, &meta.counts, &[&last.test.per_class, &best.test.per_class])
+        ));
+        say!(
+            "\nThis process: {}, peak memory {}. Files in {}:",
+            spell(self.begun.elapsed()),
+            mebibytes(peak),
+            folder.path().display()
+        );
+        say!("  config.toml        every setting of this run");
+        say!("  metrics.jsonl      one line per epoch; result.json: the outcome; run.json: when, where and how");
+        say!(
             "  last.safetensors   the last epoch's model (opens in PyTorch; `glmc-engine eval --checkpoint` reads it)"
         );
-        println!("  best.safetensors   the best epoch's");
-        println!("The best epoch is chosen on the test images, as papers' tables often are: compare last with last.");
+        say!("  best.safetensors   the best epoch's");
+        say!("The best epoch is chosen on the test images, as papers' tables often are: compare last with last.");
+    }
+}
+
+/// A time in the two largest units that it has.
+fn spell(time: Duration) -> String {
+    let seconds = time.as_secs_f64().round() as u64;
+    let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);
+    match (days, hours, minutes) {
+        (0, 0, 0) => format!("{seconds} s"),
+        (0, 0, _) => format!("{minutes} min {:02} s", seconds % 60),
+        (0, ..) => format!("{hours} h {minutes:02} min"),
+        _ => format!("{days} d {hours:02} h"),
     }
 }
 
@@ -199,4 +234,15 @@ pub fn per_class_table(names: &[String], counts: &[usize], columns: &[&[Option<f
         let _ = writeln!(text, "   {shot}");
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_have_their_two_largest_units() {
+        let spelt = [4, 65, 3_661, 90_000, 259_199].map(|seconds| spell(Duration::from_secs(seconds)));
+        assert_eq!(spelt, ["4 s", "1 min 05 s", "1 h 01 min", "1 d 01 h", "2 d 23 h"]);
+    }
 }

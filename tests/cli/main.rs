@@ -6,6 +6,7 @@ mod bench;
 #[path = "../common/mod.rs"]
 mod common;
 mod cpu_level;
+mod output;
 mod prepare;
 mod train;
 mod verify;

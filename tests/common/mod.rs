@@ -8,6 +8,8 @@ pub mod convolution;
 pub mod devices;
 pub mod fixtures;
 pub mod rig;
+#[cfg(unix)]
+pub mod signals;
 pub mod suite;
 pub mod tolerance;
 pub mod training;

@@ -4,6 +4,8 @@
 #[path = "../mock_cuda/install.rs"]
 mod install;
 mod program;
+#[path = "../common/signals.rs"]
+mod signals;
 mod versions;
 
 use std::process::ExitCode;

@@ -10,6 +10,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::install;
+use crate::signals::heeding;
 
 pub const BIN: &str = env!("CARGO_BIN_EXE_glmc-engine");
 
@@ -173,7 +174,7 @@ fn stopped(
     let mut arguments = place.training("cuda", "f32", run);
     let epochs = arguments.iter().position(|word| word == "--epochs").ok_or("no epochs")? + 1;
     arguments[epochs] = "6".to_string();
-    let mut child = command.args(arguments).stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
+    let mut child = heeding(command.args(arguments)).stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
     let start = Instant::now();
     while !fs::read_to_string(run.join("metrics.jsonl")).is_ok_and(|text| text.contains('\n')) {
         if child.try_wait()?.is_some() || start.elapsed() > Duration::from_secs(120) {

@@ -8,7 +8,7 @@ use crate::{files, none, text};
 /// The rooms of `src/` from bottom to top. Those of one floor do not know each other.
 const FLOORS: &[&[&str]] = &[
     &["error", "version"],
-    &["files", "stop"],
+    &["files", "stop", "console"],
     &["rng", "tensor", "driver"],
     &["memory"],
     &["ops", "tape"],

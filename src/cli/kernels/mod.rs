@@ -11,6 +11,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use rayon::prelude::*;
 use serde::Serialize;
 
+use crate::console::note;
 use crate::driver::Variant;
 use crate::driver::cache::Cache;
 use crate::driver::nvrtc::Nvrtc;
@@ -81,11 +82,11 @@ pub fn run(args: &KernelsArgs) -> Result<()> {
     let printed = if args.json { print_json(out, &rows) } else { print_table(out, &rows) };
     printed.map_err(Error::io("standard output"))?;
     for failure in &failures {
-        eprintln!("{failure}");
+        note!("{failure}");
     }
     let problems: Vec<&str> = rows.iter().filter_map(|row| row.problem.as_deref()).collect();
     for problem in &problems {
-        eprintln!("{problem}");
+        note!("{problem}");
     }
     match failures.len() + problems.len() {
         0 => Ok(()),

@@ -11,6 +11,7 @@ use glmc_engine::data::Store;
 use tempfile::TempDir;
 
 use super::{archives, names, prepare, prepared, refused, text};
+use crate::common::signals::heeding;
 
 fn synthetic<'a>(out: &'a Path, more: &[&'a str]) -> Vec<&'a str> {
     [&["synthetic", "--out", text(out), "--per-class", "20", "--imbalance", "2"], more].concat()
@@ -177,7 +178,7 @@ fn a_store_lies_outside_of_its_source() {
 fn begun(out: &Path) -> Child {
     let args = ["prepare", "synthetic", "--per-class", "100000", "--imbalance", "1", "--force", "--out", text(out)];
     let mut command = Command::new(env!("CARGO_BIN_EXE_glmc-engine"));
-    let child = command.args(args).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let child = heeding(command.args(args)).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
     let work = out.with_file_name(format!(".{}.partial", out.file_name().unwrap().to_str().unwrap()));
     let pixels = work.join("store/train/pixels.npy");
     let start = Instant::now();

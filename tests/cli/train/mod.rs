@@ -5,6 +5,7 @@ mod damage;
 mod divergence;
 mod folder;
 mod model;
+mod preset;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,6 +16,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::common::array::Random;
+use crate::common::signals::heeding;
 use crate::{BIN, error, glmc, ok, text};
 
 /// A folder with a small long-tailed store in it.
@@ -207,7 +209,7 @@ fn epochs(run: &Path) -> usize {
 fn start_until(run: &Path, arguments: &[&str], more: usize) -> Child {
     let (before, mut command) = (epochs(run), Command::new(BIN));
     command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
-    let mut child = command.spawn().expect("the program starts");
+    let mut child = heeding(&mut command).spawn().expect("the program starts");
     while epochs(run) < before + more && child.try_wait().expect("a child").is_none() {
         std::thread::sleep(Duration::from_millis(1));
     }

@@ -1,0 +1,41 @@
+//! A preset's data: another number of classes is refused, another imbalance or size told once.
+
+use super::{BIN, Place};
+use crate::{error, glmc, ok, text};
+
+use std::process::Command;
+
+#[test]
+fn a_preset_refuses_a_store_of_other_classes_and_warns_of_other_images() {
+    let place = Place::new();
+    let run = place.path("run");
+    let fixed = ["train", "--preset", "cifar10-lt-if100", "--width", "2", "--epochs", "1", "--device", "cpu"];
+    let train = |more: &[&str]| {
+        let paths = ["--data", text(&place.store()), "--out", text(&run)].map(String::from);
+        glmc(&[&fixed[..], &paths.each_ref().map(String::as_str), more].concat())
+    };
+    let line = error(train(&[]), 1);
+    assert!(line.contains("has 4 classes, but --preset cifar10-lt-if100 is meant for 10"), "{line}");
+    assert!(!run.exists(), "a refused request leaves nothing behind");
+    let output = train(&["--any-data"]);
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    ok(output);
+    assert_eq!(stderr.matches("warning: --preset cifar10-lt-if100 is meant for imbalance 100").count(), 1, "{stderr}");
+}
+
+#[test]
+fn the_device_is_chosen_and_said() {
+    let place = Place::new();
+    let run = place.path("run");
+    let mut arguments = place.training(&run);
+    arguments.extend(["--epochs", "1"].map(String::from));
+    // No GPU is found where the loader finds no library.
+    let output = Command::new(BIN).args(&arguments).env("LD_LIBRARY_PATH", "").output().expect("the program starts");
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    ok(output);
+    let first = stderr.lines().next().unwrap_or_default();
+    let config = std::fs::read_to_string(run.join("config.toml")).expect("a configuration");
+    let device = if first.starts_with("device cpu: no usable GPU") { "cpu" } else { "cuda:0" };
+    assert!(first.starts_with(&format!("device {device}: ")), "{stderr}");
+    assert!(config.contains(&format!("device = \"{device}\"")), "{config}");
+}
