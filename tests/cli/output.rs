@@ -26,7 +26,20 @@ fn a_full_standard_output_is_one_line_and_status_1() {
 fn training_outlives_a_full_log_and_a_reader_that_goes() {
     let folder = TempDir::new().expect("a temporary folder");
     let store = folder.path().join("a.lt");
-    ok(glmc(&["prepare", "synthetic", "--classes", "3", "--per-class", "20", "--size", "8", "--out", text(&store)]));
+    ok(glmc(&[
+        "prepare",
+        "synthetic",
+        "--classes",
+        "3",
+        "--per-class",
+        "20",
+        "--imbalance",
+        "4",
+        "--size",
+        "8",
+        "--out",
+        text(&store),
+    ]));
     let fixed = "train --model resnet20 --width 2 --epochs 4 --batch 8 --lr 0.01 --threads 1 --device cpu";
     let train = |out: &str| {
         let mut command = Command::new(BIN);

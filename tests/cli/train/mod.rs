@@ -394,6 +394,7 @@ fn flags_win_over_the_file_and_the_file_over_the_preset() {
     let store = place.store();
     ok(glmc(&[
         "train",
+        "--any-data",
         "--config",
         text(&config),
         "--data",
