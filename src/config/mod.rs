@@ -63,7 +63,7 @@ settings! {
         #[arg(long, help_heading = SCHEDULE)]
         pub epochs: Option<usize>,
         /// Samples per step [default: 64]
-        #[arg(long, help_heading = SCHEDULE, alias = "batch_size")]
+        #[arg(long, help_heading = SCHEDULE)]
         pub batch: Option<usize>,
         /// Learning rate; falls along half a cosine to 0 [default: 0.01]
         #[arg(long, help_heading = SCHEDULE)]
