@@ -1,5 +1,5 @@
 //! What the program prints. Neither a full disk nor a reader that has gone is a reason to panic, and progress is never a
-//! reason to end a run: results go through [`say!`], whose first failure is told at the end; progress through [`note!`],
+//! reason to end a run: results go through `say!`, whose first failure is told at the end; progress through `note!`,
 //! whose failures are not.
 
 use std::fmt;
