@@ -18,6 +18,8 @@ use crate::ops::Backend;
 
 /// The pace of this much training says how long a run will take.
 const PACE: Duration = Duration::from_secs(2);
+/// ... and of this many steps, the first of which touches all memory for the first time.
+const FIRST_STEPS: usize = 4;
 /// Plain lines come at most this often within an epoch.
 const LINE_EVERY: Duration = Duration::from_secs(10);
 
@@ -89,9 +91,9 @@ impl Reporter {
         self.done += step - self.at;
         self.at = step;
         let left = spell(self.left());
-        if !self.foretold && self.begun.elapsed() >= PACE {
+        if !self.foretold && self.done >= FIRST_STEPS && self.begun.elapsed() >= PACE {
             self.foretold = true;
-            let foretold = format!("about {left} to go at the pace of the first {} steps", self.done);
+            let foretold = format!("about {left} to go, by the pace of the first {} steps", self.done);
             match &self.bar {
                 Some(bar) => bar.suspend(|| note!("{foretold}")),
                 None => note!("{foretold}"),
