@@ -40,7 +40,7 @@ fn commit(package: &Path) -> Option<String> {
 }
 
 /// Passes version and commit on to the compiler. Looked up again when the sources change, not at every commit: these are
-/// the sources that the program has, and nobody waits for a build after a commit that changed none.
+/// the sources that the program has, and a commit that changed none of them costs no build.
 fn stamp(package: &Path) {
     for source in SOURCES {
         println!("cargo:rerun-if-changed={}", package.join(source).display());

@@ -5,7 +5,7 @@
 //   running_var likewise with the unbiased var * count / (count - 1)
 //
 // That difference loses digits where mean^2 is far above var, which takes few values: of two, one channel in a hundred
-// has mean^2 > 10^4 * var. Views of at most FEW values a channel are therefore read again, once for the mean and once for
+// has mean^2 > 10^4 * var. Views of at most FEW values per channel are therefore read again, once for the mean and once for
 // the squared deviations from it; they cost next to nothing.
 //
 // x (views * count, channels) Storage; sums (views, parts, 2, channels) f32; statistics = (views, 2, channels) f32: mean,

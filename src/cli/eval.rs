@@ -116,7 +116,7 @@ fn check_names(store: &Store, subject: &Subject, ignore: bool) -> Result<()> {
     };
     let how = if sorted(found) == sorted(known) { "in another order" } else { "of other names" };
     let what = format!(
-        "has classes {how} than the checkpoint: class {class} is {:?} here and {:?} there; --ignore-names goes on",
+        "has classes {how} than the checkpoint: class {class} is {:?} here and {:?} there; --ignore-names takes it anyway",
         found[class], known[class]
     );
     Err(Error::file(store.path(), what))

@@ -31,7 +31,7 @@ pub struct Process {
     pub host: String,
     /// `cpu`, `cuda:0`, `emulator`.
     pub device: String,
-    /// In what arithmetic.
+    /// The precision.
     pub precision: Precision,
     /// The command line.
     pub command: Vec<String>,

@@ -184,7 +184,7 @@ impl BatchNormApplyKernels for Launched {
         let operands = Operands::new(self, NAME);
         let (count, c) = (elements(g), g.channels);
         let x = operands.compute("x", t.x, count)?;
-        // Without a ReLU nobody keeps z: its address may serve something else by now, and no kernel reads it.
+        // Without a ReLU z is not kept: its address may serve something else by now, and no kernel reads it.
         let z = if g.relu { operands.compute("z", t.z, count)? } else { 0 };
         let dz = operands.compute("dz", t.dz, count)?;
         let statistics = operands.float("the statistics", t.statistics, g.views * 2 * c)?;

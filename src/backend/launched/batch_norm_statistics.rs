@@ -11,7 +11,7 @@ use crate::ops::batch_norm_statistics::{
 /// Channels of a block in the kernels that add up parts: 32 bytes of each part are then read together.
 pub const PART_CHANNELS: usize = 8;
 
-/// A launch with `PART_CHANNELS` channels a block.
+/// A launch with `PART_CHANNELS` channels per block.
 pub fn parts_launch(channels: usize) -> Launch {
     Launch::linear(channels.div_ceil(PART_CHANNELS) as u32, BLOCK as u32).shared((2 * BLOCK * size_of::<f64>()) as u32)
 }

@@ -2,7 +2,7 @@
 //! `batch_norm_apply_rows` holds.
 //!
 //! A *row* is one pixel, or several where the channels are few, so that inner loops are long; per-channel coefficients
-//! are repeated to a row's length. A *chunk* is what one thread does at a time: so many rows, by shape alone.
+//! are repeated to a row's length. A *chunk* is what one thread does at a time: a number of rows given by the shape alone.
 
 use super::Native;
 use super::batch_norm_apply_rows::{self as rows, Coefficients};
@@ -214,7 +214,7 @@ fn target<'a, T: Real>(a: &'a Access<'_>, grad: Option<Grad>) -> Result<Option<(
 fn backward<T: Real>(native: &Native, g: &Geometry, t: &Backward) -> Result<()> {
     let a = native.memory.access()?;
     let (x, dz, weight) = (a.read::<T>(t.x)?, a.read::<T>(t.dz)?, a.read::<T>(t.weight)?);
-    // Without a ReLU nobody reads z, and the plan may have given its place to another.
+    // Without a ReLU z is not read, and the plan may have given its place to another.
     let z = if g.relu { Some(a.read::<T>(t.z)?) } else { None };
     let statistics = a.read::<T>(t.statistics)?;
     let (dx, dshortcut) = (target::<T>(&a, t.dx)?, target::<T>(&a, t.dshortcut)?);
