@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::files::read_text;
+use crate::method::schedule::{Decay, LearningRate, SetAt, WarmUp};
 use crate::method::{METHODS, Method};
 use crate::nn::{HeadKind, encoder};
 
@@ -65,10 +66,14 @@ settings! {
         /// Samples per step [default: 64]
         #[arg(long, help_heading = SCHEDULE)]
         pub batch: Option<usize>,
-        /// Learning rate; falls along half a cosine to 0 [default: 0.01]
+        /// Learning rate that --lr-schedule starts from [default: 0.01]
         #[arg(long, help_heading = SCHEDULE)]
         pub lr: Option<f64>,
-        /// Epochs of linear warm-up before the cosine [default: 0]
+        /// What the learning rate does after the warm-up: cosine (half a cosine to 0), cosine-ahead (the same, one epoch
+        /// ahead), constant, or finished epochs with factors of --lr, as in 160:0.01,180:0.0001 [default: cosine]
+        #[arg(long, value_name = "SCHEDULE", help_heading = SCHEDULE)]
+        pub lr_schedule: Option<Decay>,
+        /// Epochs of linear warm-up [default: 0]
         #[arg(long, value_name = "EPOCHS", help_heading = SCHEDULE)]
         pub warmup_epochs: Option<usize>,
         /// Weight decay, on every parameter [default: 0.005]
@@ -156,6 +161,8 @@ pub struct Config {
     pub epochs: usize,
     pub batch: usize,
     pub lr: f64,
+    #[serde(default)]
+    pub lr_schedule: Decay,
     pub warmup_epochs: usize,
     pub weight_decay: f64,
     pub momentum: f64,
@@ -186,6 +193,7 @@ impl Config {
             epochs: settings.epochs.unwrap_or(200),
             batch: settings.batch.unwrap_or(64),
             lr: settings.lr.unwrap_or(0.01),
+            lr_schedule: settings.lr_schedule.unwrap_or_default(),
             warmup_epochs: settings.warmup_epochs.unwrap_or(0),
             weight_decay: settings.weight_decay.unwrap_or(5e-3),
             momentum: settings.momentum.unwrap_or(0.9),
@@ -218,10 +226,7 @@ impl Config {
         if self.batch > 1 << 16 || self.epochs > 1 << 20 {
             return Err(Error::Config("a batch has at most 65536 samples, a run at most 1048576 epochs".into()));
         }
-        if self.warmup_epochs >= self.epochs && self.warmup_epochs > 0 {
-            let message = format!("warmup-epochs ({}) must be fewer than epochs ({})", self.warmup_epochs, self.epochs);
-            return Err(Error::Config(message));
-        }
+        self.learning_rate().check(self.epochs)?;
         let bounded = [
             ("lr", self.lr, 0.0, 1e3),
             ("weight-decay", self.weight_decay, 0.0, 1e3),
@@ -237,6 +242,12 @@ impl Config {
             }
         }
         Ok(())
+    }
+
+    /// The learning rate's schedule.
+    pub fn learning_rate(&self) -> LearningRate {
+        let warmup = WarmUp { epochs: self.warmup_epochs, ..WarmUp::default() };
+        LearningRate { base: self.lr, decay: self.lr_schedule.clone(), warmup, set: SetAt::Before }
     }
 
     /// Whether another configuration describes the same computation: everything but where it runs and is saved.

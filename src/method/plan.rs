@@ -1,8 +1,9 @@
 //! An epoch's steps, drawn ahead: which images, with which partners, how mixed, at what learning rate. The plan is a pure function of seed and
 //! epoch, so that a resumed run continues it and every device follows the same one.
 
+use super::Method;
 use super::mixing::PartnerSampler;
-use super::{Method, schedule};
+use super::schedule::LearningRate;
 use crate::error::Result;
 use crate::ops::load_step::{STEP_WORDS, StepParams};
 use crate::rng::philox::{self, Purpose, Stream};
@@ -17,10 +18,7 @@ pub struct PlanConfig {
     pub epochs: usize,
     /// Samples per step.
     pub batch: usize,
-    /// Base learning rate.
-    pub lr: f64,
-    /// Epochs of linear warm-up.
-    pub warmup_epochs: usize,
+    pub lr: LearningRate,
     /// Parameter of the Beta distribution of lambda.
     pub beta: f64,
     /// Factor of the similarity loss.
@@ -76,9 +74,9 @@ impl EpochPlan {
         for last in (1..images).rev() {
             originals.swap(last, philox::below(words.word(), last as u32 + 1) as usize);
         }
-        let lr = schedule::learning_rate(config.lr, epoch, config.epochs, config.warmup_epochs) as f32;
         let mut partners = Vec::with_capacity(images);
-        let mut steps = Vec::with_capacity(images.div_ceil(config.batch));
+        let count = images.div_ceil(config.batch);
+        let mut steps = Vec::with_capacity(count);
         for (step, batch) in originals.chunks(config.batch).enumerate() {
             let mut params = StepParams {
                 seed: [seed as u32, (seed >> 32) as u32],
@@ -86,7 +84,7 @@ impl EpochPlan {
                 step: step as u32,
                 lambda: 1.0,
                 label_lambda: 1.0,
-                lr,
+                lr: config.lr.at(epoch, config.epochs, step, count) as f32,
                 coefficients: [1.0, 0.0, 0.0],
                 row: step as u32,
                 ..StepParams::default()
@@ -155,6 +153,7 @@ impl EpochPlan {
 mod tests {
     use super::*;
     use crate::method::glmc::Glmc;
+    use crate::method::schedule::{Decay, SetAt, WarmUp};
 
     fn config() -> PlanConfig {
         PlanConfig {
@@ -162,8 +161,7 @@ mod tests {
             seed: 7,
             epochs: 10,
             batch: 8,
-            lr: 0.1,
-            warmup_epochs: 0,
+            lr: LearningRate { base: 0.1, decay: Decay::Cosine, warmup: WarmUp::default(), set: SetAt::Before },
             beta: 1.0,
             gamma: 2.0,
             supervised: 1.0,

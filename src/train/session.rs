@@ -213,8 +213,10 @@ impl<'a> Session<'a> {
         reporter.step(plan.steps(), mean[TOTAL], trained as f64 / seconds);
         let no_images = || Error::Config("there are no test images to evaluate on".into());
         let evaluation = self.engine.evaluate(self.backend)?.ok_or_else(no_images)?;
-        let Config { lr, epochs, warmup_epochs, .. } = *self.config;
-        let rates = (schedule::learning_rate(lr, epoch, epochs, warmup_epochs), schedule::alpha(epoch, epochs));
+        // Where the rate changes from step to step, an epoch has the last one's.
+        let (epochs, steps) = (self.config.epochs, plan.steps());
+        let lr = self.config.learning_rate().at(epoch, epochs, steps - 1, steps);
+        let rates = (lr, schedule::alpha(epoch, epochs));
         let metrics = EpochMetrics::new(epoch + 1, rates, (self.config.method, mean), evaluation, (seconds, trained));
         self.progress.total_steps += (plan.steps() - first) as u64;
         self.end_epoch(metrics, reporter)?;
