@@ -249,7 +249,7 @@ impl<'a> Session<'a> {
         if let (true, Some(state)) = (is_best, &state) {
             state.save(&self.folder.best(), self.manifest(), &[])?;
         }
-        reporter.epoch_ends(metrics);
+        reporter.epoch_ends(metrics, is_best);
         match state {
             Some(state) if is_due => self.save_last(&state, &[]),
             _ => Ok(()),
