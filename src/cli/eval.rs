@@ -137,5 +137,6 @@ fn print(e: &Evaluation, head: HeadKind, rule: ShotRule, class_names: &[String],
     accuracies(e, rule).into_iter().for_each(|(name, value)| table.row([name, value]));
     table.print();
     say!("");
+    tell!("Class by class: training images, and the accuracy in percent");
     per_class_table(class_names, counts, rule, &[("accuracy", e.per_class.as_slice())]).print();
 }

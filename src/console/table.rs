@@ -3,7 +3,7 @@
 use comfy_table::{CellAlignment, ColumnConstraint, ContentArrangement, Width, presets};
 use textwrap::core::display_width;
 
-use super::terminal::{HEADING, Stream, paint, width};
+use super::terminal::{HEADING, Stream, paint, width, wrapped};
 use super::{print, sentence};
 use crate::error::escaped;
 
@@ -91,6 +91,14 @@ impl Table {
         let ranked: Vec<(usize, u8)> = wanted.iter().zip(&self.columns).map(|(w, c)| (w.1, c.rank)).collect();
         let shown = fitting(&ranked, room);
         let mut spare = room.saturating_sub(needed(shown.iter().map(|&at| wanted[at].1)));
+        let widths: Vec<usize> = shown
+            .iter()
+            .map(|&at| {
+                let more = spare.min(wanted[at].0 - wanted[at].1);
+                spare -= more;
+                wanted[at].1 + more
+            })
+            .collect();
         let mut table = comfy_table::Table::new();
         table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
         table.set_width(room.try_into().unwrap_or(u16::MAX));
@@ -98,15 +106,16 @@ impl Table {
             table.set_header(shown.iter().map(|&at| &self.columns[at].heading));
         }
         for row in &self.rows {
-            table.add_row(shown.iter().map(|&at| row.get(at).map_or("", String::as_str)));
+            let cell = |(&at, &columns): (&usize, &usize)| match row.get(at) {
+                Some(text) if self.columns[at].is_text => wrapped(text, columns),
+                other => other.cloned().unwrap_or_default(),
+            };
+            table.add_row(shown.iter().zip(&widths).map(cell));
         }
         for (place, (column, &at)) in table.column_iter_mut().zip(&shown).enumerate() {
-            let more = spare.min(wanted[at].0 - wanted[at].1);
-            spare -= more;
             let gap = if place + 1 < shown.len() { GAP } else { 0 };
-            let content = wanted[at].1 + more;
             column.set_padding((0, gap as u16));
-            column.set_constraint(ColumnConstraint::Absolute(Width::Fixed((content + gap) as u16)));
+            column.set_constraint(ColumnConstraint::Absolute(Width::Fixed((widths[place] + gap) as u16)));
             column.set_cell_alignment(match self.columns[at].is_text {
                 true => CellAlignment::Left,
                 false => CellAlignment::Right,
@@ -150,17 +159,19 @@ mod tests {
 
     #[test]
     fn columns_wrap_and_then_go() {
-        let (lines, left_out) = table().lines(80);
+        let table = table();
+        let (lines, left_out) = table.lines(80);
         let whole = [
             "op                                           ms   GB/s",
             "a convolution of many parts and words  1234.567    8.5",
             "sgd                                         0.1  123.4",
         ];
         assert_eq!((lines, left_out), (whole.map(String::from).to_vec(), vec![]));
-        let (lines, left_out) = table().lines(44);
+        let (lines, left_out) = table.lines(44);
         assert_eq!(lines.len(), 4);
+        assert_eq!(lines[2], "  words");
         assert!(left_out.is_empty() && lines[1].ends_with("1234.567    8.5"), "{lines:#?}");
-        let (lines, left_out) = table().lines(36);
+        let (lines, left_out) = table.lines(36);
         assert_eq!(left_out, ["GB/s"]);
         assert!(lines.iter().all(|line| display_width(line) <= 36) && lines[1].ends_with("1234.567"), "{lines:#?}");
     }

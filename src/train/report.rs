@@ -225,6 +225,7 @@ impl Reporter {
         }
         table.print();
         say!("");
+        tell!("Class by class: training images, and the accuracy in percent");
         let columns = [("last epoch", last.test.per_class.as_slice()), ("best epoch", &best.test.per_class)];
         per_class_table(&meta.class_names, &meta.counts, self.rule, &columns).print();
         say!("");
@@ -277,15 +278,14 @@ pub fn mebibytes(bytes: usize) -> String {
 
 /// The figures of an evaluation by their names.
 pub fn accuracies(e: &Evaluation, rule: ShotRule) -> [(String, String); 6] {
-    let [many, medium, few] =
-        Shot::ALL.map(|shot| format!("{}-shot classes ({} images)", shot.name(), rule.range(shot)));
+    let name = |shot: Shot, unit: &str| format!("{}-shot ({}{unit})", shot.name(), rule.range(shot));
     [
-        ("all classes, top-1".into(), percent(Some(e.top1))),
-        ("all classes, top-5".into(), percent(Some(e.top5))),
-        (many, percent(e.many)),
-        (medium, percent(e.medium)),
-        (few, percent(e.few)),
-        ("calibration error (ECE, 15 bins)".into(), percent(Some(e.ece))),
+        ("top-1, all classes".into(), percent(Some(e.top1))),
+        ("top-5, all classes".into(), percent(Some(e.top5))),
+        (name(Shot::Many, " images"), percent(e.many)),
+        (name(Shot::Medium, ""), percent(e.medium)),
+        (name(Shot::Few, ""), percent(e.few)),
+        ("calibration (ECE, 15 bins)".into(), percent(Some(e.ece))),
     ]
 }
 
@@ -301,7 +301,7 @@ pub fn per_class_table(
     order.sort_by_key(|&c| std::cmp::Reverse(counts[c]));
     let hidden = if order.len() > 20 { 10..order.len() - 10 } else { 0..0 };
     let figures = columns.iter().map(|(heading, _)| Column::number(heading, 0));
-    let first = [Column::text("class", 0), Column::text("shots", 1), Column::number("training images", 2)];
+    let first = [Column::text("class", 0), Column::text("shots", 2), Column::number("images", 1)];
     let mut table = Table::new(first.into_iter().chain(figures));
     for (rank, &class) in order.iter().enumerate() {
         if hidden.contains(&rank) {
