@@ -252,7 +252,7 @@ fn print_kernels(b: &KernelsBench, before: Option<&KernelsBench>) {
         Column::text("kernel", 0),
         Column::number("us", 0),
         Column::number(unit.name, 3),
-        Column::number("GB/s", 3),
+        Column::number("GB/s", 4),
         Column::number("of peak", 2),
     ];
     if before.is_some() {

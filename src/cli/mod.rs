@@ -70,15 +70,18 @@ pub fn main() -> ExitCode {
             one_line(text, 300)
         );
     }));
-    let cli = match parse() {
-        Ok(cli) => cli,
+    let outcome = match parse() {
+        Ok(cli) => run(cli.command),
         Err(what) => {
-            // Help, or what is wrong with the command line; where it cannot be printed, there is no more to say.
-            let _ = what.print();
-            return ExitCode::from(u8::try_from(what.exit_code()).unwrap_or(2));
+            let stream = if what.use_stderr() { Stream::Err } else { Stream::Out };
+            console::styled(stream, &what.render().ansi().to_string());
+            if what.use_stderr() {
+                return ExitCode::from(2);
+            }
+            Ok(())
         }
     };
-    match run(cli.command).and_then(|()| console::finish()) {
+    match outcome.and_then(|()| console::finish()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             note!("error: {error}");

@@ -16,7 +16,7 @@ use crate::error::{Error, Result, escaped};
 
 pub use table::{Column, Table, fitting};
 pub use terminal::{GOOD, HEADING, Stream, WRONG, paint, width};
-use terminal::{WARNING, reader_width, wrapped};
+use terminal::{WARNING, has_colour, reader_width, wrapped};
 
 /// The first failure of standard output.
 static FAILED: Mutex<Option<io::Error>> = Mutex::new(None);
@@ -41,7 +41,8 @@ pub(crate) use note;
 
 /// Prints a part of a result, as it is.
 pub fn print(text: fmt::Arguments<'_>) {
-    if let Err(error) = io::stdout().write_fmt(text) {
+    // In one piece, so that nothing of a line that cannot be written stays in the buffer.
+    if let Err(error) = io::stdout().write_all(text.to_string().as_bytes()) {
         FAILED.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
     }
 }
@@ -68,6 +69,23 @@ pub fn remark(text: fmt::Arguments<'_>) {
         let start = kind.map_or(String::new(), |(_, style)| paint(Stream::Err, style, start));
         // There is nowhere left to say that it failed.
         let _ = writeln!(io::stderr(), "{start}{rest}");
+    }
+}
+
+/// Prints text that has escape sequences of its own: without them where the stream has no colour, and with lines that are
+/// too long broken.
+pub fn styled(stream: Stream, text: &str) {
+    let text = if has_colour(stream) { text.to_string() } else { anstream::adapter::strip_str(text).to_string() };
+    let room = if stream == Stream::Out { Some(width(stream)) } else { reader_width(stream) };
+    for line in text.lines() {
+        let line = match room {
+            Some(room) if columns(line) > room => wrapped(line, room),
+            _ => line.to_string(),
+        };
+        match stream {
+            Stream::Out => print(format_args!("{line}\n")),
+            Stream::Err => progress(&line),
+        }
     }
 }
 

@@ -11,6 +11,9 @@ use crate::error::escaped;
 const GAP: usize = 2;
 /// A text is wrapped into no fewer columns than this.
 const NARROWEST: usize = 24;
+/// Columns of this rank and above are left out before a text is wrapped into fewer columns than [`COMFORTABLE`].
+const WELCOME: u8 = 4;
+const COMFORTABLE: usize = 40;
 /// Columns of a text at most.
 const WIDEST: usize = 100;
 
@@ -88,8 +91,12 @@ impl Table {
                 }
             })
             .collect();
-        let ranked: Vec<(usize, u8)> = wanted.iter().zip(&self.columns).map(|(w, c)| (w.1, c.rank)).collect();
-        let shown = fitting(&ranked, room);
+        let comfortable = wanted.iter().zip(&self.columns).map(|(&(full, least), column)| {
+            (least.max(full.min(COMFORTABLE)), if column.rank < WELCOME { 0 } else { column.rank })
+        });
+        let welcome = fitting(&comfortable.collect::<Vec<_>>(), room);
+        let least: Vec<(usize, u8)> = welcome.iter().map(|&at| (wanted[at].1, self.columns[at].rank)).collect();
+        let shown: Vec<usize> = fitting(&least, room).into_iter().map(|place| welcome[place]).collect();
         let mut spare = room.saturating_sub(needed(shown.iter().map(|&at| wanted[at].1)));
         let widths: Vec<usize> = shown
             .iter()

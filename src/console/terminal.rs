@@ -50,13 +50,18 @@ pub fn reader_width(stream: Stream) -> Option<usize> {
     known.map(|columns| columns.clamp(RANGE.0, RANGE.1))
 }
 
-/// `text` in a style, where the stream has colour.
-pub fn paint(stream: Stream, style: Style, text: &str) -> String {
+/// Whether a stream has colour: a terminal that can, unless NO_COLOR says that it should not.
+pub fn has_colour(stream: Stream) -> bool {
     let choice = match stream {
         Stream::Out => AutoStream::choice(&io::stdout()),
         Stream::Err => AutoStream::choice(&io::stderr()),
     };
-    if choice == ColorChoice::Never || text.is_empty() { text.to_string() } else { format!("{style}{text}{style:#}") }
+    choice != ColorChoice::Never
+}
+
+/// `text` in a style, where the stream has colour.
+pub fn paint(stream: Stream, style: Style, text: &str) -> String {
+    if text.is_empty() || !has_colour(stream) { text.to_string() } else { format!("{style}{text}{style:#}") }
 }
 
 /// A line as several that fit into `width` columns, broken between words: a path stays whole. Lines after the first are

@@ -104,7 +104,7 @@ impl Summary {
         }
         table.print();
         if self.counts.len() > MAX_LINES {
-            say!("         ... and {} more classes (counts are in meta.json)", self.counts.len() - MAX_LINES);
+            tell!("         ... and {} more classes (counts are in meta.json)", self.counts.len() - MAX_LINES);
         }
     }
 }

@@ -67,7 +67,9 @@ fn place() -> &'static Path {
 fn command(folder: &Path, line: &str) -> Command {
     let mut command = Command::new(BIN);
     command.args(line.split_whitespace()).current_dir(folder).stdin(Stdio::null());
-    ["COLUMNS", "NO_COLOR", "CLICOLOR", "CLICOLOR_FORCE"].iter().for_each(|name| drop(command.env_remove(name)));
+    for name in ["COLUMNS", "NO_COLOR", "CLICOLOR", "CLICOLOR_FORCE"] {
+        command.env_remove(name);
+    }
     command.env("TERM", "xterm-256color");
     command
 }
@@ -215,7 +217,7 @@ fn wider_terminals_show_more_and_narrow_ones_say_what_is_missing() {
 #[test]
 fn two_accuracies_have_two_headings() {
     let text = ok(output(&mut command(place(), &format!("{TRAIN} --out headings"))));
-    let headings: Vec<&str> = text.lines().filter(|line| line.contains("last epoch")).collect();
+    let headings: Vec<&str> = text.lines().filter(|line| line.contains("last epoch ")).collect();
     assert_eq!(headings.len(), 2, "{text}");
     assert!(headings.iter().all(|line| line.trim_end().ends_with("last epoch  best epoch")), "{text}");
 }
