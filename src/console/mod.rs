@@ -27,7 +27,7 @@ macro_rules! say {
 }
 pub(crate) use say;
 
-/// Prints a sentence of a result on standard output, in as many lines as the terminal needs.
+/// Prints a sentence of a result on standard output: in as many lines as the terminal needs, in one for programs.
 macro_rules! tell {
     ($($part:tt)*) => { $crate::console::sentence(format_args!($($part)*)) };
 }
@@ -50,7 +50,11 @@ pub fn print(text: fmt::Arguments<'_>) {
 /// Prints a sentence of a result.
 pub fn sentence(text: fmt::Arguments<'_>) {
     for line in text.to_string().split('\n') {
-        print(format_args!("{}\n", wrapped(&escaped(line), width(Stream::Out))));
+        let line = escaped(line);
+        match reader_width(Stream::Out) {
+            Some(width) => print(format_args!("{}\n", wrapped(&line, width))),
+            None => print(format_args!("{line}\n")),
+        }
     }
 }
 

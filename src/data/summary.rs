@@ -78,7 +78,8 @@ impl Summary {
         let rule = ShotRule::new(false);
         let groups = Shot::ALL.map(|shot| {
             let n = self.counts.iter().filter(|&&n| rule.shot(n) == shot).count();
-            format!("{} ({} images) {n}", shot.name(), rule.range(shot))
+            let images = if shot == Shot::Many { " images" } else { "" };
+            format!("{} {n} ({}{images})", shot.name(), rule.range(shot))
         });
         tell!("  classes by shots: {}", groups.join(", "));
         self.print_counts(largest);
