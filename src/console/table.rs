@@ -176,7 +176,7 @@ mod tests {
         assert_eq!((lines, left_out), (whole.map(String::from).to_vec(), vec![]));
         let (lines, left_out) = table.lines(44);
         assert_eq!(lines.len(), 4);
-        assert_eq!(lines[2], "  words");
+        assert_eq!(lines[2], "  and words");
         assert!(left_out.is_empty() && lines[1].ends_with("1234.567    8.5"), "{lines:#?}");
         let (lines, left_out) = table.lines(36);
         assert_eq!(left_out, ["GB/s"]);
