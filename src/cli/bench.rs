@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::device::DeviceArgs;
 use crate::bench::{Bound, KernelsBench, OpsBench, StepBench, Workload, bench_kernels, bench_ops, bench_step};
-use crate::console::say;
+use crate::console::{Column, Table, say, tell};
 use crate::error::{Error, Result};
 use crate::method::Method;
 use crate::train::report::mebibytes;
@@ -112,17 +112,27 @@ pub fn run(args: BenchArgs) -> Result<()> {
 }
 
 fn print_step(b: &StepBench) {
-    say!("{} width {}, batch {}, on {} in {}, {} threads", b.model, b.width, b.batch, b.device, b.precision, b.threads);
-    say!(
-        "  {:.1} samples/s (quartiles {:.1} to {:.1}), {:.2} ms per step, {} rounds of {} steps",
-        b.samples_per_second,
-        b.quartiles[0],
-        b.quartiles[1],
-        1e3 * b.seconds_per_step,
-        b.rounds[0],
-        b.rounds[1]
+    tell!(
+        "{} width {}, batch {}, on {} in {}, {} threads",
+        b.model,
+        b.width,
+        b.batch,
+        b.device,
+        b.precision,
+        b.threads
     );
-    say!("  {} parameters, peak memory {}", b.parameters, mebibytes(b.peak_bytes));
+    let mut table = Table::new([Column::text("", 0), Column::number("", 0), Column::text("", 0)]);
+    let [low, high] = b.quartiles;
+    let [rounds, steps] = b.rounds;
+    for (name, value, remark) in [
+        ("  samples/s", format!("{:.1}", b.samples_per_second), format!("quartiles {low:.1} to {high:.1}")),
+        ("  ms per step", format!("{:.2}", 1e3 * b.seconds_per_step), format!("{rounds} rounds of {steps} steps")),
+        ("  parameters", b.parameters.to_string(), String::new()),
+        ("  peak memory", mebibytes(b.peak_bytes), String::new()),
+    ] {
+        table.row([name.into(), value, remark]);
+    }
+    table.print();
 }
 
 /// The unit that rates of arithmetic are shown in: that of the ceiling.
@@ -157,7 +167,7 @@ fn rate(value: f64) -> String {
 
 fn print_ops(b: &OpsBench) {
     let unit = Unit::of(b.ceilings.tflops);
-    say!(
+    tell!(
         "{} width {}, batch {}, {}, on {} in {}, {} threads",
         b.model,
         b.width,
@@ -167,48 +177,51 @@ fn print_ops(b: &OpsBench) {
         b.precision,
         b.threads
     );
-    say!(
+    tell!(
         "measured ceilings: {} {} of multiply-adds in registers, {} GB/s copying {}",
         unit.show(b.ceilings.tflops),
         unit.name,
         rate(b.ceilings.gbytes),
         mebibytes(b.ceilings.copied_bytes)
     );
-    say!(
-        "{:<26}{:<10}{:<36}{:>6}{:>11}{:>8}{:>10}{:>9}{:>9}  bound by",
-        "op",
-        "pass",
-        "shape",
-        "count",
-        "ms/step",
-        "share",
-        unit.name,
-        "GB/s",
-        "of peak"
-    );
+    let mut table = Table::new([
+        Column::text("op and shape", 0),
+        Column::text("pass", 0),
+        Column::number("count", 5),
+        Column::number("ms/step", 0),
+        Column::number("share", 2),
+        Column::number(unit.name, 4),
+        Column::number("GB/s", 4),
+        Column::number("of peak", 1),
+        Column::text("bound by", 3),
+    ]);
     for row in &b.ops {
-        say!(
-            "{:<26}{:<10}{:<36}{:>6}{:>11.3}{:>7.1}%{:>10}{:>9}{:>8.1}%  {}",
-            row.op,
-            row.pass,
-            row.shape,
-            row.count,
-            1e3 * row.seconds,
-            100.0 * row.share,
+        let bound = match row.bound {
+            Bound::Math => "math",
+            Bound::Memory => "memory",
+        };
+        table.row([
+            format!("{} {}", row.op, row.shape).trim_end().to_string(),
+            if row.pass == "forward" { "fwd".into() } else { "bwd".into() },
+            row.count.to_string(),
+            format!("{:.3}", 1e3 * row.seconds),
+            format!("{:.1}%", 100.0 * row.share),
             unit.show(row.tflops),
             rate(row.gbytes),
-            100.0 * row.of_peak,
-            match row.bound {
-                Bound::Math => "math",
-                Bound::Memory => "memory",
-            }
-        );
+            format!("{:.1}%", 100.0 * row.of_peak),
+            bound.into(),
+        ]);
     }
-    say!("{:<78}{:>11.3}{:>36.1}%", "all ops", 1e3 * b.seconds(), 100.0 * b.of_peak());
-    say!(
-        "of peak: the least time by the ceilings, for the op's formula and each tensor once, over the time; more than \
-         100% where an algorithm saves operations (Winograd) or tensors are in the caches. Short ops are timed in copies \
-         one after another (on a GPU, in a graph), so that small tensors are in the caches"
+    let mut all = vec![String::new(); 9];
+    all[0] = "all ops".into();
+    all[3] = format!("{:.3}", 1e3 * b.seconds());
+    all[7] = format!("{:.1}%", 100.0 * b.of_peak());
+    table.row(all);
+    table.print();
+    tell!(
+        "fwd, bwd: forward, backward. of peak: the least time by the ceilings, for the op's formula and each tensor once, \
+         over the time; more than 100% where an algorithm saves operations (Winograd) or tensors are in the caches. Short \
+         ops are timed in copies one after another (on a GPU, in a graph), so that small tensors are in the caches"
     );
 }
 
@@ -224,39 +237,49 @@ fn read_kernels(path: &Path) -> Result<KernelsBench> {
 fn print_kernels(b: &KernelsBench, before: Option<&KernelsBench>) {
     let unit = Unit::of(b.ceilings.tflops);
     let [width, batch, size] = b.sizes;
-    say!("width {width}, batch {batch}, images of {size}, on {} in {}", b.device, b.precision);
+    tell!("width {width}, batch {batch}, images of {size}, on {} in {}", b.device, b.precision);
     if let Some(before) = before
         && (&before.device, before.precision, before.sizes) != (&b.device, b.precision, b.sizes)
     {
         let [width, batch, size] = before.sizes;
-        say!(
+        tell!(
             "compared with other work: width {width}, batch {batch}, images of {size}, on {} in {}",
             before.device,
             before.precision
         );
     }
-    let longest = b.kernels.iter().map(|row| row.name.len()).max().unwrap_or(0).max("kernel".len());
-    let compared = if before.is_some() { format!("{:>11}{:>8}", "us before", "ratio") } else { String::new() };
-    say!("{:<longest$}{:>11}{:>10}{:>9}{:>9}{compared}", "kernel", "us", unit.name, "GB/s", "of peak");
+    let mut columns = vec![
+        Column::text("kernel", 0),
+        Column::number("us", 0),
+        Column::number(unit.name, 3),
+        Column::number("GB/s", 4),
+        Column::number("of peak", 2),
+    ];
+    if before.is_some() {
+        columns.extend([Column::number("us before", 1), Column::number("ratio", 0)]);
+    }
+    let mut table = Table::new(columns);
     for row in &b.kernels {
         let flops = match row.flops {
             0.0 => "-".to_string(),
             flops => unit.show(flops / row.seconds / 1e12),
         };
-        let old = before.map(|before| before.kernels.iter().find(|old| old.name == row.name).map(|old| old.seconds));
-        let compared = match old {
-            None => String::new(),
-            Some(None) => format!("{:>11}{:>8}", "-", "-"),
-            Some(Some(old)) => format!("{:>11.2}{:>8.3}", 1e6 * old, row.seconds / old),
-        };
-        say!(
-            "{:<longest$}{:>11.2}{flops:>10}{:>9}{:>8.1}%{compared}",
-            row.name,
-            1e6 * row.seconds,
+        let mut cells = vec![
+            row.name.clone(),
+            format!("{:.2}", 1e6 * row.seconds),
+            flops,
             rate(row.bytes / row.seconds / 1e9),
-            100.0 * row.of_peak
-        );
+            format!("{:.1}%", 100.0 * row.of_peak),
+        ];
+        let old = before.map(|before| before.kernels.iter().find(|old| old.name == row.name).map(|old| old.seconds));
+        match old {
+            None => {}
+            Some(None) => cells.extend(["-".into(), "-".into()]),
+            Some(Some(old)) => cells.extend([format!("{:.2}", 1e6 * old), format!("{:.3}", row.seconds / old)]),
+        }
+        table.row(cells);
     }
+    table.print();
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::device::DeviceArgs;
-use crate::console::{self, note, say};
+use crate::console::{Column, Table, note, say, tell};
 use crate::data::shots::ShotRule;
 use crate::data::store::Store;
 use crate::error::{Error, Result};
@@ -13,7 +13,7 @@ use crate::train::engine::{Data, EVALUATION_BATCH, head, model, normalisation};
 use crate::train::evaluate::{Evaluation, EvaluationConfig, Evaluator};
 use crate::train::feed::Feed;
 use crate::train::manifest::Subject;
-use crate::train::report::{per_class_table, percent};
+use crate::train::report::{accuracies, per_class_table};
 use crate::train::run_folder::checkpoint_file;
 
 /// Evaluate a checkpoint on a store's test images.
@@ -96,7 +96,7 @@ pub fn run(args: EvalArgs) -> Result<()> {
         json["epoch"] = manifest.progress.epoch.into();
         say!("{json}");
     } else {
-        say!("{}, epoch {}", file.display(), manifest.progress.epoch);
+        tell!("{}, epoch {}", file.display(), manifest.progress.epoch);
         print(&evaluation, head, rule, &subject.class_names, counts);
     }
     Ok(())
@@ -131,18 +131,12 @@ fn warn_of_size(store: &Store, subject: &Subject) {
 }
 
 fn print(e: &Evaluation, head: HeadKind, rule: ShotRule, class_names: &[String], counts: &[usize]) {
-    let ShotRule { many_above, few_below } = rule;
-    say!("{} test images, classifier {head}, accuracy in percent", e.images);
-    for (name, value) in [
-        ("top-1", Some(e.top1)),
-        ("top-5", Some(e.top5)),
-        (&format!("many-shot classes (> {many_above} images)"), e.many),
-        (&format!("medium-shot classes ({few_below} to {many_above})"), e.medium),
-        (&format!("few-shot classes (< {few_below})"), e.few),
-        ("calibration error (ECE, 15 bins)", Some(e.ece)),
-    ] {
-        say!("  {name:<37}{:>8}", percent(value));
-    }
+    tell!("{} test images, classifier {head}, accuracy in percent", e.images);
     say!("");
-    console::print(format_args!("{}", per_class_table(class_names, counts, &[&e.per_class])));
+    let mut table = Table::new([Column::text("classes", 0), Column::number("accuracy", 0)]);
+    accuracies(e, rule).into_iter().for_each(|(name, value)| table.row([name, value]));
+    table.print();
+    say!("");
+    tell!("Class by class: training images, and the accuracy in percent");
+    per_class_table(class_names, counts, rule, &[("accuracy", e.per_class.as_slice())]).print();
 }

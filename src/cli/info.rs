@@ -6,7 +6,7 @@ use super::stand_in::StandIn;
 use crate::backend;
 use crate::backend::native::cpu;
 use crate::config::{Config, PlacementSettings, Settings, preset};
-use crate::console::say;
+use crate::console::{Column, HEADING, Stream, Table, paint, say, tell};
 use crate::data::store::Store;
 use crate::driver::sources;
 use crate::error::{Error, Result};
@@ -60,22 +60,27 @@ pub fn run(args: InfoArgs) -> Result<()> {
         say!("{info}");
         return Ok(());
     }
-    say!("glmc-engine {}", version::VERSION);
+    say!("{}", paint(Stream::Out, HEADING, &format!("glmc-engine {}", version::VERSION)));
+    let mut table = Table::new([Column::text("", 0), Column::text("", 0)]);
     for device in &devices {
         let text = |key: &str| device[key].as_str().unwrap_or_default().to_string();
-        match device["usable"].as_bool() {
-            Some(true) => say!("  {:<10}{}", text("device"), text("description")),
-            _ => say!("  {:<10}not usable: {}", text("device"), text("reason")),
-        }
+        let state = match device["usable"].as_bool() {
+            Some(true) => text("description"),
+            _ => format!("not usable: {}", text("reason")),
+        };
+        table.row([format!("  {}", text("device")), state]);
     }
+    table.print();
     let level = format!("level {} ({})", cpu.level.name(), cpu.why);
-    say!("CPU: {threads} threads; {}; {level}", features().join(" "));
-    say!("Kernels: {kernels}");
-    say!("Predicted device memory of a run: {}", memory["what"].as_str().unwrap_or_default());
+    tell!("CPU: {threads} threads; {}; {level}", features().join(" "));
+    tell!("Kernels: {kernels}");
+    tell!("Predicted device memory of a run: {}", memory["what"].as_str().unwrap_or_default());
+    let mut table = Table::new([Column::text("", 0), Column::number("", 0)]);
     for key in ["parameters_bytes", "activations_bytes", "images_bytes", "other_bytes", "total_bytes"] {
-        let name = key.trim_end_matches("_bytes");
-        say!("  {name:<12}{:>12}", mebibytes(memory[key].as_u64().unwrap_or(0) as usize));
+        let bytes = memory[key].as_u64().unwrap_or(0) as usize;
+        table.row([format!("  {}", key.trim_end_matches("_bytes")), mebibytes(bytes)]);
     }
+    table.print();
     Ok(())
 }
 

@@ -11,22 +11,26 @@ pub mod stand_in;
 mod train;
 mod verify;
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use crate::console::{self, note};
-use crate::error::{Error, Result, one_line};
+use crate::console::{self, Stream, note};
+use crate::error::{Error, Result, one_line, shown};
 use crate::stop;
 
 /// Trains GLMC, a one-stage method for long-tailed image recognition (CVPR 2023), from scratch.
 #[derive(Debug, Parser)]
-#[command(version = crate::version::VERSION, about, max_term_width = 110)]
+#[command(version = crate::version::VERSION, about)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
 }
+
+/// Columns of help at most.
+const HELP: usize = 110;
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -66,7 +70,18 @@ pub fn main() -> ExitCode {
             one_line(text, 300)
         );
     }));
-    match run(Cli::parse().command).and_then(|()| console::finish()) {
+    let outcome = match parse() {
+        Ok(cli) => run(cli.command),
+        Err(what) => {
+            let stream = if what.use_stderr() { Stream::Err } else { Stream::Out };
+            console::styled(stream, &what.render().ansi().to_string());
+            if what.use_stderr() {
+                return ExitCode::from(2);
+            }
+            Ok(())
+        }
+    };
+    match outcome.and_then(|()| console::finish()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             note!("error: {error}");
@@ -77,6 +92,22 @@ pub fn main() -> ExitCode {
             ExitCode::from(status)
         }
     }
+}
+
+/// The command line, or clap's word on it in the terminal's width.
+fn parse() -> Result<Cli, clap::Error> {
+    let of = |arguments: Vec<OsString>| {
+        let matches =
+            Cli::command().term_width(console::width(Stream::Out).min(HELP)).try_get_matches_from(arguments)?;
+        Cli::from_arg_matches(&matches)
+    };
+    let given: Vec<OsString> = std::env::args_os().collect();
+    of(given.clone()).map_err(|error| {
+        // clap quotes arguments as they came: where they could move the cursor or flood the screen, it complains about
+        // them once more as they are shown in our own messages.
+        let printable: Vec<OsString> = given.iter().map(|argument| shown(argument).into()).collect();
+        if printable == given { error } else { of(printable).err().unwrap_or(error) }
+    })
 }
 
 fn run(command: Command) -> Result<()> {

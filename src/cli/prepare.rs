@@ -1,6 +1,5 @@
 //! `glmc-engine prepare`: builds or checks a store.
 
-use std::io::Write;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock};
@@ -9,6 +8,7 @@ use std::time::{Duration, Instant};
 use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use crate::console::{self, Stream, note, say};
 use crate::data::cifar::{self, Cifar, CifarConfig};
 use crate::data::decode::{Exif, MAX_FILE_PIXELS};
 use crate::data::images::{self, ImagesConfig, Normalise, Source, Step};
@@ -182,9 +182,9 @@ pub fn run(args: &PrepareArgs) -> Result<()> {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
     let pool = pool.map_err(|e| Error::Config(format!("cannot start {threads} threads: {e}")))?;
     pool.install(|| match &args.what {
-        What::Cifar10(args) => done(&prepare_cifar(Cifar::Cifar10, args)?),
-        What::Cifar100(args) => done(&prepare_cifar(Cifar::Cifar100, args)?),
-        What::Images(args) => done(&prepare_images(args)?),
+        What::Cifar10(args) => prepare_cifar(Cifar::Cifar10, args).map(|summary| summary.print()),
+        What::Cifar100(args) => prepare_cifar(Cifar::Cifar100, args).map(|summary| summary.print()),
+        What::Images(args) => prepare_images(args).map(|summary| summary.print()),
         What::Synthetic(args) => {
             let config = SyntheticConfig {
                 classes: args.classes,
@@ -195,30 +195,18 @@ pub fn run(args: &PrepareArgs) -> Result<()> {
                 seed: args.seed,
                 force: args.out.force,
             };
-            done(&synthetic::prepare(&args.out.out, &config)?)
+            synthetic::prepare(&args.out.out, &config).map(|summary| summary.print())
         }
         What::Check { store } => {
             let store = Store::open(store)?;
             store.check()?;
             let mut summary = Summary::new(store.path(), store.meta(), store.test().len(), Vec::new());
             summary.val = store.val().map_or(0, |val| val.len());
-            print(&format!("{summary}  all {} arrays have their checksums\n", store.meta().arrays.len()))
+            summary.print();
+            say!("  all {} arrays have their checksums", store.meta().arrays.len());
+            Ok(())
         }
     })
-}
-
-/// Prints the last word on a store.
-fn done(summary: &Summary) -> Result<()> {
-    print(&summary.to_string())
-}
-
-fn print(text: &str) -> Result<()> {
-    let mut out = std::io::stdout();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        // A reader that hung up (`| head`) is no failure of ours.
-        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(Error::io("standard output")(e)),
-        _ => Ok(()),
-    }
 }
 
 fn prepare_cifar(set: Cifar, args: &CifarArgs) -> Result<Summary> {
@@ -266,14 +254,9 @@ fn prepare_images(args: &ImagesArgs) -> Result<Summary> {
     meter.bar.finish_and_clear();
     let summary = summary?;
     for (path, why) in &summary.broken {
-        say(&format!("left out: {} ({why})", shown(path)));
+        note!("left out: {} ({why})", shown(path));
     }
     Ok(summary)
-}
-
-/// A line on stderr; a closed stderr does not end the work.
-fn say(line: &str) {
-    let _ = writeln!(std::io::stderr(), "{line}");
 }
 
 /// A progress bar on a terminal, a line every few seconds elsewhere.
@@ -293,7 +276,11 @@ impl Meter {
     fn new() -> Meter {
         // Hidden by itself where stderr is no terminal.
         let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr());
-        let style = ProgressStyle::with_template("{msg:5} {wide_bar} {pos}/{len} images  {per_sec}  {eta} left");
+        let template = match console::width(Stream::Err) {
+            ..70 => "{msg:5} {wide_bar} {pos}/{len}  {eta} left",
+            _ => "{msg:5} {wide_bar} {pos}/{len} images  {per_sec}  {eta} left",
+        };
+        let style = ProgressStyle::with_template(template);
         bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
         let now = Instant::now();
         Meter { bar, start: OnceLock::new(), last: Mutex::new((Step::Check, now)), decoded: AtomicUsize::new(0) }
@@ -327,7 +314,7 @@ impl Meter {
             *last = (step, Instant::now());
             let rate = decoded as f64 / self.start.get_or_init(Instant::now).elapsed().as_secs_f64().max(1e-9);
             let rate = if decoded > 0 { format!(", {rate:.0} images/s") } else { String::new() };
-            say(&format!("{name}: {done}/{total} images{rate}"));
+            note!("{name}: {done}/{total} images{rate}");
         }
     }
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use super::signals;
 use crate::backend::{self, AUTO};
 use crate::config::{Config, DataSet, PlacementSettings, Preset, Settings, preset, presets};
-use crate::console::{note, say};
+use crate::console::{Column, Table, note};
 use crate::data::store::Store;
 use crate::data::synthetic::{self, SyntheticConfig};
 use crate::error::{Error, Result};
@@ -49,9 +49,9 @@ pub struct TrainArgs {
 /// Runs the subcommand.
 pub fn run(args: TrainArgs) -> Result<()> {
     if args.list_presets {
-        for preset in presets() {
-            say!("{:<24}{}", preset.name, preset.description());
-        }
+        let mut table = Table::new([Column::text("preset", 0), Column::text("", 0)]);
+        presets().iter().for_each(|preset| table.row([preset.name.clone(), preset.description()]));
+        table.print();
         return Ok(());
     }
     signals::outlive_readers();

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::device::DeviceArgs;
-use crate::console::{note, say};
+use crate::console::{Column, GOOD, Stream, Table, WRONG, note, paint, say, tell};
 use crate::error::{Error, Result};
 use crate::verify::{Report, verify};
 
@@ -57,21 +57,29 @@ pub fn run(args: VerifyArgs) -> Result<()> {
 }
 
 fn print(report: &Report) {
-    say!("{} on {} in {}", report.file, report.device, report.precision);
-    say!("  {:<28}{:>12}{:>12}{:>10}   worst", "", "error", "limit", "used");
+    tell!("{} on {} in {}", report.file, report.device, report.precision);
+    let mut table = Table::new([
+        Column::text("quantity", 0),
+        Column::number("error", 1),
+        Column::number("limit", 1),
+        Column::number("used", 0),
+        Column::text("", 0),
+        Column::text("worst tensor", 2),
+    ]);
     for group in &report.groups {
         let percent = 100.0 * group.error / group.limit;
         // An error of a different kind altogether must not push its neighbours out of their columns.
         let used = if percent < 1e5 { format!("{percent:.1}%") } else { format!("{percent:.0e}%") };
-        say!(
-            "  {:<28}{:>12.2e}{:>12.0e}{:>10}   {}{}",
-            group.name,
-            group.error,
-            group.limit,
+        table.row([
+            group.name.into(),
+            format!("{:.2e}", group.error),
+            format!("{:.0e}", group.limit),
             used,
-            group.worst,
-            if group.pass { "" } else { "   FAIL" }
-        );
+            if group.pass { "" } else { "FAIL" }.into(),
+            group.worst.clone(),
+        ]);
     }
-    say!("  {}", if report.pass { "pass" } else { "FAIL" });
+    table.print();
+    let (style, verdict) = if report.pass { (GOOD, "pass") } else { (WRONG, "FAIL") };
+    say!("{}", paint(Stream::Out, style, verdict));
 }

@@ -58,6 +58,18 @@ impl ShotRule {
             _ => Shot::Medium,
         }
     }
+
+    /// How many training images the classes of a group have.
+    pub fn range(self, shot: Shot) -> String {
+        let ShotRule { many_above, few_below } = self;
+        match shot {
+            Shot::Many => format!("> {many_above}"),
+            Shot::Medium => format!("{few_below} to {many_above}"),
+            // As the published code says it.
+            Shot::Few if self == ShotRule::new(true) => format!("<= {}", few_below - 1),
+            Shot::Few => format!("< {few_below}"),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -70,5 +82,12 @@ mod tests {
         assert_eq!(groups, [Shot::Few, Shot::Few, Shot::Medium, Shot::Medium, Shot::Medium, Shot::Many]);
         assert_eq!(Shot::of(20, true), Shot::Few);
         assert_eq!(Shot::of(21, true), Shot::Medium);
+    }
+
+    #[test]
+    fn ranges_say_what_the_rule_does() {
+        let ranges = |twenty_is_few| Shot::ALL.map(|shot| ShotRule::new(twenty_is_few).range(shot));
+        assert_eq!(ranges(false), ["> 100", "20 to 100", "< 20"]);
+        assert_eq!(ranges(true), ["> 100", "21 to 100", "<= 20"]);
     }
 }

@@ -1,13 +1,13 @@
 //! What `prepare` says at its end.
 
-use std::fmt;
 use std::path::{Path, PathBuf};
 
 use super::meta::Meta;
-use super::shots::Shot;
+use super::shots::{Shot, ShotRule};
+use crate::console::{self, Column, Stream, Table, say, tell};
 use crate::error::{one_line, shown};
 
-/// A store that was just written, or opened; `Display` is the text for the user.
+/// A store that was just written, or opened.
 #[derive(Debug, Clone)]
 pub struct Summary {
     /// Where the store is.
@@ -33,6 +33,9 @@ const MAX_LINES: usize = 20;
 /// Most characters of a class's name and of a note.
 const MAX_NAME: usize = 40;
 const MAX_NOTE: usize = 2000;
+/// Least and most columns of the largest class's bar.
+const SHORTEST_BAR: usize = 10;
+const LONGEST_BAR: usize = 80;
 
 impl Summary {
     /// The summary of a store described by `meta`; `short` are classes that had fewer images than their profile asks for.
@@ -59,34 +62,50 @@ impl Summary {
     }
 }
 
-impl fmt::Display for Summary {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Summary {
+    /// Prints it, as a result.
+    pub fn print(&self) {
         let total: usize = self.counts.iter().sum();
         let largest = self.counts.iter().copied().max().unwrap_or(0);
         let smallest = self.counts.iter().copied().min().unwrap_or(0);
         let ratio = largest as f64 / smallest.max(1) as f64;
         let classes = self.counts.len();
-        writeln!(f, "{}: {} ({classes} classes)", shown(&self.path), one_line(&self.source, 300))?;
+        tell!("{}: {} ({classes} classes)", shown(&self.path), one_line(&self.source, 300));
         let val = if self.val > 0 { format!(", {} validation images", self.val) } else { String::new() };
-        writeln!(f, "  {total} training images{val}, {} test images", self.test)?;
-        writeln!(f, "  largest class {largest}, smallest {smallest}, imbalance {ratio:.1}")?;
+        tell!("  {total} training images{val}, {} test images", self.test);
+        tell!("  largest class {largest}, smallest {smallest}, imbalance {ratio:.1}");
+        // The rule of papers; `train --twenty-is-few` has another.
+        let rule = ShotRule::new(false);
         let groups = Shot::ALL.map(|shot| {
-            let n = self.counts.iter().filter(|&&n| Shot::of(n, false) == shot).count();
-            format!("{} {n}", shot.name())
+            let n = self.counts.iter().filter(|&&n| rule.shot(n) == shot).count();
+            let images = if shot == Shot::Many { " images" } else { "" };
+            format!("{} {n} ({}{images})", shot.name(), rule.range(shot))
         });
-        writeln!(f, "  classes by shots: {}", groups.join(", "))?;
+        tell!("  classes by shots: {}", groups.join(", "));
+        self.print_counts(largest);
+        self.notes.iter().for_each(|note| tell!("  note: {}", one_line(note, MAX_NOTE)));
+        for warning in &self.warnings {
+            tell!("  warning: {}", one_line(warning, MAX_NOTE));
+        }
+    }
+
+    /// A bar for each class, as long as there is room for.
+    fn print_counts(&self, largest: usize) {
         let names: Vec<String> = self.class_names.iter().take(MAX_LINES).map(|name| one_line(name, MAX_NAME)).collect();
-        let width = names.iter().map(|name| name.chars().count()).max().unwrap_or(0);
-        writeln!(f, "  training images per class:")?;
-        for (class, (name, count)) in names.iter().zip(&self.counts).enumerate() {
+        let longest = names.iter().map(|name| console::columns(name)).max().unwrap_or(0);
+        let numbered = "  12345    1234567  ".len();
+        let room = console::width(Stream::Out).saturating_sub(numbered + longest).clamp(SHORTEST_BAR, LONGEST_BAR);
+        say!("  training images per class:");
+        let mut table =
+            Table::new([Column::number("", 0), Column::text("", 0), Column::number("", 0), Column::text("", 1)]);
+        for (class, (name, count)) in names.into_iter().zip(&self.counts).enumerate() {
             // A class never disappears from the picture, however small beside the largest.
-            let bar = "#".repeat(1 + 39 * count / largest.max(1));
-            writeln!(f, "  {class:>5}  {name:<width$}  {count:>7}  {bar}")?;
+            let bar = "#".repeat(1 + (room - 1) * count / largest.max(1));
+            table.row([format!("  {class:>5}"), name, format!("{count:>7}"), bar]);
         }
-        if classes > MAX_LINES {
-            writeln!(f, "         ... and {} more classes (counts are in meta.json)", classes - MAX_LINES)?;
+        table.print();
+        if self.counts.len() > MAX_LINES {
+            tell!("         ... and {} more classes (counts are in meta.json)", self.counts.len() - MAX_LINES);
         }
-        self.notes.iter().try_for_each(|note| writeln!(f, "  note: {}", one_line(note, MAX_NOTE)))?;
-        self.warnings.iter().try_for_each(|warning| writeln!(f, "  warning: {}", one_line(warning, MAX_NOTE)))
     }
 }

@@ -1,19 +1,20 @@
 //! What a person sees of a run: a progress bar on a terminal, plain lines elsewhere (both on stderr), and the outcome as
 //! tables on stdout.
 
-use std::fmt::Write as _;
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use super::evaluate::Evaluation;
 use super::metrics::EpochMetrics;
 use super::run_folder::RunFolder;
 use crate::config::Config;
-use crate::console::{self, note, say};
+use crate::console::{self, Column, GOOD, HEADING, Stream, Table, note, paint, say, tell};
 use crate::data::meta::Meta;
-use crate::data::shots::Shot;
+use crate::data::shots::{Shot, ShotRule};
 use crate::data::store::Store;
+use crate::error::one_line;
 use crate::ops::Backend;
 
 /// The pace of this much training says how long a run will take.
@@ -22,6 +23,10 @@ const PACE: Duration = Duration::from_secs(2);
 const FIRST_STEPS: usize = 4;
 /// Plain lines come at most this often within an epoch.
 const LINE_EVERY: Duration = Duration::from_secs(10);
+/// The headings of the epochs' lines come again after so much else.
+const HEADINGS_EVERY: usize = 20;
+/// The progress bar is at least this long.
+const BAR: usize = 8;
 
 /// Shows the progress of a run.
 pub struct Reporter {
@@ -37,6 +42,9 @@ pub struct Reporter {
     line: Instant,
     /// Whether it was said how long the run will take.
     foretold: bool,
+    /// Lines since the headings of the epochs' lines.
+    below: usize,
+    rule: ShotRule,
 }
 
 impl Reporter {
@@ -67,8 +75,24 @@ impl Reporter {
             mebibytes(arena)
         );
         let now = Instant::now();
-        let (epochs, epoch, steps) = (config.epochs, 0, 0);
-        Reporter { bar: None, epochs, epoch, steps, done: 0, begun: now, at: 0, line: now, foretold: false }
+        Reporter {
+            bar: None,
+            epochs: config.epochs,
+            epoch: 0,
+            steps: 0,
+            done: 0,
+            begun: now,
+            at: 0,
+            line: now,
+            foretold: false,
+            below: HEADINGS_EVERY,
+            rule: ShotRule::new(config.twenty_is_few),
+        }
+    }
+
+    /// `3/200`, as wide in every epoch.
+    fn of_epochs(&self, epoch: usize) -> String {
+        format!("{epoch:>digits$}/{}", self.epochs, digits = self.epochs.to_string().len())
     }
 
     /// An epoch of `steps` steps starts, or continues at step `first`.
@@ -77,10 +101,9 @@ impl Reporter {
         if std::io::stderr().is_terminal() {
             let bar = ProgressBar::with_draw_target(Some(steps as u64), ProgressDrawTarget::stderr());
             // The template is written here and known to be valid.
-            let style =
-                ProgressStyle::with_template("{prefix} [{bar:28}] {pos}/{len} {msg}").expect("a valid template");
+            let style = ProgressStyle::with_template("{prefix} [{wide_bar}] {pos}/{len} {msg}").expect("valid");
             bar.set_style(style.progress_chars("=> "));
-            bar.set_prefix(format!("epoch {:>3}/{}", epoch + 1, self.epochs));
+            bar.set_prefix(format!("epoch {}", self.of_epochs(epoch + 1)));
             bar.set_position(first as u64);
             self.bar = Some(bar);
         }
@@ -102,19 +125,33 @@ impl Reporter {
         match &self.bar {
             Some(bar) => {
                 bar.set_position(step as u64);
-                bar.set_message(format!("loss {loss:.3}  {samples_per_second:.0} samples/s  {left} left"));
+                bar.set_message(self.beside_the_bar(loss, samples_per_second, &left));
             }
             None if self.line.elapsed() >= LINE_EVERY => {
                 self.line = Instant::now();
+                self.below = HEADINGS_EVERY;
                 note!(
-                    "epoch {:>3}/{}  step {step}/{}  loss {loss:.3}  {samples_per_second:.0} samples/s  {left} left",
-                    self.epoch + 1,
-                    self.epochs,
-                    self.steps
+                    "epoch {}  step {step}/{}  loss {}  {samples_per_second:.0} samples/s  {left} left",
+                    self.of_epochs(self.epoch + 1),
+                    self.steps,
+                    loss_text(loss)
                 );
             }
             None => {}
         }
+    }
+
+    /// As much as there is room for.
+    fn beside_the_bar(&self, loss: f64, samples_per_second: f64, left: &str) -> String {
+        let others = format!("epoch {} [] {}/{} ", self.of_epochs(1), self.steps, self.steps).len();
+        let room = console::width(Stream::Err).saturating_sub(others + BAR);
+        let loss = loss_text(loss);
+        let texts = [
+            format!("loss {loss}  {samples_per_second:.0} samples/s  {left} left"),
+            format!("loss {loss}  {left} left"),
+            format!("{left} left"),
+        ];
+        texts.into_iter().find(|text| text.len() <= room).unwrap_or_default()
     }
 
     /// Time left at the pace so far, evaluations included.
@@ -124,29 +161,48 @@ impl Reporter {
         Duration::from_secs_f64(pace * steps as f64)
     }
 
-    /// An epoch is done and saved.
-    pub fn epoch_ends(&mut self, m: &EpochMetrics) {
+    /// An epoch is done and saved; `is_best` if none before it was better.
+    pub fn epoch_ends(&mut self, m: &EpochMetrics, is_best: bool) {
         if let Some(bar) = self.bar.take() {
             bar.finish_and_clear();
         }
         self.line = Instant::now();
         // Its line tells the time left.
         self.foretold = true;
-        let left = match self.epochs - m.epoch {
-            0 => String::new(),
-            _ => format!("  {} left", spell(self.left())),
+        let left = if m.epoch < self.epochs { spell(self.left()) } else { String::new() };
+        let epoch = self.of_epochs(m.epoch);
+        // Heading, value, columns, rank: where there is no room, the highest ranks are left out.
+        let cells = [
+            ("epoch", epoch.clone(), epoch.len().max(7), 0),
+            ("loss", loss_text(m.loss), 7, 0),
+            ("top-1", format!("{:.2}", m.test.top1), 6, 0),
+            ("many", percent(m.test.many), 6, 2),
+            ("medium", percent(m.test.medium), 6, 2),
+            ("few", percent(m.test.few), 6, 1),
+            ("top-5", format!("{:.2}", m.test.top5), 6, 6),
+            ("ECE", format!("{:.2}", m.test.ece), 6, 7),
+            ("samples/s", format!("{:.0}", m.samples_per_second), 9, 5),
+            ("time left", left, 11, 3),
+            ("", if is_best { "best".into() } else { String::new() }, 4, 4),
+        ];
+        let columns: Vec<(usize, u8)> = cells.iter().map(|&(_, _, columns, rank)| (columns, rank)).collect();
+        let shown = console::fitting(&columns, console::width(Stream::Err));
+        let line = |cell: &dyn Fn(usize) -> String| {
+            let cells: Vec<String> = shown.iter().map(|&at| cell(at)).collect();
+            cells.join("  ")
         };
-        note!(
-            "epoch {:>3}/{}  loss {:.3}  top-1 {:5.2}  many {}  medium {}  few {}  {:.0} samples/s{left}",
-            m.epoch,
-            self.epochs,
-            m.loss,
-            m.test.top1,
-            percent(m.test.many),
-            percent(m.test.medium),
-            percent(m.test.few),
-            m.samples_per_second
-        );
+        let padded = |at: usize, text: &str| format!("{text:>columns$}", columns = columns[at].0);
+        if self.below >= HEADINGS_EVERY {
+            self.below = 0;
+            let headings = line(&|at| padded(at, cells[at].0));
+            console::progress(&paint(Stream::Err, HEADING, headings.trim_end()));
+        }
+        self.below += 1;
+        let values = line(&|at| {
+            let text = padded(at, &cells[at].1);
+            if is_best && ["top-1", ""].contains(&cells[at].0) { paint(Stream::Err, GOOD, &text) } else { text }
+        });
+        console::progress(values.trim_end());
     }
 
     /// Takes the bar off the screen: before an error is printed.
@@ -158,37 +214,44 @@ impl Reporter {
 
     /// Prints the outcome.
     pub fn summary(&self, last: &EpochMetrics, best: &EpochMetrics, meta: &Meta, folder: &RunFolder, peak: usize) {
-        let mut text = format!("\nAccuracy on the test images, in percent{:>12}{:>12}\n", "last epoch", "best epoch");
-        let mut row = |name: &str, last: String, best: String| {
-            // Writing to a string cannot fail.
-            let _ = writeln!(text, "  {name:<37}{last:>12}{best:>12}");
-        };
-        row("epoch", last.epoch.to_string(), best.epoch.to_string());
-        row("all classes (top-1)", format!("{:.2}", last.test.top1), format!("{:.2}", best.test.top1));
-        row("all classes (top-5)", format!("{:.2}", last.test.top5), format!("{:.2}", best.test.top5));
-        row("many-shot classes (> 100 images)", percent(last.test.many), percent(best.test.many));
-        row("medium-shot classes (20 to 100)", percent(last.test.medium), percent(best.test.medium));
-        row("few-shot classes (< 20)", percent(last.test.few), percent(best.test.few));
-        row("calibration error (ECE, 15 bins)", format!("{:.2}", last.test.ece), format!("{:.2}", best.test.ece));
-        say!("{text}");
-        console::print(format_args!(
-            "{}",
-            per_class_table(&meta.class_names, &meta.counts, &[&last.test.per_class, &best.test.per_class])
-        ));
-        say!(
-            "\nThis process: {}, peak memory {}. Files in {}:",
+        say!("");
+        let [last_epoch, best_epoch] = ["last epoch", "best epoch"].map(|heading| Column::number(heading, 0));
+        let mut table = Table::new([Column::text("test images, percent", 0), last_epoch, best_epoch]);
+        table.row(["epoch".into(), last.epoch.to_string(), best.epoch.to_string()]);
+        for ((name, last), (_, best)) in
+            accuracies(&last.test, self.rule).into_iter().zip(accuracies(&best.test, self.rule))
+        {
+            table.row([name, last, best]);
+        }
+        table.print();
+        say!("");
+        tell!("Class by class: training images, and the accuracy in percent");
+        let columns = [("last epoch", last.test.per_class.as_slice()), ("best epoch", &best.test.per_class)];
+        per_class_table(&meta.class_names, &meta.counts, self.rule, &columns).print();
+        say!("");
+        tell!(
+            "This process: {}, peak memory {}. Files in {}:",
             spell(self.begun.elapsed()),
             mebibytes(peak),
             folder.path().display()
         );
-        say!("  config.toml        every setting of this run");
-        say!("  metrics.jsonl      one line per epoch; result.json: the outcome; run.json: when, where and how");
-        say!(
-            "  last.safetensors   the last epoch's model (opens in PyTorch; `glmc-engine eval --checkpoint` reads it)"
-        );
-        say!("  best.safetensors   the best epoch's");
-        say!("The best epoch is chosen on the test images, as papers' tables often are: compare last with last.");
+        let mut files = Table::new([Column::text("", 0), Column::text("", 0)]);
+        for (file, what) in [
+            ("config.toml", "every setting of this run"),
+            ("metrics.jsonl", "one line per epoch; result.json: the outcome; run.json: when, where and how"),
+            ("last.safetensors", "the last epoch's model (opens in PyTorch; `glmc-engine eval --checkpoint` reads it)"),
+            ("best.safetensors", "the best epoch's"),
+        ] {
+            files.row([format!("  {file}"), what.into()]);
+        }
+        files.print();
+        tell!("The best epoch is chosen on the test images, as papers' tables often are: compare last with last.");
     }
+}
+
+/// A loss in seven columns.
+fn loss_text(loss: f64) -> String {
+    if loss.abs() < 100.0 { format!("{loss:.3}") } else { format!("{loss:.1e}") }
 }
 
 /// A time in the two largest units that it has.
@@ -213,29 +276,46 @@ pub fn mebibytes(bytes: usize) -> String {
     format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
 }
 
-/// Accuracies class by class, beside the number of training images. More than twenty classes are shown as the ten with
-/// the most and the ten with the fewest images.
-pub fn per_class_table(names: &[String], counts: &[usize], columns: &[&[Option<f64>]]) -> String {
+/// The figures of an evaluation by their names.
+pub fn accuracies(e: &Evaluation, rule: ShotRule) -> [(String, String); 6] {
+    let name = |shot: Shot, unit: &str| format!("{}-shot ({}{unit})", shot.name(), rule.range(shot));
+    [
+        ("top-1, all classes".into(), percent(Some(e.top1))),
+        ("top-5, all classes".into(), percent(Some(e.top5))),
+        (name(Shot::Many, " images"), percent(e.many)),
+        (name(Shot::Medium, ""), percent(e.medium)),
+        (name(Shot::Few, ""), percent(e.few)),
+        ("calibration (ECE, 15 bins)".into(), percent(Some(e.ece))),
+    ]
+}
+
+/// Accuracies class by class, beside the number of training images; a column of them has its own heading. More than twenty
+/// classes are shown as the ten with the most and the ten with the fewest images.
+pub fn per_class_table(
+    names: &[String],
+    counts: &[usize],
+    rule: ShotRule,
+    columns: &[(&str, &[Option<f64>])],
+) -> Table {
     let mut order: Vec<usize> = (0..counts.len()).collect();
     order.sort_by_key(|&c| std::cmp::Reverse(counts[c]));
     let hidden = if order.len() > 20 { 10..order.len() - 10 } else { 0..0 };
-    let mut text = String::from("Class                  training images    accuracy\n");
+    let figures = columns.iter().map(|(heading, _)| Column::number(heading, 0));
+    let first = [Column::text("class", 0), Column::text("shots", 2), Column::number("images", 1)];
+    let mut table = Table::new(first.into_iter().chain(figures));
     for (rank, &class) in order.iter().enumerate() {
         if hidden.contains(&rank) {
             if rank == hidden.start {
-                let _ = writeln!(text, "  ... {} more in metrics.jsonl (per_class)", hidden.len());
+                table.row([format!("... {} more in metrics.jsonl (per_class)", hidden.len())]);
             }
             continue;
         }
-        let name: String = names.get(class).map_or_else(|| class.to_string(), |n| n.chars().take(20).collect());
-        let _ = write!(text, "  {name:<20}{:>16}", counts[class]);
-        for column in columns {
-            let _ = write!(text, "{:>12}", percent(column[class]));
-        }
-        let shot = Shot::of(counts[class], false).name();
-        let _ = writeln!(text, "   {shot}");
+        let name = names.get(class).map_or_else(|| class.to_string(), |name| one_line(name, 40));
+        let shot = rule.shot(counts[class]).name();
+        let figures = columns.iter().map(|(_, values)| percent(values[class]));
+        table.row([name, shot.into(), counts[class].to_string()].into_iter().chain(figures));
     }
-    text
+    table
 }
 
 #[cfg(test)]

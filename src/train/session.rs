@@ -1,7 +1,6 @@
 //! The training loop: epochs of steps, an evaluation and a checkpoint after each, and every way a run can end.
 
 use std::collections::VecDeque;
-use std::io::Write;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -14,6 +13,7 @@ use super::report::Reporter;
 use super::run_folder::RunFolder;
 use super::run_record::Process;
 use crate::config::Config;
+use crate::console;
 use crate::data::store::Store;
 use crate::error::{Error, Result};
 use crate::method::schedule;
@@ -251,7 +251,7 @@ impl<'a> Session<'a> {
         if let (true, Some(state)) = (is_best, &state) {
             state.save(&self.folder.best(), self.manifest(), &[])?;
         }
-        reporter.epoch_ends(metrics);
+        reporter.epoch_ends(metrics, is_best);
         match state {
             Some(state) if is_due => self.save_last(&state, &[]),
             _ => Ok(()),
@@ -340,6 +340,6 @@ impl<'a> Session<'a> {
         let (_, peak_bytes) = self.backend.allocated();
         self.folder.write_result(&Outcome { last, best, peak_bytes })?;
         reporter.summary(last, best, self.store.meta(), &self.folder, peak_bytes);
-        std::io::stdout().flush().map_err(Error::io("standard output"))
+        console::finish()
     }
 }

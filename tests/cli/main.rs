@@ -8,6 +8,7 @@ mod common;
 mod cpu_level;
 mod output;
 mod prepare;
+mod screens;
 mod train;
 mod verify;
 
@@ -17,7 +18,7 @@ use std::process::{Command, Output, Stdio};
 const BIN: &str = env!("CARGO_BIN_EXE_glmc-engine");
 
 fn glmc(arguments: &[&str]) -> Output {
-    Command::new(BIN).args(arguments).stdin(Stdio::null()).output().expect("the program starts")
+    Command::new(BIN).args(arguments).env_remove("COLUMNS").stdin(Stdio::null()).output().expect("the program starts")
 }
 
 fn text(path: &Path) -> &str {
