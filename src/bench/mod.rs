@@ -77,6 +77,7 @@ impl Samples {
             counts: &self.counts,
             train: Images { pixels: &self.pixels, labels: &self.labels, height: self.size, width: self.size },
             test: None,
+            val: None,
             augmentation: Augmentation { mean: [0.5; 3], std: [0.25; 3], padding: self.size / 8, flip: true },
         }
     }

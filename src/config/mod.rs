@@ -2,9 +2,11 @@
 
 mod placement;
 mod presets;
+mod select;
 
 pub use placement::{Placement, PlacementSettings};
 pub use presets::{DataSet, Preset, preset, presets};
+pub use select::Select;
 
 use std::path::Path;
 
@@ -101,6 +103,9 @@ settings! {
         /// Classifier to evaluate with [default: fc_cb for GLMC on long-tailed data, else fc]
         #[arg(long, help_heading = METHOD)]
         pub head: Option<HeadKind>,
+        /// Images by which the best epoch is chosen; published figures need test [default: val where the store has one, else test]
+        #[arg(long, value_name = "SPLIT", help_heading = RUN)]
+        pub select: Option<Select>,
         /// Random seed [default: 0]
         #[arg(long, help_heading = SCHEDULE)]
         pub seed: Option<u64>,
@@ -168,6 +173,9 @@ pub struct Config {
     pub twenty_is_few: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub head: Option<HeadKind>,
+    /// Older runs, which do not say it, chose on the test images.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub select: Option<Select>,
     pub seed: u64,
 }
 
@@ -197,6 +205,7 @@ impl Config {
             correct_labels: settings.correct_labels.unwrap_or(false),
             twenty_is_few: settings.twenty_is_few.unwrap_or(false),
             head: settings.head,
+            select: settings.select,
             seed: settings.seed.unwrap_or(0),
         };
         config.check()?;
@@ -222,6 +231,10 @@ impl Config {
             let message = format!("warmup-epochs ({}) must be fewer than epochs ({})", self.warmup_epochs, self.epochs);
             return Err(Error::Config(message));
         }
+        // TOML, and so config.toml, has no larger number.
+        if i64::try_from(self.seed).is_err() {
+            return Err(Error::Config(format!("seed must be at most {}, not {}", i64::MAX, self.seed)));
+        }
         let bounded = [
             ("lr", self.lr, 0.0, 1e3),
             ("weight-decay", self.weight_decay, 0.0, 1e3),
@@ -237,6 +250,11 @@ impl Config {
             }
         }
         Ok(())
+    }
+
+    /// The split by which the best epoch is chosen.
+    pub fn select(&self) -> Select {
+        self.select.unwrap_or(Select::Test)
     }
 
     /// Whether another configuration describes the same computation: everything but where it runs and is saved.

@@ -136,8 +136,9 @@ impl Reporter {
             0 => String::new(),
             _ => format!("  {} left", spell(self.left())),
         };
+        let val = m.val.as_ref().map_or_else(String::new, |val| format!("  val {:.2}", val.top1));
         note!(
-            "epoch {:>3}/{}  loss {:.3}  top-1 {:5.2}  many {}  medium {}  few {}  {:.0} samples/s{left}",
+            "epoch {:>3}/{}  loss {:.3}  top-1 {:5.2}{val}  many {}  medium {}  few {}  {:.0} samples/s{left}",
             m.epoch,
             self.epochs,
             m.loss,
@@ -187,7 +188,6 @@ impl Reporter {
             "  last.safetensors   the last epoch's model (opens in PyTorch; `glmc-engine eval --checkpoint` reads it)"
         );
         say!("  best.safetensors   the best epoch's");
-        say!("The best epoch is chosen on the test images, as papers' tables often are: compare last with last.");
     }
 }
 
