@@ -10,7 +10,7 @@ use super::{BIN, Place, error, glmc, ok, resume, text, timeless_metrics, weights
 const SHORT: [&str; 4] = ["--epochs", "2", "--width", "2"];
 
 /// Every file of a folder, and what is in it.
-fn contents(folder: &Path) -> BTreeMap<String, Vec<u8>> {
+pub fn contents(folder: &Path) -> BTreeMap<String, Vec<u8>> {
     let entries = fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry"));
     let read = |entry: fs::DirEntry| {
         (entry.file_name().to_string_lossy().into_owned(), fs::read(entry.path()).expect("a file"))
@@ -142,9 +142,28 @@ fn run_json_says_when_where_and_how_and_no_checkpoint_depends_on_it() {
     for key in ["date", "host", "version"] {
         assert!(processes.iter().all(|process| process[key].as_str().is_some_and(|text| !text.is_empty())), "{key}");
     }
+    assert!(processes[0].get("kernels").is_none(), "the CPU has no kernels: {record}");
     let version = ok(glmc(&["--version"]));
     assert!(version.starts_with(&format!("glmc-engine {}", env!("CARGO_PKG_VERSION"))), "{version}");
     if let Some(commit) = processes[0]["commit"].as_str() {
         assert!(version.contains(commit), "{version}");
+    }
+}
+
+#[test]
+fn run_json_says_where_the_kernels_came_from() {
+    let place = Place::new();
+    let kernels = concat!(env!("CARGO_MANIFEST_DIR"), "/kernels");
+    for folder in [None, Some(kernels)] {
+        let run = place.path(if folder.is_some() { "folder" } else { "own" });
+        let mut command = Command::new(BIN);
+        command.args(place.training(&run)).args(["--epochs", "1", "--width", "2", "--device", "emulator"]);
+        command.env_remove("GLMC_KERNELS").envs(folder.map(|folder| ("GLMC_KERNELS", folder)));
+        ok(command.output().expect("the program starts"));
+        let record: serde_json::Value =
+            serde_json::from_slice(&fs::read(run.join("run.json")).expect("a file")).expect("JSON");
+        let said = &record["processes"][0]["kernels"];
+        assert_eq!(said["folder"].as_str(), folder, "{record}");
+        assert_eq!(said["hash"].as_str().map(str::len), Some(16), "{record}");
     }
 }
