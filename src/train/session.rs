@@ -1,7 +1,6 @@
 //! The training loop: epochs of steps, an evaluation and a checkpoint after each, and every way a run can end.
 
 use std::collections::VecDeque;
-use std::io::Write;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -383,7 +382,7 @@ impl<'a> Session<'a> {
         self.folder.write_result(&Outcome { last, best, select: self.config.select(), peak_bytes })?;
         reporter.summary(last, best, self.store.meta(), &self.folder, peak_bytes);
         say!("{}", chosen(self.config.select(), best));
-        std::io::stdout().flush().map_err(Error::io("standard output"))
+        Ok(())
     }
 }
 
