@@ -107,7 +107,9 @@ fn start(args: TrainArgs) -> Result<()> {
         std::io::ErrorKind::NotFound => Error::file(&data, "no such store; make one with `glmc-engine prepare`"),
         _ => Error::io(&data)(e),
     })?;
-    let store = Store::open(data)?;
+    // Behind a link there may be any path.
+    config.check()?;
+    let store = Store::open(&config.placement.data)?;
     if let Some(preset) = &preset {
         check_data(preset, &store, any_data)?;
     }

@@ -231,6 +231,10 @@ impl Config {
             let message = format!("warmup-epochs ({}) must be fewer than epochs ({})", self.warmup_epochs, self.epochs);
             return Err(Error::Config(message));
         }
+        if self.placement.data.to_str().is_none() {
+            let what = "its path is not UTF-8, as config.toml needs it: rename it";
+            return Err(Error::file(&self.placement.data, what));
+        }
         // TOML, and so config.toml, has no larger number.
         if i64::try_from(self.seed).is_err() {
             return Err(Error::Config(format!("seed must be at most {}, not {}", i64::MAX, self.seed)));

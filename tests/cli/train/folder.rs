@@ -167,3 +167,21 @@ fn run_json_says_where_the_kernels_came_from() {
         assert_eq!(said["hash"].as_str().map(str::len), Some(16), "{record}");
     }
 }
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_store_whose_path_is_not_utf8_is_refused_before_anything_is_written() {
+    use std::os::unix::ffi::OsStrExt;
+    let place = Place::new();
+    let (run, link) = (place.path("run"), place.path("link.lt"));
+    let strange = place.path("x").with_file_name(std::ffi::OsStr::from_bytes(b"d\xff.lt"));
+    fs::rename(place.store(), &strange).expect("a rename");
+    std::os::unix::fs::symlink(&strange, &link).expect("a link");
+    for data in [&strange, &link] {
+        let mut command = Command::new(BIN);
+        command.args(["train", "--width", "2", "--epochs", "1", "--out", text(&run), "--data"]).arg(data);
+        let line = error(command.output().expect("it starts"), 1);
+        assert!(line.contains("not UTF-8") && line.contains("\\xff.lt"), "{line}");
+    }
+    assert!(!run.exists());
+}
