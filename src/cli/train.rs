@@ -8,7 +8,7 @@ use crate::config::{Config, DataSet, Placement, PlacementSettings, Preset, Selec
 use crate::console::{note, say};
 use crate::data::store::Store;
 use crate::data::synthetic::{self, SyntheticConfig};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, word};
 use crate::train::parent::ParentRun;
 use crate::train::run_folder::{RunFolder, check_new, check_new_extension, free_name, to_go_on};
 use crate::train::session;
@@ -145,7 +145,7 @@ fn check_data(preset: &Preset, store: &Store, any_data: bool) -> Result<()> {
 fn resume(run: &Path, restart: bool, flags: Settings) -> Result<()> {
     if let Some(epochs) = flags.epochs {
         let what = "--resume keeps the run's epochs: to change them, go on in a new run";
-        let command = format!("glmc-engine train --extend {} --epochs {epochs} --out NEW", run.display());
+        let command = format!("glmc-engine train --extend {} --epochs {epochs} --out NEW", word(run));
         return Err(Error::Usage(format!("{what} ({command})")));
     }
     let placement = only_placement("--resume", flags)?;

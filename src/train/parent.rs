@@ -7,7 +7,7 @@ use super::run_folder::RunFolder;
 use super::run_record::Parent;
 use super::session::rates;
 use crate::config::Config;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, word};
 
 /// A run to extend, locked as long as it is read.
 pub struct ParentRun {
@@ -99,7 +99,7 @@ fn read_best(folder: &RunFolder, config: &Config, epoch: usize) -> Result<Checkp
         let what = format!(
             "is of epoch {found}, but the last checkpoint knows epoch {epoch} as the best: go on with train --resume {} \
              until its next checkpoint, then extend it",
-            folder.path().display()
+            word(folder.path())
         );
         return Err(Error::file(file, what));
     }

@@ -11,7 +11,7 @@ use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use crate::config::Config;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, word};
 use crate::files::{self, sync_folder, write_atomically};
 use crate::train::metrics::{EpochMetrics, Outcome, digest};
 use crate::train::run_record::{Parent, Process, RunRecord};
@@ -65,7 +65,7 @@ fn check_holds_only(path: &Path, known: &[&str]) -> Result<()> {
     let names: Vec<_> = entries.map(|e| e.map(|e| e.file_name())).collect::<Result<_, _>>().map_err(Error::io(path))?;
     if names.iter().any(|name| name == "config.toml") {
         let what =
-            format!("there is a run here already: continue it with --resume {}, or give another --out", path.display());
+            format!("there is a run here already: continue it with --resume {}, or give another --out", word(path));
         return Err(Error::file(path, what));
     }
     match names.iter().find(|name| !known.iter().any(|known| name == known)) {
@@ -91,7 +91,7 @@ pub fn to_go_on(flag: &str, path: &Path) -> Result<PathBuf> {
         Some(name) if name == "last.safetensors" => Ok(folder.to_path_buf()),
         Some(name) if name == "best.safetensors" => {
             let what = "is the best epoch's model, and a run goes on from its last";
-            Err(Error::Usage(format!("{}: {what}: give {flag} {}", path.display(), folder.display())))
+            Err(Error::Usage(format!("{}: {what}: give {flag} {}", path.display(), word(folder))))
         }
         _ => Err(Error::file(path, format!("is not a run: {flag} takes a run folder or its last.safetensors"))),
     }

@@ -16,7 +16,7 @@ use super::run_record::Process;
 use crate::config::{Config, Select};
 use crate::console::{note, say};
 use crate::data::store::Store;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, word};
 use crate::method::schedule;
 use crate::ops::Backend;
 use crate::ops::total_loss::{LOSS_COLUMNS, TOTAL};
@@ -327,7 +327,7 @@ impl<'a> Session<'a> {
         Error::Training(format!(
             "{what}; {kept}; start again with a lower rate (glmc-engine train --config {} --lr {lr} --out NEW) or with \
              --warmup-epochs 5{wider}",
-            config.display()
+            word(config)
         ))
     }
 
@@ -368,7 +368,7 @@ impl<'a> Session<'a> {
     }
 
     fn interrupted(&self) -> Error {
-        let path = self.folder.path().display();
+        let path = word(self.folder.path());
         let Progress { epoch, step, .. } = self.progress;
         let at = if step == 0 { format!("epoch {epoch}") } else { format!("step {step} of epoch {}", epoch + 1) };
         Error::Interrupted(format!("stopped and saved after {at}; to continue: glmc-engine train --resume {path}"))

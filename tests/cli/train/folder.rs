@@ -185,3 +185,18 @@ fn a_store_whose_path_is_not_utf8_is_refused_before_anything_is_written() {
     }
     assert!(!run.exists());
 }
+
+#[test]
+fn paths_in_suggested_commands_are_quoted() {
+    let place = Place::new();
+    let run = place.path("a run's folder");
+    ok(place.train(&run, &SHORT));
+    let word = format!("'{}'", text(&run).replace('\'', r"'\''"));
+    for output in [place.train(&run, &SHORT), resume(&run.join("best.safetensors"))] {
+        let status = output.status.code().expect("an end");
+        let line = error(output, status);
+        assert!(line.contains(&format!("--resume {word}")), "{line}");
+    }
+    let line = error(glmc(&["train", "--resume", text(&run), "--epochs", "9"]), 2);
+    assert!(line.contains(&format!("--extend {word} --epochs 9")), "{line}");
+}
