@@ -129,6 +129,15 @@ pub fn shown(path: impl AsRef<OsStr>) -> String {
     cut(escaped(path), MOST_OF_A_PATH)
 }
 
+/// A path as one word of a command that a message suggests: quoted where a shell would take it apart.
+pub fn word(path: impl AsRef<OsStr>) -> String {
+    let text = escaped(path);
+    if !text.is_empty() && text.chars().all(|c| c.is_alphanumeric() || "/._-+,:=@%".contains(c)) {
+        return text;
+    }
+    format!("'{}'", text.replace('\'', r"'\''"))
+}
+
 /// [`shown`] in full.
 pub fn escaped(path: impl AsRef<OsStr>) -> String {
     let mut text = String::new();

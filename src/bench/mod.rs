@@ -58,9 +58,12 @@ impl Samples {
     /// # Errors
     /// When the workload is invalid.
     pub fn new(w: &Workload) -> Result<Samples> {
-        if w.batch == 0 || w.batch > 1 << 16 || w.size < 4 || w.size > 1024 || w.classes < 2 {
-            let what = "a bench takes a batch in 1..=65536, images of 4 to 1024 pixels and at least 2 classes";
-            return Err(Error::Config(what.into()));
+        for (name, value, limits) in
+            [("batch", w.batch, 1..=1 << 16), ("size", w.size, 4..=1024), ("classes", w.classes, 2..=1 << 20)]
+        {
+            if !limits.contains(&value) {
+                return Err(Error::Config(format!("{name} {value} is not in {limits:?}")));
+            }
         }
         let images = STEPS * w.batch;
         let mut words = Stream::new(1, 0, 0, Purpose::Initialise);
@@ -77,6 +80,7 @@ impl Samples {
             counts: &self.counts,
             train: Images { pixels: &self.pixels, labels: &self.labels, height: self.size, width: self.size },
             test: None,
+            val: None,
             augmentation: Augmentation { mean: [0.5; 3], std: [0.25; 3], padding: self.size / 8, flip: true },
         }
     }

@@ -66,11 +66,20 @@ struct CifarArgs {
     /// Largest class over smallest class; 1 is the balanced set
     #[arg(long, value_name = "F", default_value_t = 100.0, allow_negative_numbers = true)]
     imbalance: f64,
+    /// The published code's name for it: smallest class over largest class
+    #[arg(long = "imbanlance_rate", value_name = "R", hide = true, value_parser = rate, conflicts_with = "imbalance")]
+    rate: Option<f64>,
     /// Take files that hold another number of images than the official ones
     #[arg(long)]
     any_size: bool,
     #[command(flatten)]
     rule: RuleArgs,
+}
+
+/// The published code's `--imbanlance_rate`.
+fn rate(text: &str) -> Result<f64, String> {
+    let rate: f64 = text.parse().map_err(|_| "not a number".to_string())?;
+    if rate > 0.0 && rate <= 1.0 { Ok(rate) } else { Err("must lie above 0, and be 1 at most (0.01: 100 to 1)".into()) }
 }
 
 #[derive(Debug, Clone, Args)]
@@ -213,7 +222,7 @@ fn prepare_cifar(set: Cifar, args: &CifarArgs) -> Result<Summary> {
     let config = CifarConfig {
         set,
         source: args.source.clone(),
-        long_tail: args.rule.with(args.imbalance),
+        long_tail: args.rule.with(args.rate.map_or(args.imbalance, |rate| 1.0 / rate)),
         any_size: args.any_size,
         force: args.out.force,
     };

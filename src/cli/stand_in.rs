@@ -47,6 +47,7 @@ impl StandIn {
             counts: &self.counts,
             train: Images { pixels: &train.0, labels: &train.1, height: side, width: side },
             test: Some(Images { pixels: &test.0, labels: &test.1, height: side, width: side }),
+            val: None,
             augmentation: Augmentation { mean: [0.5; 3], std: [0.25; 3], padding: side / 8, flip: true },
         })
     }

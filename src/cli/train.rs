@@ -4,12 +4,13 @@ use std::path::{Path, PathBuf};
 
 use super::signals;
 use crate::backend::{self, AUTO};
-use crate::config::{Config, DataSet, PlacementSettings, Preset, Settings, preset, presets};
+use crate::config::{Config, DataSet, Placement, PlacementSettings, Preset, Select, Settings, preset, presets};
 use crate::console::{Column, Table, note};
 use crate::data::store::Store;
 use crate::data::synthetic::{self, SyntheticConfig};
-use crate::error::{Error, Result};
-use crate::train::run_folder::{RunFolder, check_new, free_name, to_resume};
+use crate::error::{Error, Result, word};
+use crate::train::parent::ParentRun;
+use crate::train::run_folder::{RunFolder, check_new, check_new_extension, free_name, to_go_on};
 use crate::train::session;
 
 /// What the loss terms mean: a total below zero is no fault.
@@ -33,6 +34,10 @@ pub struct TrainArgs {
     /// Continue the run in this folder (or named by its last.safetensors); only --data, --device, --precision, --threads, --checkpoint-every and --resident-limit may change
     #[arg(long, value_name = "RUN", conflicts_with_all = ["preset", "config"])]
     resume: Option<PathBuf>,
+    /// Go on from the last checkpoint of the run in this folder, in the new folder --out and with the learning rate and alpha of a run of --epochs epochs; the old run stays as it is
+    #[arg(long, value_name = "RUN", requires_all = ["out", "epochs"],
+          conflicts_with_all = ["preset", "config", "resume", "any_data"])]
+    extend: Option<PathBuf>,
     /// With --resume: begin the run again from its first epoch, discarding its checkpoints and metrics
     #[arg(long, requires = "resume")]
     restart: bool,
@@ -56,9 +61,10 @@ pub fn run(args: TrainArgs) -> Result<()> {
     }
     signals::outlive_readers();
     signals::listen("stopping: the step in progress is finished and saved first")?;
-    match args.resume {
-        Some(run) => resume(&to_resume(&run)?, args.restart, args.settings),
-        None => start(args),
+    match (&args.resume, &args.extend, &args.out) {
+        (Some(run), ..) => resume(&to_go_on("--resume", run)?, args.restart, args.settings),
+        (None, Some(run), Some(out)) => extend(&to_go_on("--extend", run)?, out, args.settings),
+        _ => start(args),
     }
 }
 
@@ -101,9 +107,14 @@ fn start(args: TrainArgs) -> Result<()> {
         std::io::ErrorKind::NotFound => Error::file(&data, "no such store; make one with `glmc-engine prepare`"),
         _ => Error::io(&data)(e),
     })?;
+    // Behind a link there may be any path.
+    config.check()?;
+    let store = Store::open(&config.placement.data)?;
     if let Some(preset) = &preset {
-        check_data(preset, &Store::open(data)?, any_data)?;
+        check_data(preset, &store, any_data)?;
     }
+    config.select = Some(Select::resolve(config.select, &store)?);
+    drop(store);
     session::start(&config, || RunFolder::create(&out, &config), backend.as_ref())
 }
 
@@ -132,23 +143,66 @@ fn check_data(preset: &Preset, store: &Store, any_data: bool) -> Result<()> {
 }
 
 fn resume(run: &Path, restart: bool, flags: Settings) -> Result<()> {
-    let Settings { placement, .. } = flags.clone();
-    if flags != (Settings { placement: placement.clone(), ..Settings::default() }) {
-        let what = "--resume keeps the run's own settings: only --data (the same store, moved), \
-                    --device, --precision, --threads, --checkpoint-every and --resident-limit may change";
-        return Err(Error::Usage(what.into()));
+    if let Some(epochs) = flags.epochs {
+        let what = "--resume keeps the run's epochs: to change them, go on in a new run";
+        let command = format!("glmc-engine train --extend {} --epochs {epochs} --out NEW", word(run));
+        return Err(Error::Usage(format!("{what} ({command})")));
     }
+    let placement = only_placement("--resume", flags)?;
     let folder = RunFolder::open(run)?;
     let stored = Config::read(&folder.config())?;
-    let moved = placement.data.map(|path| std::fs::canonicalize(&path).map_err(Error::io(&path))).transpose()?;
-    let placement = PlacementSettings { data: moved, ..placement }.over(&stored.placement);
+    let placement = moved(placement, &stored, &folder)?;
+    let config = Config { placement, ..stored };
+    config.check()?;
+    let backend = config.placement.open()?;
+    session::resume(&config, folder, restart, backend.as_ref())
+}
+
+fn extend(run: &Path, out: &Path, mut flags: Settings) -> Result<()> {
+    let epochs = flags.epochs.take().ok_or_else(|| Error::Usage("--extend needs --epochs".into()))?;
+    let placement = only_placement("--extend", flags)?;
+    let folder = RunFolder::open(run)?;
+    check_outside(run, out)?;
+    check_new_extension(out)?;
+    let stored = Config::read(&folder.config())?;
+    let config = Config { placement: moved(placement, &stored, &folder)?, epochs, ..stored };
+    config.check()?;
+    let parent = ParentRun::read(folder, epochs)?;
+    let backend = config.placement.open()?;
+    session::extend(&config, parent, out, backend.as_ref())
+}
+
+/// Refuses a new run in the folder of the old one, which stays as it is.
+fn check_outside(run: &Path, out: &Path) -> Result<()> {
+    let old = std::fs::canonicalize(run).map_err(Error::io(run))?;
+    let out = std::path::absolute(out).map_err(Error::io(out))?;
+    let there = out.ancestors().find_map(|path| std::fs::canonicalize(path).ok());
+    if there.is_some_and(|path| path.starts_with(&old)) {
+        return Err(Error::file(run, "--extend leaves the old run as it is: give another --out"));
+    }
+    Ok(())
+}
+
+/// The flags that may go with `flag`, if there are no others.
+fn only_placement(flag: &str, flags: Settings) -> Result<PlacementSettings> {
+    let placement = flags.placement.clone();
+    if flags == (Settings { placement: placement.clone(), ..Settings::default() }) {
+        return Ok(placement);
+    }
+    Err(Error::Usage(format!(
+        "{flag} keeps the run's own settings: only --data (the same store, moved), --device, --precision, --threads, \
+         --checkpoint-every and --resident-limit may change"
+    )))
+}
+
+/// Where a stored run computes now.
+fn moved(flags: PlacementSettings, stored: &Config, folder: &RunFolder) -> Result<Placement> {
+    let data = flags.data.map(|path| std::fs::canonicalize(&path).map_err(Error::io(&path))).transpose()?;
+    let placement = PlacementSettings { data, ..flags }.over(&stored.placement);
     if !placement.data.exists() {
         let what =
             format!("names the store {}, which is not there: put it back, or give --data", placement.data.display());
         return Err(Error::file(folder.config(), what));
     }
-    let config = Config { placement, ..stored };
-    config.check()?;
-    let backend = config.placement.open()?;
-    session::resume(&config, folder, restart, backend.as_ref())
+    Ok(placement)
 }

@@ -2,9 +2,11 @@
 
 mod placement;
 mod presets;
+mod select;
 
 pub use placement::{Placement, PlacementSettings};
 pub use presets::{DataSet, Preset, preset, presets};
+pub use select::Select;
 
 use std::path::Path;
 
@@ -106,6 +108,9 @@ settings! {
         /// Classifier to evaluate with [default: fc_cb for GLMC on long-tailed data, else fc]
         #[arg(long, help_heading = METHOD)]
         pub head: Option<HeadKind>,
+        /// Images by which the best epoch is chosen; published figures need test [default: val where the store has one, else test]
+        #[arg(long, value_name = "SPLIT", help_heading = RUN)]
+        pub select: Option<Select>,
         /// Random seed [default: 0]
         #[arg(long, help_heading = SCHEDULE)]
         pub seed: Option<u64>,
@@ -175,6 +180,9 @@ pub struct Config {
     pub twenty_is_few: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub head: Option<HeadKind>,
+    /// Older runs, which do not say it, chose on the test images.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub select: Option<Select>,
     pub seed: u64,
 }
 
@@ -205,6 +213,7 @@ impl Config {
             correct_labels: settings.correct_labels.unwrap_or(false),
             twenty_is_few: settings.twenty_is_few.unwrap_or(false),
             head: settings.head,
+            select: settings.select,
             seed: settings.seed.unwrap_or(0),
         };
         config.check()?;
@@ -227,6 +236,14 @@ impl Config {
             return Err(Error::Config("a batch has at most 65536 samples, a run at most 1048576 epochs".into()));
         }
         self.learning_rate().check(self.epochs)?;
+        if self.placement.data.to_str().is_none() {
+            let what = "its path is not UTF-8, as config.toml needs it: rename it";
+            return Err(Error::file(&self.placement.data, what));
+        }
+        // TOML, and so config.toml, has no larger number.
+        if i64::try_from(self.seed).is_err() {
+            return Err(Error::Config(format!("seed must be at most {}, not {}", i64::MAX, self.seed)));
+        }
         let bounded = [
             ("lr", self.lr, 0.0, 1e3),
             ("weight-decay", self.weight_decay, 0.0, 1e3),
@@ -248,6 +265,11 @@ impl Config {
     pub fn learning_rate(&self) -> LearningRate {
         let warmup = WarmUp { epochs: self.warmup_epochs, ..WarmUp::default() };
         LearningRate { base: self.lr, decay: self.lr_schedule.clone(), warmup, set: SetAt::Before }
+    }
+
+    /// The split by which the best epoch is chosen.
+    pub fn select(&self) -> Select {
+        self.select.unwrap_or(Select::Test)
     }
 
     /// Whether another configuration describes the same computation: everything but where it runs and is saved.

@@ -19,7 +19,7 @@ static BUILT_IN: Table = include!(concat!(env!("OUT_DIR"), "/kernel_sources.rs")
 const DEEPEST: usize = 8;
 
 /// Where the kernel sources of this process come from.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Origin {
     /// The folder; `None` for the binary's own.
     pub folder: Option<PathBuf>,

@@ -28,6 +28,8 @@ pub struct Data<'a> {
     pub train: Images<'a>,
     /// Test images; without them nothing is evaluated.
     pub test: Option<Images<'a>>,
+    /// Validation images, where the store has any.
+    pub val: Option<Images<'a>>,
     /// Crops, flips, normalisation.
     pub augmentation: Augmentation,
 }
@@ -39,11 +41,12 @@ impl<'a> Data<'a> {
     /// When its images differ in size.
     pub fn of(store: &'a Store) -> Result<Data<'a>> {
         let (train, test) = (Images::of(store, store.train())?, Images::of(store, store.test())?);
+        let val = store.val().map(|val| Images::of(store, val)).transpose()?;
         let meta = store.meta();
         let padding = train.height.min(train.width) / 8;
         let augmentation = Augmentation { mean: [0.0; 3], std: [1.0; 3], padding, flip: true };
         let augmentation = normalisation(augmentation, meta.mean, meta.std);
-        Ok(Data { counts: &meta.counts, train, test: Some(test), augmentation })
+        Ok(Data { counts: &meta.counts, train, test: Some(test), val, augmentation })
     }
 }
 
@@ -57,8 +60,12 @@ pub struct Engine<'a> {
     pub step: TrainStep,
     plan: PlanConfig,
     sampler: PartnerSampler,
-    test: Option<(Feed<'a>, Evaluator)>,
+    test: Option<Evaluated<'a>>,
+    val: Option<Evaluated<'a>>,
 }
+
+/// Images that are evaluated on, and how.
+type Evaluated<'a> = (Feed<'a>, Evaluator);
 
 /// The device memory of a run in bytes, part by part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
@@ -69,7 +76,7 @@ pub struct Footprint {
     /// Activations, their gradients and scratch of a training step; an evaluation uses the same memory.
     #[serde(rename = "activations_bytes")]
     pub activations: usize,
-    /// Training and test images with their labels, resident or staged.
+    /// Training, test and validation images with their labels, resident or staged.
     #[serde(rename = "images_bytes")]
     pub images: usize,
     /// Tables of the steps, logs, and an evaluation's activations if they need more than a step's.
@@ -90,7 +97,7 @@ impl<'a> Engine<'a> {
     pub fn new(backend: &dyn Backend, config: &Config, data: &Data<'a>) -> Result<Engine<'a>> {
         let engine = Engine::planned(backend, config, data)?;
         engine.feed.fill(backend)?;
-        if let Some((feed, _)) = &engine.test {
+        for (feed, _) in engine.evaluated() {
             feed.fill(backend)?;
         }
         Ok(engine)
@@ -126,8 +133,8 @@ impl<'a> Engine<'a> {
         let train = feed(data.train, config.batch)?;
         let step_config = step_config(config, data.counts, data.augmentation);
         let step = TrainStep::new(backend, &model, &parameters, Source::Feed(&train), step_config)?;
-        let mut test = None;
-        if let Some(images) = data.test {
+        let mut evaluated = |images: Option<Images<'a>>| -> Result<Option<Evaluated<'a>>> {
+            let Some(images) = images else { return Ok(None) };
             let batch = EVALUATION_BATCH.min(images.len());
             let feed = feed(images, batch)?;
             let how = EvaluationConfig {
@@ -138,8 +145,9 @@ impl<'a> Engine<'a> {
                 arena: Some(step.arena()),
             };
             let evaluator = Evaluator::new(backend, &model, &parameters, &feed, how)?;
-            test = Some((feed, evaluator));
-        }
+            Ok(Some((feed, evaluator)))
+        };
+        let (test, val) = (evaluated(data.test)?, evaluated(data.val)?);
         let plan = PlanConfig {
             method: config.method,
             seed: config.seed,
@@ -154,7 +162,7 @@ impl<'a> Engine<'a> {
             width: data.train.width,
         };
         let sampler = PartnerSampler::new(data.train.labels, data.counts.len(), config.resample)?;
-        Ok(Engine { parameters, feed: train, step, plan, sampler, test })
+        Ok(Engine { parameters, feed: train, step, plan, sampler, test, val })
     }
 
     /// Draws the steps of 0-based epoch `epoch`.
@@ -176,15 +184,22 @@ impl<'a> Engine<'a> {
         self.step.run(backend, step)
     }
 
-    /// Evaluates the parameters as they are now on the test images; `None` where there are none.
-    pub fn evaluate(&self, backend: &dyn Backend) -> Result<Option<Evaluation>> {
-        self.test.as_ref().map(|(feed, evaluator)| evaluator.run(backend, feed)).transpose()
+    fn evaluated(&self) -> impl Iterator<Item = &Evaluated<'a>> {
+        self.test.iter().chain(&self.val)
+    }
+
+    /// Evaluates the parameters as they are now on the test and on the validation images; `None` where there are none.
+    pub fn evaluate(&self, backend: &dyn Backend) -> Result<[Option<Evaluation>; 2]> {
+        let on = |images: &Option<Evaluated<'a>>| {
+            images.as_ref().map(|(feed, evaluator)| evaluator.run(backend, feed)).transpose()
+        };
+        Ok([on(&self.test)?, on(&self.val)?])
     }
 
     /// What this engine holds of `backend`, which must be the one that it was made on, with nothing else on it.
     pub fn footprint(&self, backend: &dyn Backend) -> Footprint {
         let (parameters, activations) = (self.parameters.bytes(), self.step.arena().bytes);
-        let images = self.feed.bytes() + self.test.as_ref().map_or(0, |(feed, _)| feed.bytes());
+        let images = self.feed.bytes() + self.evaluated().map(|(feed, _)| feed.bytes()).sum::<usize>();
         let total = backend.allocated().1;
         Footprint { parameters, activations, images, other: total - parameters - activations - images, total }
     }

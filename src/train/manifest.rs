@@ -5,11 +5,14 @@
 //!
 //! Format 1 has only `config`, `counts`, `store`, `progress` and the checksum, and counts the best epoch from 0.
 
+use std::path::Path;
+
 use serde::{Deserialize, Serialize};
 
 use crate::config::Config;
 use crate::data::shots::ShotRule;
 use crate::data::store::{MAX_SIDE, Store};
+use crate::error::{Error, Result};
 use crate::version;
 
 /// Version of the manifest.
@@ -156,6 +159,29 @@ impl Manifest {
             return Err(format!("images of {}x{}", data.height, data.width));
         }
         self.progress.validate(epochs)
+    }
+
+    /// Whether the checkpoint at `path` is of a run of this configuration. Where it computes may change between stop and
+    /// resume; nothing else.
+    ///
+    /// # Errors
+    /// When it is of another one.
+    pub fn check_configuration(&self, path: &Path, config: &Config) -> Result<()> {
+        if self.config.same_run(config) {
+            return Ok(());
+        }
+        Err(Error::file(path, "belongs to a run with another configuration than config.toml beside it"))
+    }
+
+    /// Whether the checkpoint at `path` was trained on the store with this fingerprint, which is now at `data`.
+    ///
+    /// # Errors
+    /// When it was trained on another one.
+    pub fn check_store(&self, path: &Path, fingerprint: &str, data: &Path) -> Result<()> {
+        if self.store == fingerprint {
+            return Ok(());
+        }
+        Err(Error::file(path, format!("was trained on another store than what is now at {}", data.display())))
     }
 
     /// Whether it is of format 1.

@@ -6,6 +6,7 @@ use serde::de::{IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::evaluate::Evaluation;
+use crate::config::Select;
 use crate::method::Method;
 use crate::ops::total_loss::{LOSS_COLUMNS, TOTAL};
 
@@ -26,6 +27,9 @@ pub struct EpochMetrics {
     /// What the epoch's model reaches on the test images; its figures stand beside the others in the line.
     #[serde(flatten)]
     pub test: Evaluation,
+    /// What it reaches on the validation images, where the store has any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub val: Option<Evaluation>,
     /// Seconds of training, evaluation not counted.
     pub seconds: f64,
     /// Training samples per second (a sample is an original; GLMC sees two views of it).
@@ -88,7 +92,7 @@ impl EpochMetrics {
         epoch: usize,
         (lr, alpha): (f64, f64),
         (method, losses): (&dyn Method, [f64; LOSS_COLUMNS]),
-        test: Evaluation,
+        (test, val): (Evaluation, Option<Evaluation>),
         (seconds, samples): (f64, usize),
     ) -> EpochMetrics {
         let terms = method.losses().iter().zip(losses).map(|(name, loss)| (name.to_string(), loss));
@@ -99,8 +103,17 @@ impl EpochMetrics {
             loss: losses[TOTAL],
             losses: LossTerms(terms.collect()),
             test,
+            val,
             seconds,
             samples_per_second: samples as f64 / seconds.max(1e-9),
+        }
+    }
+
+    /// The top-1 by which the best epoch is chosen.
+    pub fn selecting(&self, select: Select) -> f64 {
+        match (select, &self.val) {
+            (Select::Val, Some(val)) => val.top1,
+            _ => self.test.top1,
         }
     }
 }
@@ -110,8 +123,10 @@ impl EpochMetrics {
 pub struct Outcome<'a> {
     /// The last epoch.
     pub last: &'a EpochMetrics,
-    /// The first epoch with the highest top-1.
+    /// The first epoch with the highest top-1 on the images of `select`.
     pub best: &'a EpochMetrics,
+    /// What the best epoch was chosen on.
+    pub select: Select,
     /// Most bytes ever allocated on the device.
     pub peak_bytes: usize,
 }
@@ -146,7 +161,7 @@ mod tests {
             "\"loss\":4.0,\"loss_c\":1.0,\"top1\"",
         ]) {
             let losses = (*method, [1.0, 2.0, 3.0, 4.0]);
-            let metrics = EpochMetrics::new(0, (0.1, 1.0), losses, test.clone(), (1.0, 1));
+            let metrics = EpochMetrics::new(0, (0.1, 1.0), losses, (test.clone(), Some(test.clone())), (1.0, 1));
             let line = serde_json::to_string(&metrics).unwrap();
             assert!(line.contains(expected), "{line}");
             assert_eq!(serde_json::from_str::<EpochMetrics>(&line).unwrap(), metrics);

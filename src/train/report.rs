@@ -172,7 +172,7 @@ impl Reporter {
         let left = if m.epoch < self.epochs { spell(self.left()) } else { String::new() };
         let epoch = self.of_epochs(m.epoch);
         // Heading, value, columns, rank: where there is no room, the highest ranks are left out.
-        let cells = [
+        let mut cells = vec![
             ("epoch", epoch.clone(), epoch.len().max(7), 0),
             ("loss", loss_text(m.loss), 7, 0),
             ("top-1", format!("{:.2}", m.test.top1), 6, 0),
@@ -185,6 +185,9 @@ impl Reporter {
             ("time left", left, 11, 3),
             ("", if is_best { "best".into() } else { String::new() }, 4, 4),
         ];
+        if let Some(val) = &m.val {
+            cells.insert(3, ("val", format!("{:.2}", val.top1), 6, 1));
+        }
         let columns: Vec<(usize, u8)> = cells.iter().map(|&(_, _, columns, rank)| (columns, rank)).collect();
         let shown = console::fitting(&columns, console::width(Stream::Err));
         let line = |cell: &dyn Fn(usize) -> String| {
@@ -245,7 +248,6 @@ impl Reporter {
             files.row([format!("  {file}"), what.into()]);
         }
         files.print();
-        tell!("The best epoch is chosen on the test images, as papers' tables often are: compare last with last.");
     }
 }
 

@@ -11,13 +11,24 @@ use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use crate::config::Config;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, word};
 use crate::files::{self, sync_folder, write_atomically};
 use crate::train::metrics::{EpochMetrics, Outcome, digest};
-use crate::train::run_record::{Process, RunRecord};
+use crate::train::run_record::{Parent, Process, RunRecord};
 
 /// What may lie in a folder that a new run begins in: the demo's images, and what a kill before the run's first file leaves.
-const BEFORE_A_RUN: [&str; 4] = ["data.lt", ".data.lt.partial", ".lock", "config.toml.partial"];
+const BEFORE_A_RUN: [&str; 5] = ["data.lt", ".data.lt.partial", ".lock", "config.toml.partial", "run.json.partial"];
+
+/// What else may lie in a folder in which `--extend` was killed before it had become a run.
+const BEFORE_AN_EXTENSION: [&str; 7] = [
+    "run.json",
+    "best.safetensors",
+    "best.safetensors.partial",
+    "metrics.jsonl",
+    "metrics.jsonl.partial",
+    "last.safetensors",
+    "last.safetensors.partial",
+];
 
 /// An open, locked run folder.
 pub struct RunFolder {
@@ -31,6 +42,21 @@ pub struct RunFolder {
 /// # Errors
 /// When there is such a thing in it, or the system refuses.
 pub fn check_new(path: &Path) -> Result<()> {
+    check_holds_only(path, &BEFORE_A_RUN)
+}
+
+/// As [`check_new`], for a run that goes on from another: what a kill has left of such a beginning is no obstacle.
+///
+/// # Errors
+/// When there is anything else in it, or the system refuses.
+pub fn check_new_extension(path: &Path) -> Result<()> {
+    if RunRecord::read(&path.join("run.json")).parent.is_none() {
+        return check_new(path);
+    }
+    check_holds_only(path, &[&BEFORE_A_RUN[..], &BEFORE_AN_EXTENSION].concat())
+}
+
+fn check_holds_only(path: &Path, known: &[&str]) -> Result<()> {
     let entries = match fs::read_dir(path) {
         Ok(entries) => entries,
         Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
@@ -39,10 +65,10 @@ pub fn check_new(path: &Path) -> Result<()> {
     let names: Vec<_> = entries.map(|e| e.map(|e| e.file_name())).collect::<Result<_, _>>().map_err(Error::io(path))?;
     if names.iter().any(|name| name == "config.toml") {
         let what =
-            format!("there is a run here already: continue it with --resume {}, or give another --out", path.display());
+            format!("there is a run here already: continue it with --resume {}, or give another --out", word(path));
         return Err(Error::file(path, what));
     }
-    match names.iter().find(|name| !BEFORE_A_RUN.iter().any(|known| name == known)) {
+    match names.iter().find(|name| !known.iter().any(|known| name == known)) {
         None => Ok(()),
         Some(name) => {
             let what =
@@ -52,11 +78,11 @@ pub fn check_new(path: &Path) -> Result<()> {
     }
 }
 
-/// The run folder that `--resume` means: a folder, or the one that a `last.safetensors` lies in.
+/// The run folder that `--resume` or `--extend`, the flag, means: a folder, or the one that a `last.safetensors` lies in.
 ///
 /// # Errors
 /// For any other file.
-pub fn to_resume(path: &Path) -> Result<PathBuf> {
+pub fn to_go_on(flag: &str, path: &Path) -> Result<PathBuf> {
     if !path.is_file() {
         return Ok(path.to_path_buf());
     }
@@ -65,9 +91,9 @@ pub fn to_resume(path: &Path) -> Result<PathBuf> {
         Some(name) if name == "last.safetensors" => Ok(folder.to_path_buf()),
         Some(name) if name == "best.safetensors" => {
             let what = "is the best epoch's model, and a run goes on from its last";
-            Err(Error::Usage(format!("{}: {what}: give --resume {}", path.display(), folder.display())))
+            Err(Error::Usage(format!("{}: {what}: give {flag} {}", path.display(), word(folder))))
         }
-        _ => Err(Error::file(path, "is not a run: --resume takes a run folder or its last.safetensors")),
+        _ => Err(Error::file(path, format!("is not a run: {flag} takes a run folder or its last.safetensors"))),
     }
 }
 
@@ -99,6 +125,20 @@ impl RunFolder {
         Ok(folder)
     }
 
+    /// Makes the folder of a run that goes on from `parent`. It becomes a run when its `config.toml` is written, which must be
+    /// the last of its files: one without a checkpoint would begin at the first epoch.
+    ///
+    /// # Errors
+    /// As for [`RunFolder::create`].
+    pub fn create_extension(path: &Path, parent: Parent) -> Result<RunFolder> {
+        fs::create_dir_all(path).map_err(Error::io(path))?;
+        let folder = RunFolder::lock(path)?;
+        check_new_extension(path)?;
+        let record = RunRecord { saved: true, parent: Some(parent), processes: Vec::new() };
+        write_json(&folder.record(), &record)?;
+        Ok(folder)
+    }
+
     /// Writes `config.toml`, or replaces it when the run has moved.
     pub fn write_config(&self, config: &Config) -> Result<()> {
         let at = self.config();
@@ -111,7 +151,7 @@ impl RunFolder {
     /// When there is no run, or another process has it.
     pub fn open(path: &Path) -> Result<RunFolder> {
         if !path.join("config.toml").exists() {
-            return Err(Error::file(path, "there is no run here to resume (no config.toml)"));
+            return Err(Error::file(path, "there is no run here (no config.toml)"));
         }
         RunFolder::lock(path)
     }
@@ -170,12 +210,8 @@ impl RunFolder {
         self.path.join("result.json")
     }
 
-    /// What `run.json` says; nothing where there is none, or none that can be read: no run depends on it.
     fn read_record(&self) -> RunRecord {
-        files::read(&self.record(), 1 << 30)
-            .ok()
-            .and_then(|bytes| serde_json::from_slice(&bytes).ok())
-            .unwrap_or_default()
+        RunRecord::read(&self.record())
     }
 
     /// Adds a process to `run.json`.
@@ -205,8 +241,13 @@ impl RunFolder {
     pub fn check_not_lost(&self, checkpoint_every: usize) -> Result<()> {
         let lines = files::read(&self.metrics(), 1 << 32)
             .map_or(0, |bytes| bytes.iter().filter(|&&byte| byte == b'\n').count());
-        if !self.read_record().saved && lines <= checkpoint_every {
+        let record = self.read_record();
+        if !record.saved && lines <= checkpoint_every {
             return Ok(());
+        }
+        if let Some(Parent { folder, .. }) = record.parent {
+            let what = format!("is missing: restore it, or extend {} again", folder.display());
+            return Err(Error::file(self.last(), what));
         }
         let what =
             format!("is missing, though the run had come to epoch {lines} or further: restore it, or begin again");
@@ -218,6 +259,10 @@ impl RunFolder {
     /// # Errors
     /// When the system refuses.
     pub fn restart(&self) -> Result<()> {
+        if let Some(Parent { folder, .. }) = self.read_record().parent {
+            let what = format!("extends {}: to begin again, extend that once more", folder.display());
+            return Err(Error::file(&self.path, what));
+        }
         for file in [self.last(), self.best(), self.metrics(), self.result()] {
             match fs::remove_file(&file) {
                 Err(e) if e.kind() != ErrorKind::NotFound => return Err(Error::io(&file)(e)),
@@ -249,18 +294,54 @@ impl RunFolder {
         if is_new { sync_folder(&self.path) } else { Ok(()) }
     }
 
-    /// The metrics of the first `epochs` epochs, whose digest the checkpoint knows; whatever follows them (an epoch that
-    /// the checkpoint does not know, a line cut short by a kill) is dropped from the file. `is_old`: the checkpoint is of
-    /// format 1.
+    /// Writes the metrics of a run that begins with another's.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn write_metrics(&self, lines: &[EpochMetrics]) -> Result<()> {
+        let at = self.metrics();
+        let mut text = String::new();
+        for line in lines {
+            text.push_str(&serde_json::to_string(line).map_err(|e| Error::file(&at, e.to_string()))?);
+            text.push('\n');
+        }
+        write_atomically(&at, |file| file.write_all(text.as_bytes()).map_err(Error::io(&at)))
+    }
+
+    /// The metrics of the first `epochs` epochs, whose digest the checkpoint knows. `is_old`: the checkpoint is of format 1.
     ///
     /// # Errors
     /// When one of those lines is missing or damaged.
+    pub fn read_metrics(&self, epochs: usize, expected: &str, is_old: bool) -> Result<Vec<EpochMetrics>> {
+        self.known_metrics(epochs, expected, is_old).map(|(kept, _)| kept)
+    }
+
+    /// As [`RunFolder::read_metrics`]; whatever follows those lines (an epoch that the checkpoint does not know, a line cut
+    /// short by a kill) is dropped from the file.
+    ///
+    /// # Errors
+    /// When one of those lines is missing or damaged, or the system refuses.
     pub fn rewind_metrics(&self, epochs: usize, expected: &str, is_old: bool) -> Result<Vec<EpochMetrics>> {
+        let (kept, whole) = self.known_metrics(epochs, expected, is_old)?;
+        if let Some(whole) = whole {
+            let at = self.metrics();
+            write_atomically(&at, |file| file.write_all(whole.as_bytes()).map_err(Error::io(&at)))?;
+        }
+        Ok(kept)
+    }
+
+    /// The metrics that a checkpoint knows, and what the file should hold where it holds anything else.
+    fn known_metrics(
+        &self,
+        epochs: usize,
+        expected: &str,
+        is_old: bool,
+    ) -> Result<(Vec<EpochMetrics>, Option<String>)> {
         let at = self.metrics();
         let text = match files::read(&at, 1 << 32) {
             Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
             Err(Error::Io { source, .. }) if source.kind() == ErrorKind::NotFound && epochs == 0 => {
-                return Ok(Vec::new());
+                return Ok((Vec::new(), None));
             }
             Err(e) => return Err(e),
         };
@@ -294,10 +375,7 @@ impl RunFolder {
         if found != expected {
             return Err(Error::file(&at, "these are not the metrics of the checkpoint beside them: restore the file"));
         }
-        if whole != text {
-            write_atomically(&at, |file| file.write_all(whole.as_bytes()).map_err(Error::io(&at)))?;
-        }
-        Ok(kept)
+        Ok((kept, (whole != text).then_some(whole)))
     }
 }
 

@@ -1,9 +1,13 @@
 //! `run.json`: which processes worked on a run; everything about a run that may differ between it and its repeat.
 
+use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
+use crate::driver::sources::{self, Origin};
+use crate::error::Result;
+use crate::files;
 use crate::ops::Backend;
 use crate::tensor::Precision;
 use crate::version;
@@ -14,8 +18,33 @@ pub struct RunRecord {
     /// Whether a checkpoint was written: without one, a run that has this set has lost its files, and another was killed
     /// early.
     pub saved: bool,
+    /// The run that this one goes on from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<Parent>,
     /// The process that began the run, and those that went on with it.
     pub processes: Vec<Process>,
+}
+
+impl RunRecord {
+    /// What a `run.json` says; nothing where there is none, or none that can be read: no run depends on it.
+    pub fn read(path: &Path) -> RunRecord {
+        files::read(path, 1 << 30).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default()
+    }
+}
+
+/// Where a run that extends another one began.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Parent {
+    /// The other run's folder.
+    pub folder: PathBuf,
+    /// The checksum in its last checkpoint.
+    pub checksum: String,
+    /// How many epochs it was to have.
+    pub epochs: usize,
+    /// Epochs that it had finished.
+    pub epoch: usize,
+    /// Steps of the epoch after those.
+    pub step: usize,
 }
 
 /// A process that trained.
@@ -33,21 +62,29 @@ pub struct Process {
     pub device: String,
     /// The precision.
     pub precision: Precision,
+    /// Where its kernels came from; absent on a device that has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernels: Option<Origin>,
     /// The command line.
     pub command: Vec<String>,
 }
 
 impl Process {
     /// This one.
-    pub fn this(backend: &dyn Backend) -> Process {
-        Process {
+    ///
+    /// # Errors
+    /// When the folder of kernels cannot be read.
+    pub fn this(backend: &dyn Backend) -> Result<Process> {
+        let device = backend.name();
+        Ok(Process {
             date: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
             version: env!("CARGO_PKG_VERSION").into(),
             commit: version::COMMIT.map(ToString::to_string),
             host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
-            device: backend.name(),
+            kernels: (device != "cpu").then(sources::origin).transpose()?.cloned(),
+            device,
             precision: backend.precision(),
             command: std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect(),
-        }
+        })
     }
 }

@@ -9,13 +9,14 @@ use super::engine::{Data, Engine};
 use super::losses::LossReader;
 use super::manifest::{Manifest, Progress};
 use super::metrics::{EpochMetrics, Outcome, digest, mean_losses};
+use super::parent::ParentRun;
 use super::report::Reporter;
 use super::run_folder::RunFolder;
 use super::run_record::Process;
-use crate::config::Config;
-use crate::console;
+use crate::config::{Config, Select};
+use crate::console::{self, note, tell};
 use crate::data::store::Store;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, word};
 use crate::method::schedule;
 use crate::ops::Backend;
 use crate::ops::total_loss::{LOSS_COLUMNS, TOTAL};
@@ -55,7 +56,7 @@ pub fn start(config: &Config, folder: impl FnOnce() -> Result<RunFolder>, backen
     let store = Store::open(&config.placement.data)?;
     let session = Session::new(config, folder, backend, &store)?;
     session.engine.parameters.initialise(backend, config.seed)?;
-    session.folder.add_process(Process::this(backend))?;
+    session.folder.add_process(Process::this(backend)?)?;
     session.train()
 }
 
@@ -76,12 +77,36 @@ pub fn resume(config: &Config, folder: RunFolder, restart: bool, backend: &dyn B
     if Config::read(&session.folder.config())? != *config {
         session.folder.write_config(config)?;
     }
-    session.folder.add_process(Process::this(backend))?;
+    session.folder.add_process(Process::this(backend)?)?;
     if session.saved.is_some() {
         // An older version saved without noting it.
         session.folder.note_saved()?;
     }
     session.train()
+}
+
+/// Goes on from `parent`, whose configuration `config` is but for its epochs and where it computes, in the new folder `out`.
+///
+/// # Errors
+/// As for [`resume`], and when there is anything in `out`.
+pub fn extend(config: &Config, parent: ParentRun, out: &Path, backend: &dyn Backend) -> Result<()> {
+    let store = Store::open(&config.placement.data)?;
+    let folder = || {
+        parent.check_store(&store.fingerprint()?, config)?;
+        RunFolder::create_extension(out, parent.record()?)
+    };
+    let mut session = Session::new(config, folder, backend, &store)?;
+    session.inherit(&parent)?;
+    session.folder.add_process(Process::this(backend)?)?;
+    note!("{}", parent.jump(config));
+    drop(parent);
+    session.train()
+}
+
+/// Learning rate and alpha of 0-based epoch `epoch`.
+pub(super) fn rates(config: &Config, epoch: usize) -> (f64, f64) {
+    // Where the rate changes from step to step, an epoch has the last one's: that of its only step, if it had one.
+    (config.learning_rate().at(epoch, config.epochs, 0, 1), schedule::alpha(epoch, config.epochs))
 }
 
 impl<'a> Session<'a> {
@@ -126,11 +151,7 @@ impl<'a> Session<'a> {
         self.check_belongs(&last, manifest)?;
         self.progress = manifest.progress.clone();
         let Progress { epoch, step, .. } = self.progress;
-        let steps = self.engine.draw(epoch.min(self.config.epochs - 1))?.steps();
-        if !self.progress.fits(steps) {
-            let what = format!("impossible glmc_engine metadata: {epoch} epochs and {step} steps of {steps} per epoch");
-            return Err(Error::file(&last, format!("{what}; restore the file")));
-        }
+        self.check_fits(&last, &self.progress)?;
         if self.progress.best.is_some() {
             let best = Checkpoint::read(&self.folder.best())?;
             self.check_belongs(&self.folder.best(), &best.manifest)?;
@@ -142,17 +163,38 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    /// Whether a checkpoint is of this run. Where it computes may change between stop and resume; nothing else.
+    /// Makes the folder's files what they would be if this run had made the parent's epochs.
+    fn inherit(&mut self, parent: &ParentRun) -> Result<()> {
+        self.history.clone_from(&parent.history);
+        let of_best = parent.best.as_ref().map(|best| (best, self.folder.best()));
+        for (checkpoint, file) in of_best.into_iter().chain([(&parent.last, self.folder.last())]) {
+            let progress = &checkpoint.manifest.progress;
+            self.check_fits(&file, progress)?;
+            self.progress = Progress { metrics: digest(&self.history[..progress.epoch]), ..progress.clone() };
+            checkpoint.load(self.backend, &self.engine.parameters, true)?;
+            self.losses_so_far = checkpoint.losses()?;
+            self.state("the parent's last epoch")?.save(&file, self.manifest(), &self.losses_so_far)?;
+        }
+        self.saved = Some((self.progress.epoch, self.progress.step));
+        self.folder.write_metrics(&self.history)?;
+        self.folder.write_config(self.config)
+    }
+
+    /// Whether a checkpoint is of this run.
     fn check_belongs(&self, path: &Path, manifest: &Manifest) -> Result<()> {
-        if !manifest.config.same_run(self.config) {
-            return Err(Error::file(path, "belongs to a run with another configuration than config.toml beside it"));
+        manifest.check_configuration(path, self.config)?;
+        manifest.check_store(path, &self.fingerprint, &self.config.placement.data)
+    }
+
+    /// Whether a run on this data can be there.
+    fn check_fits(&self, path: &Path, progress: &Progress) -> Result<()> {
+        let Progress { epoch, step, .. } = *progress;
+        let steps = self.engine.draw(epoch.min(self.config.epochs - 1))?.steps();
+        if progress.fits(steps) {
+            return Ok(());
         }
-        if manifest.store != self.fingerprint {
-            let what =
-                format!("was trained on another store than what is now at {}", self.config.placement.data.display());
-            return Err(Error::file(path, what));
-        }
-        Ok(())
+        let what = format!("impossible glmc_engine metadata: {epoch} epochs and {step} steps of {steps} per epoch");
+        Err(Error::file(path, format!("{what}; restore the file")))
     }
 
     fn manifest(&self) -> Manifest {
@@ -212,12 +254,10 @@ impl<'a> Session<'a> {
         let mean = mean_losses(&log, (0..plan.steps()).map(samples));
         reporter.step(plan.steps(), mean[TOTAL], trained as f64 / seconds);
         let no_images = || Error::Config("there are no test images to evaluate on".into());
-        let evaluation = self.engine.evaluate(self.backend)?.ok_or_else(no_images)?;
-        // Where the rate changes from step to step, an epoch has the last one's.
-        let (epochs, steps) = (self.config.epochs, plan.steps());
-        let lr = self.config.learning_rate().at(epoch, epochs, steps - 1, steps);
-        let rates = (lr, schedule::alpha(epoch, epochs));
-        let metrics = EpochMetrics::new(epoch + 1, rates, (self.config.method, mean), evaluation, (seconds, trained));
+        let [test, val] = self.engine.evaluate(self.backend)?;
+        let evaluations = (test.ok_or_else(no_images)?, val);
+        let rates = rates(self.config, epoch);
+        let metrics = EpochMetrics::new(epoch + 1, rates, (self.config.method, mean), evaluations, (seconds, trained));
         self.progress.total_steps += (plan.steps() - first) as u64;
         self.end_epoch(metrics, reporter)?;
         if stop::signal().is_some() && self.progress.epoch < self.config.epochs {
@@ -234,7 +274,8 @@ impl<'a> Session<'a> {
     /// makes them count: whatever a kill cuts off here is done again, to the same bits.
     fn end_epoch(&mut self, metrics: EpochMetrics, reporter: &mut Reporter) -> Result<()> {
         let finished = metrics.epoch;
-        let is_best = self.progress.best.is_none_or(|(_, top1)| metrics.test.top1 > top1);
+        let selecting = metrics.selecting(self.config.select());
+        let is_best = self.progress.best.is_none_or(|(_, top1)| selecting > top1);
         let is_due = finished.is_multiple_of(self.config.placement.checkpoint_every) || finished == self.config.epochs;
         // Before anything is written: an epoch that diverged is not recorded.
         let state = if is_best || is_due { Some(self.state(&format!("epoch {finished}"))?) } else { None };
@@ -246,7 +287,7 @@ impl<'a> Session<'a> {
         let metrics = &self.history[finished - 1];
         self.folder.append_metrics(metrics)?;
         if is_best {
-            self.progress.best = Some((finished, metrics.test.top1));
+            self.progress.best = Some((finished, selecting));
         }
         if let (true, Some(state)) = (is_best, &state) {
             state.save(&self.folder.best(), self.manifest(), &[])?;
@@ -286,7 +327,7 @@ impl<'a> Session<'a> {
         Error::Training(format!(
             "{what}; {kept}; start again with a lower rate (glmc-engine train --config {} --lr {lr} --out NEW) or with \
              --warmup-epochs 5{wider}",
-            config.display()
+            word(config)
         ))
     }
 
@@ -327,7 +368,7 @@ impl<'a> Session<'a> {
     }
 
     fn interrupted(&self) -> Error {
-        let path = self.folder.path().display();
+        let path = word(self.folder.path());
         let Progress { epoch, step, .. } = self.progress;
         let at = if step == 0 { format!("epoch {epoch}") } else { format!("step {step} of epoch {}", epoch + 1) };
         Error::Interrupted(format!("stopped and saved after {at}; to continue: glmc-engine train --resume {path}"))
@@ -338,8 +379,23 @@ impl<'a> Session<'a> {
         let Some((best, _)) = self.progress.best else { return Ok(()) };
         let (last, best) = (&self.history[self.history.len() - 1], &self.history[best - 1]);
         let (_, peak_bytes) = self.backend.allocated();
-        self.folder.write_result(&Outcome { last, best, peak_bytes })?;
+        self.folder.write_result(&Outcome { last, best, select: self.config.select(), peak_bytes })?;
         reporter.summary(last, best, self.store.meta(), &self.folder, peak_bytes);
+        tell!("{}", chosen(self.config.select(), best));
         console::finish()
+    }
+}
+
+/// How the best epoch was chosen, and what that means for the figures.
+fn chosen(select: Select, best: &EpochMetrics) -> String {
+    let epoch = best.epoch;
+    match select {
+        Select::Val => format!(
+            "Best epoch {epoch} chosen on val (top-1 there {:.2}); papers' tables often choose on test: --select test.",
+            best.selecting(select)
+        ),
+        Select::Test => {
+            format!("Best epoch {epoch} chosen on test, as papers' tables often are: compare last with last.")
+        }
     }
 }

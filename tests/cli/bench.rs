@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use crate::{BIN, ok};
+use crate::{BIN, error, glmc, ok};
 
 fn bench(arguments: &[&str]) -> String {
     let small = ["--model", "resnet20", "--width", "2", "--batch", "2", "--size", "8", "--seconds", "0"];
@@ -58,5 +58,15 @@ fn steps_are_timed() {
     assert!((product - 2.0).abs() < 1e-9, "{b}");
     for field in ["device", "precision", "quartiles", "rounds", "parameters", "peak_bytes"] {
         assert!(!b[field].is_null(), "{field} in {b}");
+    }
+}
+
+#[test]
+fn a_size_out_of_range_is_named() {
+    for (flag, value) in
+        [("--classes", "18446744073709551615"), ("--classes", "1"), ("--size", "3"), ("--batch", "65537")]
+    {
+        let line = error(glmc(&["bench", "step", flag, value]), 1);
+        assert!(line.contains(&format!("{} {value} is not in", &flag[2..])), "{line}");
     }
 }

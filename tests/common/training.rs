@@ -60,6 +60,7 @@ impl<'a> Rig<'a> {
             counts: &[120, 80, 60, 48, 40],
             train: Images { pixels: &pictures.pixels, labels: &pictures.labels, height: size, width: size },
             test: None,
+            val: None,
             augmentation: Augmentation { mean: [0.5; 3], std: [0.25; 3], padding: 2, flip: true },
         };
         let engine = Engine::new(backend, &config, &data).expect("memory");

@@ -7,7 +7,7 @@ use glmc_engine::data::Store;
 use tempfile::TempDir;
 
 use super::archives::{self, Writer};
-use super::{FILES, names, prepared, refused, text};
+use super::{FILES, names, prepare, prepared, refused, text};
 
 /// All bytes of a store.
 fn bytes(store: &Path) -> Vec<Vec<u8>> {
@@ -226,4 +226,24 @@ fn pickles_that_name_other_functions_are_refused() {
     // A list that is stored in the memo, then filled, then recalled.
     let shared = Pickle::load(b"\x80\x02}(U\x01a]q\x01U\x01xaU\x01bh\x01u.").unwrap();
     assert_eq!(shared.strings("b").unwrap(), ["x"]);
+}
+
+#[test]
+fn the_published_name_of_the_imbalance_takes_its_reciprocal() {
+    let dir = TempDir::new().unwrap();
+    let source = dir.path().join("bin");
+    archives::ten_binary(&source, 300);
+    let make = |name: &str, flags: [&str; 2]| {
+        let out = dir.path().join(name);
+        prepared(&[&["cifar10", "--any-size", "--source", text(&source), "--out", text(&out)], &flags[..]].concat());
+        bytes(&out)
+    };
+    assert!(make("theirs.lt", ["--imbanlance_rate", "0.1"]) == make("ours.lt", ["--imbalance", "10"]));
+    let out = dir.path().join("refused.lt");
+    for rate in ["0", "-0.1", "nan", "100", "much"] {
+        let flag = format!("--imbanlance_rate={rate}");
+        let args = ["cifar10", "--any-size", "--source", text(&source), "--out", text(&out), &flag];
+        let line = crate::error(prepare(&args), 2);
+        assert!(line.contains("imbanlance_rate"), "{line}");
+    }
 }

@@ -10,7 +10,7 @@ use super::{BIN, Place, error, glmc, ok, resume, text, timeless_metrics, weights
 const SHORT: [&str; 4] = ["--epochs", "2", "--width", "2"];
 
 /// Every file of a folder, and what is in it.
-fn contents(folder: &Path) -> BTreeMap<String, Vec<u8>> {
+pub fn contents(folder: &Path) -> BTreeMap<String, Vec<u8>> {
     let entries = fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry"));
     let read = |entry: fs::DirEntry| {
         (entry.file_name().to_string_lossy().into_owned(), fs::read(entry.path()).expect("a file"))
@@ -142,9 +142,61 @@ fn run_json_says_when_where_and_how_and_no_checkpoint_depends_on_it() {
     for key in ["date", "host", "version"] {
         assert!(processes.iter().all(|process| process[key].as_str().is_some_and(|text| !text.is_empty())), "{key}");
     }
+    assert!(processes[0].get("kernels").is_none(), "the CPU has no kernels: {record}");
     let version = ok(glmc(&["--version"]));
     assert!(version.starts_with(&format!("glmc-engine {}", env!("CARGO_PKG_VERSION"))), "{version}");
     if let Some(commit) = processes[0]["commit"].as_str() {
         assert!(version.contains(commit), "{version}");
     }
+}
+
+#[test]
+fn run_json_says_where_the_kernels_came_from() {
+    let place = Place::new();
+    let kernels = concat!(env!("CARGO_MANIFEST_DIR"), "/kernels");
+    for folder in [None, Some(kernels)] {
+        let run = place.path(if folder.is_some() { "folder" } else { "own" });
+        let mut command = Command::new(BIN);
+        command.args(place.training(&run)).args(["--epochs", "1", "--width", "2", "--device", "emulator"]);
+        command.env_remove("GLMC_KERNELS").envs(folder.map(|folder| ("GLMC_KERNELS", folder)));
+        ok(command.output().expect("the program starts"));
+        let record: serde_json::Value =
+            serde_json::from_slice(&fs::read(run.join("run.json")).expect("a file")).expect("JSON");
+        let said = &record["processes"][0]["kernels"];
+        assert_eq!(said["folder"].as_str(), folder, "{record}");
+        assert_eq!(said["hash"].as_str().map(str::len), Some(16), "{record}");
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_store_whose_path_is_not_utf8_is_refused_before_anything_is_written() {
+    use std::os::unix::ffi::OsStrExt;
+    let place = Place::new();
+    let (run, link) = (place.path("run"), place.path("link.lt"));
+    let strange = place.path("x").with_file_name(std::ffi::OsStr::from_bytes(b"d\xff.lt"));
+    fs::rename(place.store(), &strange).expect("a rename");
+    std::os::unix::fs::symlink(&strange, &link).expect("a link");
+    for data in [&strange, &link] {
+        let mut command = Command::new(BIN);
+        command.args(["train", "--width", "2", "--epochs", "1", "--out", text(&run), "--data"]).arg(data);
+        let line = error(command.output().expect("it starts"), 1);
+        assert!(line.contains("not UTF-8") && line.contains("\\xff.lt"), "{line}");
+    }
+    assert!(!run.exists());
+}
+
+#[test]
+fn paths_in_suggested_commands_are_quoted() {
+    let place = Place::new();
+    let run = place.path("a run's folder");
+    ok(place.train(&run, &SHORT));
+    let word = format!("'{}'", text(&run).replace('\'', r"'\''"));
+    for output in [place.train(&run, &SHORT), resume(&run.join("best.safetensors"))] {
+        let status = output.status.code().expect("an end");
+        let line = error(output, status);
+        assert!(line.contains(&format!("--resume {word}")), "{line}");
+    }
+    let line = error(glmc(&["train", "--resume", text(&run), "--epochs", "9"]), 2);
+    assert!(line.contains(&format!("--extend {word} --epochs 9")), "{line}");
 }

@@ -3,9 +3,11 @@
 
 mod damage;
 mod divergence;
+mod extend;
 mod folder;
 mod model;
 mod preset;
+mod select;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -370,6 +372,7 @@ fn bad_requests_get_one_line_and_the_right_status() {
         (place.train(&run, &["--device", "tpu"]), 1, "tpu"),
         (place.train(&run, &["--precision", "bf16"]), 1, "bf16"),
         (place.train(&run, &["--batch", "0"]), 1, "batch"),
+        (place.train(&run, &["--seed", "9223372036854775808"]), 1, "seed must be at most 9223372036854775807"),
         (glmc(&["bench", "step", "--batch", "0"]), 1, "batch"),
         (glmc(&["verify", text(&missing)]), 1, "nowhere"),
     ];

@@ -24,14 +24,14 @@ fn header(bytes: &[u8]) -> (Value, &[u8]) {
     (serde_json::from_slice(&bytes[8..8 + len]).expect("JSON"), &bytes[8 + len..])
 }
 
-fn manifest(file: &Path) -> Value {
+pub fn manifest(file: &Path) -> Value {
     let bytes = fs::read(file).expect("a checkpoint");
     let json = header(&bytes).0["__metadata__"]["glmc_engine"].clone();
     serde_json::from_str(json.as_str().expect("text")).expect("JSON")
 }
 
 /// Changes what a checkpoint says about itself, and gives it a checksum that fits.
-fn forge(file: &Path, change: impl FnOnce(&mut Value)) {
+pub fn forge(file: &Path, change: impl FnOnce(&mut Value)) {
     let bytes = fs::read(file).expect("a checkpoint");
     let (mut head, data) = header(&bytes);
     let mut manifest = manifest(file);
