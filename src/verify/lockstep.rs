@@ -31,7 +31,7 @@ pub struct Difference {
 
 /// Runs a recording, planned for each of two backends, on both at once; `None` when all outputs agree. Inputs, parameters and
 /// what else lies outside the programs' arenas must be equal at the start; `agreed` hears of each output's error
-/// and its limit.
+/// and its limit when all of a pass agree.
 ///
 /// # Errors
 /// When a backend fails, or the programs are not of one recording.
@@ -40,6 +40,7 @@ pub fn lockstep(device: Side<'_>, oracle: Side<'_>, agreed: &mut dyn FnMut(f64, 
         device.program.run_op(device.backend, node, pass)?;
         oracle.program.run_op(oracle.backend, node, pass)?;
         let op = device.program.op(node);
+        let mut errors = Vec::new();
         let written = [device, oracle].map(|side| side.program.written(node, pass));
         for (number, (&found, &expected)) in written[0].iter().zip(&written[1]).enumerate() {
             let what = || {
@@ -54,8 +55,9 @@ pub fn lockstep(device: Side<'_>, oracle: Side<'_>, agreed: &mut dyn FnMut(f64, 
             if error > limit {
                 return Ok(Some(Difference { what: what(), error, limit }));
             }
-            agreed(error, limit);
+            errors.push((error, limit));
         }
+        errors.into_iter().for_each(|(error, limit)| agreed(error, limit));
     }
     Ok(None)
 }
