@@ -37,8 +37,8 @@ impl Gpu {
         let after = self.contents_of_memory(emulator)?;
         for ((address, before), (_, after)) in before.iter().zip(&after).rev() {
             let words = before.chunks(4).zip(after.chunks(4));
-            let changed = words.enumerate().filter(|(_, (before, after))| before != after).map(|(at, _)| 4 * at);
-            if let Some(at) = changed.last().filter(|at| at + 4 <= after.len()) {
+            let mut changed = words.enumerate().filter(|(_, (before, after))| before != after).map(|(at, _)| 4 * at);
+            if let Some(at) = changed.next_back().filter(|at| at + 4 <= after.len()) {
                 let mut word = after[at..at + 4].to_vec();
                 word[3] ^= 0x40;
                 return emulator.upload(address + at as u64, &word);
