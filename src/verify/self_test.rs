@@ -1,4 +1,4 @@
-//! The kernels of a device against the CPU in double precision, each op by itself ([`super::lockstep`]): a training step of each
+//! The kernels of a device against the CPU in double precision, each op by itself (`lockstep`): a training step of each
 //! method, an evaluation, the optimiser, and convolutions that get every tiling of the presets' networks.
 //!
 //! Small numbers of few bits, so that bf16 holds the inputs exactly, and small networks: on a GPU compiling takes most of the
@@ -50,7 +50,7 @@ const fn convolution(
 }
 
 /// Convolutions which together get every tiling that those of the presets' networks get (tests/launched/conv2d.rs looks).
-pub const CONVOLUTIONS: [Geometry; 8] = [
+pub const CONVOLUTIONS: [Geometry; 9] = [
     // Enough pixels for the tiles of large layers.
     convolution([2, 4, 48, 40], [16, 128], 1),
     convolution([1, 8, 48, 40], [128, 64], 1),
@@ -59,6 +59,7 @@ pub const CONVOLUTIONS: [Geometry; 8] = [
     // And too few.
     convolution([2, 3, 6, 6], [8, 16], 3),
     convolution([1, 2, 5, 7], [16, 24], 3),
+    convolution([2, 1, 6, 6], [32, 48], 3),
     convolution([2, 2, 6, 6], [64, 64], 3),
     convolution([1, 1, 4, 4], [136, 72], 3),
 ];
