@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::self_test::TrustArgs;
 use super::signals;
 use crate::backend::{self, AUTO};
 use crate::config::{Config, DataSet, Placement, PlacementSettings, Preset, Select, Settings, preset, presets};
@@ -48,6 +49,8 @@ pub struct TrainArgs {
     #[arg(long)]
     list_presets: bool,
     #[command(flatten)]
+    trust: TrustArgs,
+    #[command(flatten)]
     settings: Settings,
 }
 
@@ -62,14 +65,14 @@ pub fn run(args: TrainArgs) -> Result<()> {
     signals::outlive_readers();
     signals::listen("stopping: the step in progress is finished and saved first")?;
     match (&args.resume, &args.extend, &args.out) {
-        (Some(run), ..) => resume(&to_go_on("--resume", run)?, args.restart, args.settings),
-        (None, Some(run), Some(out)) => extend(&to_go_on("--extend", run)?, out, args.settings),
+        (Some(run), ..) => resume(&to_go_on("--resume", run)?, args.restart, args.trust, args.settings),
+        (None, Some(run), Some(out)) => extend(&to_go_on("--extend", run)?, out, args.trust, args.settings),
         _ => start(args),
     }
 }
 
 fn start(args: TrainArgs) -> Result<()> {
-    let TrainArgs { preset: name, config: file, out, any_data, settings: flags, .. } = args;
+    let TrainArgs { preset: name, config: file, out, any_data, trust, settings: flags, .. } = args;
     let (in_file, named_in_file) = match &file {
         Some(path) => Settings::read(path)?,
         None => (Settings::default(), None),
@@ -90,6 +93,7 @@ fn start(args: TrainArgs) -> Result<()> {
         settings.placement.data = Some(out.join("data.lt"));
     }
     let mut config = Config { preset: name, ..Config::resolve(settings)? };
+    trust.prove(&config.placement.device, config.placement.precision)?;
     let backend = config.placement.open()?;
     if is_demo {
         check_new(&out)?;
@@ -142,7 +146,7 @@ fn check_data(preset: &Preset, store: &Store, any_data: bool) -> Result<()> {
     Ok(())
 }
 
-fn resume(run: &Path, restart: bool, flags: Settings) -> Result<()> {
+fn resume(run: &Path, restart: bool, trust: TrustArgs, flags: Settings) -> Result<()> {
     if let Some(epochs) = flags.epochs {
         let what = "--resume keeps the run's epochs: to change them, go on in a new run";
         let command = format!("glmc-engine train --extend {} --epochs {epochs} --out NEW", word(run));
@@ -154,11 +158,12 @@ fn resume(run: &Path, restart: bool, flags: Settings) -> Result<()> {
     let placement = moved(placement, &stored, &folder)?;
     let config = Config { placement, ..stored };
     config.check()?;
+    trust.prove(&config.placement.device, config.placement.precision)?;
     let backend = config.placement.open()?;
     session::resume(&config, folder, restart, backend.as_ref())
 }
 
-fn extend(run: &Path, out: &Path, mut flags: Settings) -> Result<()> {
+fn extend(run: &Path, out: &Path, trust: TrustArgs, mut flags: Settings) -> Result<()> {
     let epochs = flags.epochs.take().ok_or_else(|| Error::Usage("--extend needs --epochs".into()))?;
     let placement = only_placement("--extend", flags)?;
     let folder = RunFolder::open(run)?;
@@ -168,6 +173,7 @@ fn extend(run: &Path, out: &Path, mut flags: Settings) -> Result<()> {
     let config = Config { placement: moved(placement, &stored, &folder)?, epochs, ..stored };
     config.check()?;
     let parent = ParentRun::read(folder, epochs)?;
+    trust.prove(&config.placement.device, config.placement.precision)?;
     let backend = config.placement.open()?;
     session::extend(&config, parent, out, backend.as_ref())
 }

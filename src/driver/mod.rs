@@ -14,6 +14,7 @@ mod pinned;
 pub mod sources;
 mod spec;
 mod table;
+pub mod watched;
 
 pub use pinned::Pinned;
 pub use spec::{Arg, Kernel, KernelSpec, Launch, Variant};
