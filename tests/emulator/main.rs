@@ -3,6 +3,7 @@
 
 mod basics;
 mod bench_kernels;
+mod bench_trace;
 mod checks;
 mod kernel_cache;
 mod kernels_folder;
