@@ -7,3 +7,4 @@ mod bench_trace;
 mod checks;
 mod kernel_cache;
 mod kernels_folder;
+mod outline;
