@@ -9,7 +9,7 @@ pub mod native;
 
 use crate::driver::Driver;
 use crate::driver::cache::Cache;
-use crate::driver::cuda::{self, Cuda};
+use crate::driver::cuda::{self, Cuda, DeviceInfo};
 use crate::driver::dry_run::DryRun;
 use crate::driver::emulator::{self, Checks, Emulator};
 use crate::error::{Error, Result};
@@ -49,24 +49,38 @@ pub fn open(device: &str, precision: Precision, threads: usize) -> Result<Box<dy
     if threads > MOST_THREADS {
         return Err(Error::Config(format!("{threads} threads are more than {MOST_THREADS}; 0 takes one a core")));
     }
+    if device == "cpu" {
+        return Ok(Box::new(native::Native::new(precision, threads)?));
+    }
+    if threads > 0 && device.starts_with("emulator") {
+        // The emulator runs blocks on the process's own pool. Where that is up already, it stays as it is.
+        let _ = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
+    }
+    Ok(Box::new(launched::Launched::new(driver(device)?, precision)?))
+}
+
+/// Opens what runs the kernels of a device other than the CPU.
+///
+/// # Errors
+/// When there is no device of that name, or it cannot be opened.
+pub fn driver(device: &str) -> Result<Box<dyn Driver>> {
     let checks = match device {
-        "cpu" => return Ok(Box::new(native::Native::new(precision, threads)?)),
         "emulator" => Checks::Fast,
         "emulator:checked" => Checks::Full,
         _ => {
             let Some(ordinal) = cuda_ordinal(device) else {
                 return Err(Error::device(device, "no such device; there are: cpu, cuda, cuda:N, emulator"));
             };
-            let driver = Cuda::new(ordinal, Cache::user())?;
-            return Ok(Box::new(launched::Launched::new(Box::new(driver), precision)?));
+            return Ok(Box::new(Cuda::new(ordinal, Cache::user())?));
         }
     };
-    if threads > 0 {
-        // The emulator runs blocks on the process's own pool. Where that is up already, it stays as it is.
-        let _ = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
-    }
-    let driver = Emulator::new(emulator::Options { checks, cache: Cache::user() })?;
-    Ok(Box::new(launched::Launched::new(Box::new(driver), precision)?))
+    Ok(Box::new(Emulator::new(emulator::Options { checks, cache: Cache::user() })?))
+}
+
+/// The GPU that a device's name means; `None` where it means none, or none that can be used.
+pub fn gpu(device: &str) -> Option<DeviceInfo> {
+    let ordinal = cuda_ordinal(device)?;
+    cuda::devices().ok()?.into_iter().find(|gpu| gpu.ordinal == ordinal && gpu.kernels.is_ok())
 }
 
 /// A backend that plans and counts memory as the device of that name does, whether this machine has it or not; see

@@ -5,6 +5,7 @@ use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
 use super::device::DeviceArgs;
+use super::self_test::TrustArgs;
 use crate::bench::{Bound, KernelsBench, OpsBench, StepBench, Workload, bench_kernels, bench_ops, bench_step, trace};
 use crate::console::say;
 use crate::error::{Error, Result};
@@ -55,6 +56,8 @@ pub struct BenchArgs {
     json: bool,
     #[command(flatten)]
     device: DeviceArgs,
+    #[command(flatten)]
+    trust: TrustArgs,
 }
 
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
@@ -89,7 +92,7 @@ pub fn run(args: BenchArgs) -> Result<()> {
         classes: args.classes,
         size: args.size,
     };
-    let backend = args.device.open()?;
+    let backend = args.device.open_proven(args.trust)?;
     let json = |value: serde_json::Result<String>| value.map_err(|e| Error::Config(e.to_string()));
     match args.what {
         What::Step => {

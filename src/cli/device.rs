@@ -1,5 +1,6 @@
 //! Flags that several subcommands share: where to compute, and in which precision.
 
+use super::self_test::TrustArgs;
 use crate::backend;
 use crate::error::Result;
 use crate::ops::Backend;
@@ -20,13 +21,20 @@ pub struct DeviceArgs {
 }
 
 impl DeviceArgs {
-    /// Opens the device.
-    ///
-    /// # Errors
-    /// When there is no such device or it cannot compute in that precision.
-    pub fn open(&self) -> Result<Box<dyn Backend>> {
+    /// The device and precision that are meant.
+    pub fn resolved(&self) -> (String, Precision) {
         let device = backend::resolve(&self.device).0;
         let precision = self.precision.unwrap_or_else(|| Precision::default_on(&device));
+        (device, precision)
+    }
+
+    /// Opens the device after a self-test, if it needs one.
+    ///
+    /// # Errors
+    /// When it fails the test, there is no such device or it cannot compute in that precision.
+    pub fn open_proven(&self, trust: TrustArgs) -> Result<Box<dyn Backend>> {
+        let (device, precision) = self.resolved();
+        trust.prove(&device, precision)?;
         backend::open(&device, precision, self.threads)
     }
 

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::device::DeviceArgs;
+use super::self_test::TrustArgs;
 use crate::console::{self, note, say};
 use crate::data::shots::ShotRule;
 use crate::data::store::Store;
@@ -42,6 +43,8 @@ pub struct EvalArgs {
     json: bool,
     #[command(flatten)]
     device: DeviceArgs,
+    #[command(flatten)]
+    trust: TrustArgs,
 }
 
 /// Runs the subcommand.
@@ -68,7 +71,7 @@ pub fn run(args: EvalArgs) -> Result<()> {
         }
         _ => Subject::of(&store),
     };
-    let backend = args.device.open()?;
+    let backend = args.device.open_proven(args.trust)?;
     let backend = backend.as_ref();
     let model = model(config, counts.len(), backend)?;
     let parameters = ParameterStore::new(backend, model.specs().clone())?;

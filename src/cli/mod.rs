@@ -6,6 +6,7 @@ mod eval;
 mod info;
 pub mod kernels;
 mod prepare;
+mod self_test;
 mod signals;
 pub mod stand_in;
 mod train;
@@ -40,6 +41,8 @@ enum Command {
     Bench(bench::BenchArgs),
     Info(Box<info::InfoArgs>),
     Kernels(kernels::KernelsArgs),
+    #[command(name = self_test::COMMAND, hide = true)]
+    SelfTest(self_test::SelfTestArgs),
     /// Print the completions of a shell
     Completions {
         /// Which shell
@@ -88,6 +91,7 @@ fn run(command: Command) -> Result<()> {
         Command::Bench(args) => bench::run(args),
         Command::Info(args) => info::run(*args),
         Command::Kernels(args) => kernels::run(&args),
+        Command::SelfTest(args) => self_test::run(&args),
         Command::Completions { shell } => {
             let mut text = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "glmc-engine", &mut text);

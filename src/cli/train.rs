@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::self_test::TrustArgs;
 use super::signals;
 use crate::backend::{self, AUTO};
 use crate::config::{Config, DataSet, PlacementSettings, Preset, Settings, preset, presets};
@@ -43,6 +44,8 @@ pub struct TrainArgs {
     #[arg(long)]
     list_presets: bool,
     #[command(flatten)]
+    trust: TrustArgs,
+    #[command(flatten)]
     settings: Settings,
 }
 
@@ -57,13 +60,13 @@ pub fn run(args: TrainArgs) -> Result<()> {
     signals::outlive_readers();
     signals::listen("stopping: the step in progress is finished and saved first")?;
     match args.resume {
-        Some(run) => resume(&to_resume(&run)?, args.restart, args.settings),
+        Some(run) => resume(&to_resume(&run)?, args.restart, args.trust, args.settings),
         None => start(args),
     }
 }
 
 fn start(args: TrainArgs) -> Result<()> {
-    let TrainArgs { preset: name, config: file, out, any_data, settings: flags, .. } = args;
+    let TrainArgs { preset: name, config: file, out, any_data, trust, settings: flags, .. } = args;
     let (in_file, named_in_file) = match &file {
         Some(path) => Settings::read(path)?,
         None => (Settings::default(), None),
@@ -84,6 +87,7 @@ fn start(args: TrainArgs) -> Result<()> {
         settings.placement.data = Some(out.join("data.lt"));
     }
     let mut config = Config { preset: name, ..Config::resolve(settings)? };
+    trust.prove(&config.placement.device, config.placement.precision)?;
     let backend = config.placement.open()?;
     if is_demo {
         check_new(&out)?;
@@ -131,7 +135,7 @@ fn check_data(preset: &Preset, store: &Store, any_data: bool) -> Result<()> {
     Ok(())
 }
 
-fn resume(run: &Path, restart: bool, flags: Settings) -> Result<()> {
+fn resume(run: &Path, restart: bool, trust: TrustArgs, flags: Settings) -> Result<()> {
     let Settings { placement, .. } = flags.clone();
     if flags != (Settings { placement: placement.clone(), ..Settings::default() }) {
         let what = "--resume keeps the run's own settings: only --data (the same store, moved), \
@@ -149,6 +153,7 @@ fn resume(run: &Path, restart: bool, flags: Settings) -> Result<()> {
     }
     let config = Config { placement, ..stored };
     config.check()?;
+    trust.prove(&config.placement.device, config.placement.precision)?;
     let backend = config.placement.open()?;
     session::resume(&config, folder, restart, backend.as_ref())
 }

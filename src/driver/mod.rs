@@ -15,6 +15,7 @@ mod pinned;
 pub mod sources;
 mod spec;
 mod table;
+pub mod watched;
 
 pub use outline::{Outline, Part};
 pub use pinned::Pinned;

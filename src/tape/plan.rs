@@ -215,7 +215,7 @@ impl Tape {
         pieces.extend(scratch_pieces);
         let padding = backend.padding();
         let arena_bytes = pack(&mut pieces, padding);
-        let outline = (padding > 0).then(|| outline(ops, values.len(), &scratch_at, &pieces));
+        let outline = (padding > 0 && arena_bytes > 0).then(|| outline(ops, values.len(), &scratch_at, &pieces));
 
         let in_arena = |offset: usize, shape: Shape, dtype: DType| Tensor { buffer: UNPLACED, offset, shape, dtype };
         let placed: Vec<Tensor> = (0..values.len())
@@ -323,7 +323,30 @@ impl Program {
         pass == Pass::Forward || (self.differentiated[node] && !self.ops[node].is_loss())
     }
 
-    fn run_op(&self, backend: &dyn Backend, node: usize, pass: Pass) -> Result<()> {
+    /// The passes of a whole step by their ops' numbers, in the order in which they run.
+    pub fn passes(&self) -> Vec<(usize, Pass)> {
+        let forward = (0..self.ops.len()).map(|node| (node, Pass::Forward));
+        let backward = (0..self.ops.len()).rev().map(|node| (node, Pass::Backward));
+        forward.chain(backward).filter(|&(node, pass)| self.runs(node, pass)).collect()
+    }
+
+    /// The op of that number.
+    pub fn op(&self, node: usize) -> &dyn Op {
+        self.ops[node].as_ref()
+    }
+
+    /// What a pass of an op writes or adds to, in an order that is the same on every backend. Running statistics and cursors,
+    /// which ops update beside the tape, are not in it.
+    pub fn written(&self, node: usize, pass: Pass) -> Vec<Tensor> {
+        let op = &self.ops[node];
+        let values = if pass == Pass::Forward { op.writes() } else { Vec::new() };
+        let grads = if pass == Pass::Backward || op.is_loss() { &self.targets[node][..] } else { &[] };
+        let values = values.into_iter().map(|var| self.value(var));
+        values.chain(grads.iter().map(|(_, grad)| grad.tensor)).collect()
+    }
+
+    /// Runs one pass of one op; nothing where it has none.
+    pub fn run_op(&self, backend: &dyn Backend, node: usize, pass: Pass) -> Result<()> {
         if !self.runs(node, pass) {
             return Ok(());
         }
@@ -373,12 +396,7 @@ impl Program {
     /// sums and statistics are not a step's.
     pub fn timed(&self, backend: &dyn Backend) -> Result<Vec<OpTime>> {
         let mut times = Vec::new();
-        let forward = (0..self.ops.len()).map(|node| (node, Pass::Forward));
-        let backward = (0..self.ops.len()).rev().map(|node| (node, Pass::Backward));
-        for (node, pass) in forward.chain(backward) {
-            if !self.runs(node, pass) {
-                continue;
-            }
+        for (node, pass) in self.passes() {
             let op = &self.ops[node];
             let mut work = || self.run_op(backend, node, pass);
             let time = if op.repeats() { time_repeated(backend, &mut work) } else { backend.time(&mut work) }?;

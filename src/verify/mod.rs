@@ -1,6 +1,8 @@
 //! `glmc-engine verify`: the engine's own step against one that was computed elsewhere in double precision.
 
+mod lockstep;
 mod reference;
+pub mod self_test;
 
 pub use reference::Reference;
 
@@ -242,7 +244,15 @@ fn compare_parameters(
 /// # Errors
 /// When the file is damaged or incomplete, or the device fails. A comparison that fails is no error: see [`Report::pass`].
 pub fn verify(path: &Path, backend: &dyn Backend) -> Result<Report> {
-    let f = Reference::open(path)?;
+    verify_reference(&Reference::open(path)?, backend)
+}
+
+/// As [`verify`], of a reference that is open.
+///
+/// # Errors
+/// As for [`verify`].
+pub fn verify_reference(f: &Reference, backend: &dyn Backend) -> Result<Report> {
+    let path = f.path();
     let description = ModelConfig {
         name: f.arch.clone(),
         width: f.width,
@@ -259,16 +269,16 @@ pub fn verify(path: &Path, backend: &dyn Backend) -> Result<Report> {
     values.iter().enumerate().for_each(|(index, values)| start.set(index, values));
     store.restore(backend, Field::Value, &start)?;
 
-    let step = Step::new(backend, &f, &model, &store)?;
+    let step = Step::new(backend, f, &model, &store)?;
     let mut comparison = Comparison { precision: backend.precision(), groups: Vec::new() };
     let (mut inputs, mut heads, mut gradient) = (Vec::new(), Vec::new(), Vec::new());
     for index in 0..f.steps {
-        step.load(backend, &f, index)?;
+        step.load(backend, f, index)?;
         step.step.run(backend, 0)?;
-        inputs.extend(step.compare_inputs(backend, &f, index)?);
+        inputs.extend(step.compare_inputs(backend, f, index)?);
         if index == 0 {
-            heads = step.compare_heads(backend, &f)?;
-            gradient = compare_parameters(backend, &f, &store, (Field::Grad, "grad"))?;
+            heads = step.compare_heads(backend, f)?;
+            gradient = compare_parameters(backend, f, &store, (Field::Grad, "grad"))?;
         }
     }
     let losses = read_floats(backend, step.step.log)?;
@@ -288,8 +298,8 @@ pub fn verify(path: &Path, backend: &dyn Backend) -> Result<Report> {
     comparison.worst_of("first-step losses", &errors[..LOSS_COLUMNS]);
     comparison.concatenated("first-step gradient", &gradient);
     comparison.worst_of("later losses", &errors[LOSS_COLUMNS..]);
-    comparison.concatenated("after", &compare_parameters(backend, &f, &store, (Field::Value, "after"))?);
-    let evaluation = compare_evaluation(backend, &f, &model, &store)?;
+    comparison.concatenated("after", &compare_parameters(backend, f, &store, (Field::Value, "after"))?);
+    let evaluation = compare_evaluation(backend, f, &model, &store)?;
     comparison.worst_of("eval.logits", &[("eval.logits".into(), evaluation)]);
 
     let pass = comparison.groups.iter().all(|g| g.pass);

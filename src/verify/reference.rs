@@ -12,6 +12,13 @@ use crate::method::class_weights;
 /// Largest extents that a file may ask for: generous, but an absurd number does not take the machine down.
 const MAX_STEPS: usize = 1000;
 
+/// The references that the program carries: names, and files as `tools/make_reference.py` wrote them. Both are within what bf16
+/// can reproduce; the first is the smaller one.
+const BUILT_IN: [(&str, &[u8]); 2] = [
+    ("built-in step_w2_c7_b3", include_bytes!("../../tests/fixtures/step_w2_c7_b3.safetensors")),
+    ("built-in step_w4_c10_b5", include_bytes!("../../tests/fixtures/step_w4_c10_b5.safetensors")),
+];
+
 /// An open reference file: its settings, and its tensors on demand.
 pub struct Reference {
     path: PathBuf,
@@ -48,7 +55,18 @@ impl Reference {
     /// # Errors
     /// When it cannot be read, is no whole safetensors file, or a setting is missing or absurd.
     pub fn open(path: &Path) -> Result<Reference> {
-        let bytes = crate::files::read(path, 1 << 36)?;
+        Reference::read(path, crate::files::read(path, 1 << 36)?)
+    }
+
+    /// The references that the program carries.
+    ///
+    /// # Errors
+    /// Never, but for a damaged program.
+    pub fn built_in() -> impl Iterator<Item = Result<Reference>> {
+        BUILT_IN.iter().map(|(name, bytes)| Reference::read(Path::new(name), bytes.to_vec()))
+    }
+
+    fn read(path: &Path, bytes: Vec<u8>) -> Result<Reference> {
         let wrong = |what: String| Error::file(path, what);
         let tensors =
             SafeTensors::deserialize(&bytes).map_err(|e| wrong(format!("not a whole safetensors file ({e})")))?;

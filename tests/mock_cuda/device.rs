@@ -4,7 +4,7 @@
 use std::ffi::{c_char, c_int};
 
 use cudarc::driver::sys::CUresult::{self, *};
-use cudarc::driver::sys::{CUcontext, CUdevice, CUdevice_attribute};
+use cudarc::driver::sys::{CUcontext, CUdevice, CUdevice_attribute, CUuuid};
 use glmc_engine::driver::Driver;
 
 use crate::gpu::{Answer, Gpu, emulator, give, initialised, lock};
@@ -72,6 +72,14 @@ unsafe extern "C" fn cuDeviceGetName(name: *mut c_char, room: c_int, device: CUd
         // SAFETY: the caller says that there is room for `room` bytes, and the text has at most as many.
         unsafe { name.cast::<u8>().copy_from_nonoverlapping(text.as_ptr(), text.len()) };
         Ok(())
+    })
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn cuDeviceGetUuid_v2(uuid: *mut CUuuid, device: CUdevice) -> CUresult {
+    initialised("cuDeviceGetUuid", |gpu| {
+        gpu.device("cuDeviceGetUuid", device)?;
+        give(gpu, "cuDeviceGetUuid", uuid, CUuuid { bytes: std::array::from_fn(|at| at as c_char) })
     })
 }
 

@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 
 use cudarc::driver::sys::{
     CUcontext, CUdevice, CUdevice_attribute, CUdeviceptr, CUevent, CUfunction, CUfunction_attribute, CUgraph,
-    CUgraphExec, CUgraphNode, CUmodule, CUresult, CUstream, CUstreamCaptureMode,
+    CUgraphExec, CUgraphNode, CUmodule, CUresult, CUstream, CUstreamCaptureMode, CUuuid,
 };
 use libloading::Library;
 
@@ -73,6 +73,7 @@ calls! {
     device_count = cuDeviceGetCount(count: *mut c_int);
     device = cuDeviceGet(device: *mut CUdevice, ordinal: c_int);
     device_name = cuDeviceGetName(name: *mut c_char, room: c_int, device: CUdevice);
+    device_uuid = cuDeviceGetUuid_v2(uuid: *mut CUuuid, device: CUdevice);
     device_memory = cuDeviceTotalMem_v2(bytes: *mut usize, device: CUdevice);
     device_attribute = cuDeviceGetAttribute(value: *mut c_int, which: CUdevice_attribute, device: CUdevice);
     retain_context = cuDevicePrimaryCtxRetain(context: *mut CUcontext, device: CUdevice);

@@ -29,6 +29,10 @@ pub struct DeviceInfo {
     pub compute: (i32, i32),
     pub memory_bytes: u64,
     pub multiprocessors: u32,
+    /// Which GPU it is: of two of one product, or of the parts of one, each has its own.
+    pub uuid: [u8; 16],
+    /// The CUDA version that the driver is for.
+    pub driver: (i32, i32),
     /// What compiles its kernels, and for which architecture; or why it cannot be used.
     pub kernels: Result<String, String>,
 }
@@ -83,6 +87,9 @@ impl Installed {
             let mut bytes = 0;
             // SAFETY: the target is valid.
             unsafe { self.calls.device_memory(&mut bytes, device) }?;
+            let mut uuid = sys::CUuuid { bytes: [0; 16] };
+            // SAFETY: the target is valid.
+            unsafe { self.calls.device_uuid(&mut uuid, device) }?;
             let product = CStr::from_bytes_until_nul(&name).unwrap_or_default().to_string_lossy().into_owned();
             let multiprocessors = self.attribute(device, Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)? as u32;
             let info = DeviceInfo {
@@ -91,6 +98,8 @@ impl Installed {
                 compute,
                 memory_bytes: bytes as u64,
                 multiprocessors,
+                uuid: uuid.bytes.map(|byte| byte as u8),
+                driver: self.version,
                 kernels: self.compiler(compute).map(|(nvrtc, target)| nvrtc.describe_target(&target)),
             };
             Ok((device, info))

@@ -1,0 +1,367 @@
+//! The kernels of a device against the CPU in double precision, each op by itself ([`super::lockstep`]): a training step of each
+//! method, an evaluation, the optimiser, and convolutions that get every tiling of the presets' networks.
+//!
+//! Small numbers of few bits, so that bf16 holds the inputs exactly, and small networks: on a GPU compiling takes most of the
+//! time.
+
+use std::sync::Arc;
+
+use half::bf16;
+
+use super::lockstep::{self, Difference, Side, lockstep};
+use super::{Reference, verify_reference};
+use crate::backend::launched::Launched;
+use crate::backend::native::Native;
+use crate::driver::watched::{Event, Launches, Watched};
+use crate::error::{Error, Result};
+use crate::memory::{read_floats, write_floats};
+use crate::method::{Inputs, METHODS, Method, class_weights};
+use crate::nn::parameters::Kind;
+use crate::nn::{Field, Mode, Model, ModelConfig, ParameterStore, Recorder};
+use crate::ops::Backend;
+use crate::ops::augment_mix::{Augmentation, Mixing, augment_mix, mix_views};
+use crate::ops::classify::classify;
+use crate::ops::conv2d::{Config, Geometry, conv2d};
+use crate::ops::load_step::{STEP_WORDS, StepParams, StepVars, load_step};
+use crate::ops::sgd::{Sgd, SgdConfig};
+use crate::ops::total_loss::LOSS_COLUMNS;
+use crate::rng::philox;
+use crate::tape::{Program, Tape, Var};
+use crate::tensor::{DType, Precision, Tensor};
+
+const MODEL: &str = "resnet20";
+const WIDTH: usize = 8;
+const HIDDEN: usize = 24;
+const SIZE: usize = 12;
+const BATCH: usize = 5;
+/// Training images of each class.
+const COUNTS: [usize; 7] = [40, 20, 11, 7, 3, 2, 1];
+const IMAGES: usize = 9;
+const AUGMENTATION: Augmentation =
+    Augmentation { mean: [0.5, 0.25, 0.75], std: [0.25, 0.5, 0.25], padding: 2, flip: true };
+const SGD: SgdConfig = SgdConfig { momentum: 0.875, weight_decay: 0.015625 };
+
+const fn convolution(
+    [views, images, height, width]: [usize; 4],
+    [channels, filters]: [usize; 2],
+    kernel: usize,
+) -> Geometry {
+    Geometry { batch: views * images, height, width, channels, filters, kernel, stride: 1, padding: kernel / 2, views }
+}
+
+/// Convolutions which together get every tiling that those of the presets' networks get (tests/launched/conv2d.rs looks).
+pub const CONVOLUTIONS: [Geometry; 8] = [
+    // Enough pixels for the tiles of large layers.
+    convolution([2, 4, 48, 40], [16, 128], 1),
+    convolution([1, 8, 48, 40], [128, 64], 1),
+    convolution([2, 4, 48, 40], [64, 32], 1),
+    convolution([1, 8, 48, 40], [32, 8], 1),
+    // And too few.
+    convolution([2, 3, 6, 6], [8, 16], 3),
+    convolution([1, 2, 5, 7], [16, 24], 3),
+    convolution([2, 2, 6, 6], [64, 64], 3),
+    convolution([1, 1, 4, 4], [136, 72], 3),
+];
+
+/// What agreed.
+#[derive(Clone, Copy, Debug, serde::Serialize, serde::Deserialize)]
+pub struct Proof {
+    /// Kernels that were launched, each form of one counted.
+    pub kernels: usize,
+    /// Outputs of ops that were compared.
+    pub outputs: usize,
+    /// The largest share of its limit that one of them used.
+    pub share: f64,
+}
+
+/// What did not.
+#[derive(Clone, Debug)]
+pub struct Failure(pub String);
+
+/// A recording, planned for one backend.
+struct Trial {
+    program: Program,
+    /// The optimiser's part of a training step.
+    sgd: Option<(ParameterStore, Sgd)>,
+}
+
+impl Trial {
+    fn update(&self, backend: &dyn Backend) -> Result<()> {
+        self.sgd.as_ref().map_or(Ok(()), |(_, tensors)| backend.sgd(&SGD, tensors))
+    }
+}
+
+type Build<'a> = Box<dyn Fn(&dyn Backend) -> Result<Trial> + 'a>;
+
+/// Compares the kernels of `device` (not the CPU), each of which `tell` hears of before it is launched. The inner `Err` is what
+/// one of them did wrong.
+///
+/// # Errors
+/// When the device cannot be opened, has too little memory, or a kernel does not compile.
+pub fn self_test(
+    device: &str,
+    precision: Precision,
+    tell: impl Fn(Event<'_>) + Send + Sync + 'static,
+) -> Result<Result<Proof, Failure>> {
+    let launches = Launches::new(tell);
+    let driver = Watched::new(crate::backend::driver(device)?, launches.clone());
+    let device = Launched::new(Box::new(driver), precision)?;
+    match trials(&device, &launches) {
+        Err(Error::Device { what, .. }) if launches.failed() => Ok(Err(Failure(what))),
+        Err(error) if launches.failed() => Ok(Err(Failure(error.to_string()))),
+        outcome => outcome,
+    }
+}
+
+fn trials(device: &Launched, launches: &Arc<Launches>) -> Result<Result<Proof, Failure>> {
+    let oracle = Native::new(Precision::F64, 0)?;
+    let mut builds: Vec<Build<'_>> = Vec::new();
+    for &method in METHODS {
+        builds.push(Box::new(move |backend| training(backend, method)));
+    }
+    builds.push(Box::new(evaluation));
+    builds.push(Box::new(views));
+    builds.extend(CONVOLUTIONS.iter().map(|g| -> Build<'_> { Box::new(move |backend| product(backend, g)) }));
+    let planned = builds.iter().map(|build| build(device)).collect::<Result<Vec<Trial>>>()?;
+    // All kernels at once: they are compiled in parallel.
+    device.driver().prepare(&mut || {
+        planned.iter().try_for_each(|trial| {
+            trial.program.forward(device)?;
+            trial.program.backward(device)?;
+            trial.update(device)
+        })
+    })?;
+    launches.take();
+    let mut proof = Proof { kernels: 0, outputs: 0, share: 0.0 };
+    for (trial, build) in planned.iter().zip(&builds) {
+        let expected = build(&oracle)?;
+        let sides =
+            [Side { backend: device, program: &trial.program }, Side { backend: &oracle, program: &expected.program }];
+        let mut share = |share: f64| {
+            launches.take();
+            proof.outputs += 1;
+            proof.share = proof.share.max(share);
+        };
+        let mut difference = lockstep(sides[0], sides[1], &mut |_, used| share(used))?;
+        if difference.is_none() {
+            trial.update(device)?;
+            expected.update(&oracle)?;
+            difference = updated((device, trial), (&oracle, &expected), &mut share)?;
+        }
+        if let Some(difference) = difference {
+            return Ok(Err(named(&difference, &launches.take())));
+        }
+    }
+    proof.kernels = launches.kernels();
+    Ok(graphs(device)?.map(|()| proof))
+}
+
+/// What a difference comes from: the kernels of the pass, of which the last one that wrote the output is most likely wrong.
+fn named(difference: &Difference, kernels: &[String]) -> Failure {
+    let Difference { what, error, limit } = difference;
+    let kernels = match kernels {
+        [] => "no kernel".to_string(),
+        [one] => format!("kernel {one}"),
+        several => {
+            let entries: Vec<&str> = several.iter().map(|k| k.split('<').next().unwrap_or(k)).collect();
+            format!("one of the kernels {}", entries.join(", "))
+        }
+    };
+    Failure(format!("{kernels}: {what} is off by {error:.1e} of its largest value, limit {limit:.1e}"))
+}
+
+/// A whole step as it is trained: captured as a graph, where the device has them.
+fn graphs(device: &Launched) -> Result<Result<(), Failure>> {
+    // The first is the smallest.
+    let Some(reference) = Reference::built_in().next().transpose()? else { return Ok(Ok(())) };
+    let report = verify_reference(&reference, device)?;
+    let failed = report.groups.iter().find(|group| !group.pass);
+    Ok(failed.map_or(Ok(()), |group| {
+        let (name, error, limit) = (group.name, group.error, group.limit);
+        Err(Failure(format!("the graph of the step {}: {name} is off by {error:.1e}, limit {limit:.1e}", report.file)))
+    }))
+}
+
+/// Parameters, running statistics and momentum after the optimiser's step, and the copy that products read.
+fn updated(
+    (device, found): (&dyn Backend, &Trial),
+    (oracle, expected): (&dyn Backend, &Trial),
+    share: &mut dyn FnMut(f64),
+) -> Result<Option<Difference>> {
+    let (Some((found, tensors)), Some((expected, _))) = (&found.sgd, &expected.sgd) else { return Ok(None) };
+    let mut differs = |what: String, error: f64, limit: f64| {
+        let pass = error <= limit;
+        share(if limit > 0.0 { error / limit } else { error });
+        (!pass).then_some(Difference { what, error, limit })
+    };
+    if let Some(compute) = tensors.compute {
+        let rounded = |device: &dyn Backend| -> Result<f64> {
+            let master = read_floats(device, tensors.master)?;
+            let master: Vec<f64> = master.iter().map(|&v| f64::from(bf16::from_f64(v))).collect();
+            Ok(lockstep::error(&read_floats(device, compute)?, &master))
+        };
+        if let Some(difference) = differs("sgd, the rounded weights".into(), rounded(device)?, 0.0) {
+            return Ok(Some(difference));
+        }
+        write_floats(device, compute, &vec![0.0; compute.elements()])?;
+        device.cast_weights(tensors.master, compute)?;
+        if let Some(difference) = differs("cast_weights, the rounded weights".into(), rounded(device)?, 0.0) {
+            return Ok(Some(difference));
+        }
+    }
+    for (field, what) in [(Field::Value, "value"), (Field::Momentum, "momentum")] {
+        let (values, wanted) = (found.snapshot(device, field)?, expected.snapshot(oracle, field)?);
+        for (index, spec) in found.specs().iter().enumerate() {
+            let op = if spec.kind.is_learned() { "sgd" } else { "batch_norm_statistics" };
+            let error = lockstep::error(&values.get(index), &wanted.get(index));
+            if let Some(difference) = differs(format!("{op}, {what} of {}", spec.name), error, 1e-4) {
+                return Ok(Some(difference));
+            }
+        }
+    }
+    Ok(None)
+}
+
+/// Numbers in -1..=1 of seven bits, the same for the same `salt`.
+fn noise(salt: u32, count: usize) -> impl Iterator<Item = f64> {
+    (0..count).map(move |at| (f64::from(philox::draw(5, 0, salt, 0, at as u32)[0] % 129) - 64.0) / 64.0)
+}
+
+/// Memory for a tensor of floats, with numbers in it.
+fn filled(backend: &dyn Backend, shape: &[usize], dtype: DType, salt: u32) -> Result<Tensor> {
+    let tensor = backend.tensor(shape, dtype, "self-test")?;
+    write_floats(backend, tensor, &noise(salt, tensor.elements()).collect::<Vec<_>>())?;
+    Ok(tensor)
+}
+
+/// Memory for integers.
+fn integers(backend: &dyn Backend, shape: &[usize], values: &[i32]) -> Result<Tensor> {
+    let tensor = backend.tensor(shape, DType::I32, "self-test")?;
+    backend.upload(tensor, bytemuck::cast_slice(values))?;
+    Ok(tensor)
+}
+
+/// A network in the middle of its training.
+fn network(backend: &dyn Backend, method: &dyn Method) -> Result<(Model, ParameterStore)> {
+    let heads = method.heads();
+    let config = ModelConfig { name: MODEL.into(), width: WIDTH, classes: COUNTS.len(), heads, hidden: Some(HIDDEN) };
+    let model = Model::new(&config, backend.stem_channels())?;
+    let store = ParameterStore::new(backend, model.specs().clone())?;
+    for field in [Field::Value, Field::Momentum] {
+        let mut snapshot = store.snapshot(backend, field)?;
+        for (index, spec) in store.specs().iter().enumerate() {
+            let noise = noise(index as u32, spec.elements());
+            let values: Vec<f64> = match spec.kind {
+                // Scaled by a power of two, which bf16 holds as well.
+                Kind::ConvWeight | Kind::LinearWeight => {
+                    let inputs: usize = spec.shape[1..].iter().product();
+                    let scale = (-(inputs as f64).sqrt().log2().round()).exp2();
+                    noise.map(|v| v * scale).collect()
+                }
+                Kind::NormWeight => noise.map(|v| 1.0 + v / 4.0).collect(),
+                Kind::RunningVar => noise.map(|v| 1.0 + v / 2.0).collect(),
+                Kind::NormBias | Kind::RunningMean | Kind::LinearBias { .. } => noise.map(|v| v / 4.0).collect(),
+            };
+            if field == Field::Value || spec.kind.is_learned() {
+                snapshot.set(index, &values);
+            }
+        }
+        store.restore(backend, field, &snapshot)?;
+    }
+    Ok((model, store))
+}
+
+fn step() -> StepParams {
+    StepParams {
+        seed: [7, 1],
+        epoch: 2,
+        step: 3,
+        lambda: 0.75,
+        label_lambda: 0.625,
+        cut: [2, 7, 3, 11],
+        lr: 0.125,
+        coefficients: [0.25, 0.75, 1.0],
+        ..StepParams::default()
+    }
+}
+
+/// What the program of a step starts from: its scalars and indices, labels, mixtures.
+fn inputs(backend: &dyn Backend, tape: &mut Tape, mixing: Mixing) -> Result<(StepVars, Var, Var)> {
+    let mut row: Vec<i32> = bytemuck::cast_slice(std::slice::from_ref(&step())).to_vec();
+    row.extend([0, 3, 8, 3, 5]); // originals
+    row.extend([1, 8, 0, 7, 5]); // partners
+    let table = integers(backend, &[1, STEP_WORDS + 2 * BATCH], &row)?;
+    let cursor = integers(backend, &[1], &[0])?;
+    let labels: Vec<i32> = (0..IMAGES).map(|image| (image * 3 % COUNTS.len()) as i32).collect();
+    let labels = integers(backend, &[IMAGES], &labels)?;
+    let pixels = backend.tensor(&[IMAGES, SIZE, SIZE, 3], DType::U8, "self-test")?;
+    let bytes = (0..pixels.elements()).map(|at| philox::draw(5, 1, 0, 0, at as u32)[0] as u8);
+    backend.upload(pixels, &bytes.collect::<Vec<_>>())?;
+    let [table, cursor, labels, pixels] = [table, cursor, labels, pixels].map(|tensor| tape.external(tensor));
+    let vars = load_step(tape, table, cursor, BATCH)?;
+    let images = augment_mix(tape, backend, pixels, vars, mixing, AUGMENTATION)?;
+    Ok((vars, labels, images))
+}
+
+fn training(backend: &dyn Backend, method: &dyn Method) -> Result<Trial> {
+    let (model, store) = network(backend, method)?;
+    let mut r = Recorder::new(backend, &store, Mode::Train { views: method.mixing().views() });
+    let (vars, labels, images) = inputs(backend, &mut r.tape, method.mixing())?;
+    let float = backend.precision().accumulate();
+    let weights = backend.tensor(&[COUNTS.len()], float, "self-test")?;
+    write_floats(backend, weights, &class_weights(&COUNTS, 1.0))?;
+    let log = backend.tensor(&[1, LOSS_COLUMNS], float, "self-test")?;
+    let [class_weights, log] = [weights, log].map(|tensor| r.tape.external(tensor));
+    method.record(&mut r, &model, &Inputs { images, labels, class_weights, vars, log, batch: BATCH })?;
+    let program = r.tape.plan(backend, true)?;
+    let sgd = Sgd {
+        master: store.master,
+        compute: store.compute,
+        grad: store.grad,
+        momentum: store.momentum,
+        scalars: program.value(vars.scalars),
+    };
+    Ok(Trial { program, sgd: Some((store, sgd)) })
+}
+
+fn evaluation(backend: &dyn Backend) -> Result<Trial> {
+    let method = METHODS[0];
+    let (model, store) = network(backend, method)?;
+    let mut r = Recorder::new(backend, &store, Mode::Inference);
+    let (vars, labels, images) = inputs(backend, &mut r.tape, Mixing::Evaluate)?;
+    let ranks = integers(backend, &[IMAGES], &[-1; IMAGES])?;
+    let confidences = backend.tensor(&[IMAGES], DType::F32, "self-test")?;
+    let [ranks, confidences] = [ranks, confidences].map(|tensor| r.tape.external(tensor));
+    let features = model.record_features(&mut r, images)?;
+    let logits = model.record_head(&mut r, method.classifier(false).name(), features)?;
+    classify(&mut r.tape, backend, logits, labels, vars, (ranks, confidences))?;
+    Ok(Trial { program: r.tape.plan(backend, false)?, sgd: None })
+}
+
+/// The mixtures of given views, as reference steps have them.
+fn views(backend: &dyn Backend) -> Result<Trial> {
+    let views = filled(backend, &[4 * BATCH, SIZE, SIZE, 3], backend.precision().accumulate(), 1)?;
+    let scalars = integers(backend, &[STEP_WORDS], bytemuck::cast_slice(std::slice::from_ref(&step())))?;
+    let mut tape = Tape::new();
+    let [views, scalars] = [views, scalars].map(|tensor| tape.external(tensor));
+    mix_views(&mut tape, backend, views, scalars)?;
+    Ok(Trial { program: tape.plan(backend, false)?, sgd: None })
+}
+
+/// The three products of a convolution, by themselves.
+fn product(backend: &dyn Backend, g: &Geometry) -> Result<Trial> {
+    let (compute, float) = (backend.precision().compute(), backend.precision().accumulate());
+    let mut tape = Tape::new();
+    let filled = |shape: &[usize], dtype, salt| filled(backend, shape, dtype, salt);
+    let (x, dx) = (filled(&g.input(), compute, 2)?, filled(&g.input(), compute, 3)?);
+    let (weight, dweight) = (filled(&g.weight(), compute, 4)?, filled(&g.weight(), float, 5)?);
+    let (x, weight) = (tape.parameter(x, dx), tape.parameter(weight, dweight));
+    let config = Config { stride: g.stride, padding: g.padding, views: g.views, sums: true };
+    let (y, _) = conv2d(&mut tape, backend, x, weight, config)?;
+    tape.keep(y);
+    let program = tape.plan(backend, true)?;
+    if let Some(dy) = program.grad(y) {
+        write_floats(backend, dy, &noise(6, dy.elements()).collect::<Vec<_>>())?;
+    }
+    Ok(Trial { program, sgd: None })
+}
