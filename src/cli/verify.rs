@@ -166,5 +166,8 @@ fn print(report: &Report) {
             if group.pass { "" } else { "   FAIL" }
         );
     }
+    if let Some(first) = &report.first_difference {
+        say!("  {first}");
+    }
     say!("  {}", if report.pass { "pass" } else { "FAIL" });
 }
