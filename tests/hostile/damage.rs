@@ -144,6 +144,10 @@ fn damaged_sources_are_refused_or_give_a_whole_store() {
     let sources = Sources::new(folder.path());
     let (mut dice, store) = (Random::new(23), folder.path().join("a.lt"));
     let commands = sources.commands(&store);
+    for (name, arguments) in &commands {
+        glmc(&arguments.iter().map(String::as_str).collect::<Vec<_>>(), name).ok();
+        fs::remove_dir_all(&store).expect("a store");
+    }
     for (kind, command, file) in sources.files() {
         let mut counts = Counts::new(format!("damaged {kind}, prepared"));
         let whole = fs::read(&file).expect("a file");
@@ -159,8 +163,8 @@ fn damaged_sources_are_refused_or_give_a_whole_store() {
                 assert!(!store.exists(), "{what}: refused, and half written");
                 counts.add("one line");
             }
+            fs::write(&file, &whole).expect("writable");
         }
-        fs::write(&file, &whole).expect("writable");
     }
 }
 

@@ -76,7 +76,11 @@ impl Ending {
     /// Whether SIGKILL ended it; else it must have ended as [`Ending::succeeded`] allows.
     #[track_caller]
     pub fn was_killed(&self) -> bool {
-        self.status.signal() == Some(libc::SIGKILL) || !(self.succeeded() || true)
+        let killed = self.status.signal() == Some(libc::SIGKILL);
+        if !killed {
+            self.succeeded();
+        }
+        killed
     }
 }
 
