@@ -221,7 +221,7 @@ fn a_small_disk_that_is_full_is_one_line_and_nothing_is_lost() {
     let most = cases(4, 30);
     for step in 1..=most {
         // From a page to one and a half times what a run leaves.
-        let kibibytes = 4 + step * (whole as usize * 3 / 2 >> 10) / most;
+        let kibibytes = 4 + step * (whole as usize * 3 / 2048) / most;
         if !mounted(kibibytes) {
             println!("hostile: skipped: no tmpfs can be mounted here");
             return;

@@ -159,7 +159,7 @@ fn read(path: impl AsRef<Path>) -> Vec<u8> {
 #[test]
 fn headers_of_arrays() {
     let whole = npy::header(Dtype::U8, &[3, 8, 8, 3]);
-    attack("npy header", &[whole.clone()], cases(2000, 200_000), |bytes| {
+    attack("npy header", std::slice::from_ref(&whole), cases(2000, 200_000), |bytes| {
         let fits = npy::check_header(Path::new("x.npy"), bytes, Dtype::U8, &[3, 8, 8, 3]).is_ok();
         assert_eq!(fits, bytes.get(..128) == Some(&whole[..]));
         bytes.len()
@@ -210,7 +210,7 @@ fn meta_data_of_stores_damaged_and_forged() {
         .flat_map(|part| fs::read_dir(store.join(part)).expect("a folder"))
         .map(|entry| entry.expect("an entry").metadata().expect("a file").len() as usize)
         .sum();
-    attack_file("meta.json", &file, &[whole.clone()], cases(1000, 50_000), open);
+    attack_file("meta.json", &file, std::slice::from_ref(&whole), cases(1000, 50_000), open);
     // With a checksum that fits, what it says is believed, until it is looked at.
     let end = whole.windows(12).position(|part| part == b",\n  \"checksu").expect("its last field");
     attack("forged meta.json", &[whole[..end].to_vec()], cases(1000, 50_000), |bytes| {
