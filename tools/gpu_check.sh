@@ -87,6 +87,11 @@ if wants facts; then
     part facts bash -c 'nvidia-smi; nvidia-smi -q -d CLOCK,POWER | head -60; lscpu | head -20; python3 -c "import torch; print(torch.__version__, torch.version.cuda)"; true'
     part info "$glmc" info && summary info 20
 fi
+# First of all, as everything else relies on it: every kernel beside the CPU, and the steps that the program carries.
+if wants verify; then
+    part verify-built-in "$glmc" verify --device "$device"
+    summary verify-built-in
+fi
 if wants suite; then
     for program in "$dir"/bin/test-*; do
         [ -x "$program" ] || continue

@@ -86,6 +86,7 @@ struct BuiltIn {
 /// The references that the program carries, and the kernels one by one, in each precision of the device or the one asked for.
 fn built_in(args: &VerifyArgs) -> Result<()> {
     let (device, _) = args.device.resolved();
+    let device = backend::gpu(&device).map_or(device, |gpu| format!("cuda:{}", gpu.ordinal));
     let precisions = match args.device.precision {
         Some(precision) => vec![precision],
         None if device == "cpu" => vec![Precision::F32],

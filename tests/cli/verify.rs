@@ -157,3 +157,26 @@ fn absurd_values_get_one_line_each() {
         .collect();
     assert_eq!(failed, ["first-step gradient"]);
 }
+
+/// Without a file: the references that the program carries, and where kernels compute, each of them beside the CPU.
+#[test]
+fn without_a_file_the_device_is_looked_at() {
+    let found = |arguments: &[&str]| {
+        let output = verify(&[arguments, &["--json"]].concat());
+        let found: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        assert!(output.status.success(), "{found:#}: {}", String::from_utf8_lossy(&output.stderr));
+        assert_eq!(found["references"].as_array().map(Vec::len), Some(2), "{found:#}");
+        assert!(found["references"].as_array().is_some_and(|all| all.iter().all(|r| r["pass"] == true)), "{found:#}");
+        found
+    };
+    assert_eq!(found(&["--device", "cpu"])["kernels"].as_array().map(Vec::len), Some(0));
+    let kernels = found(&["--device", "emulator", "--precision", "bf16"])["kernels"][0].take();
+    let number = |key: &str| kernels["proof"][key].as_f64().expect("a number");
+    assert!(kernels["pass"] == true && number("kernels") > 50.0 && number("outputs") > 500.0, "{kernels:#}");
+    // Each is off by something, or nothing was compared.
+    assert!(number("share") > 0.05 && number("share") <= 1.0, "{kernels:#}");
+    let output = verify(&["--device", "cpu"]);
+    let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!((stdout.lines().count(), stdout.matches(" pass ").count()), (2, 2), "{stdout}");
+    assert!(stdout.lines().all(|line| line.len() <= 80), "{stdout}");
+}

@@ -4,6 +4,7 @@
 #[path = "../mock_cuda/install.rs"]
 mod install;
 mod program;
+mod self_test;
 #[path = "../common/signals.rs"]
 mod signals;
 mod versions;
@@ -32,6 +33,12 @@ fn trials() -> ExitCode {
         Trial::test("bench step gives its JSON", program::bench),
         Trial::test("bench ops times copies in graphs", program::bench_ops),
         Trial::test("every fault gets one line", program::faults),
+        Trial::test("a new GPU is tested once", self_test::once),
+        Trial::test("a wrong kernel is named", self_test::wrong),
+        Trial::test("a kernel that hangs is named", self_test::hanging),
+        Trial::test("a kernel that faults is named", self_test::faulting),
+        Trial::test("a GPU is taken on trust with a warning", self_test::trusted),
+        Trial::test("verify without a file tests the GPU", self_test::verify),
         Trial::test("the compiler goes with the driver", versions::compilers_and_drivers),
         Trial::test("a GPU newer than the compiler gets the nearest code", versions::newer_gpus),
         Trial::test("a fault in a run leaves no checkpoint", program::fault_in_a_run),

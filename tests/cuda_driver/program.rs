@@ -15,12 +15,12 @@ use crate::signals::heeding;
 pub const BIN: &str = env!("CARGO_BIN_EXE_glmc-engine");
 
 /// A temporary folder with a small long-tailed store in it.
-struct Place {
+pub struct Place {
     folder: TempDir,
 }
 
 impl Place {
-    fn new() -> Result<Place, Failed> {
+    pub fn new() -> Result<Place, Failed> {
         let place = Place { folder: TempDir::new()? };
         let store = place.path("data.lt");
         let more = "--classes 4 --per-class 24 --imbalance 8 --size 8 --seed 3";
@@ -28,12 +28,12 @@ impl Place {
         Ok(place)
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
     /// Arguments of a short run: two epochs of two full batches and a smaller one.
-    fn training(&self, device: &str, precision: &str, out: &Path) -> Vec<String> {
+    pub fn training(&self, device: &str, precision: &str, out: &Path) -> Vec<String> {
         let fixed = "train --model resnet20 --width 2 --epochs 2 --batch 16 --lr 0.05 --seed 1 --threads 2";
         let mut arguments: Vec<String> = fixed.split(' ').map(String::from).collect();
         let paths = [self.path("data.lt"), out.to_path_buf()].map(|path| path.display().to_string());

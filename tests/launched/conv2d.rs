@@ -13,6 +13,7 @@ use glmc_engine::memory::Memory;
 use glmc_engine::ops::conv2d::{Conv2dKernels, Forward, Geometry, InputGrad, WeightGrad};
 use glmc_engine::tensor::Grad;
 use glmc_engine::tensor::{DType, Precision, Tensor};
+use glmc_engine::verify::self_test::CONVOLUTIONS;
 use half::bf16;
 
 use crate::common::array::Random;
@@ -245,8 +246,11 @@ fn every_tiling_of_the_presets_is_tested() -> Result<()> {
         let large = if precision == Precision::Bf16 { large_shapes() } else { Vec::new() };
         let tested = tilings(&[odd_shapes(), large].concat())?;
         let used = tilings(&preset_layers(16 / precision.compute().bytes()))?;
-        let missing: Vec<&String> = used.difference(&tested).collect();
-        assert!(missing.is_empty(), "{missing:#?}");
+        // A GPU that is used for the first time proves each of them as well.
+        for known in [tested, tilings(&CONVOLUTIONS)?] {
+            let missing: Vec<&String> = used.difference(&known).collect();
+            assert!(missing.is_empty(), "{missing:#?}");
+        }
     }
     Ok(())
 }

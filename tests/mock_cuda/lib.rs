@@ -6,6 +6,7 @@
 
 mod device;
 mod event;
+mod faults;
 mod gpu;
 mod graph;
 mod image;

@@ -22,6 +22,7 @@ pub struct Module(Image);
 
 /// A kernel of a module.
 pub struct Function {
+    pub entry: String,
     module: usize,
     kernel: Kernel,
     sizes: Vec<usize>,
@@ -107,10 +108,10 @@ unsafe extern "C" fn cuModuleGetFunction(
         if !image.entries().iter().any(|known| *known == entry) {
             return Err(CUDA_ERROR_NOT_FOUND);
         }
-        spec = Some((handle, image.spec(&entry)));
+        spec = Some((handle, image.spec(&entry), entry.into_owned()));
         Ok(())
     });
-    let Some((module, spec)) = spec else { return found };
+    let Some((module, spec, entry)) = spec else { return found };
     // Compiling takes long: with the state unlocked, so that others can meanwhile.
     let loaded = emulator().and_then(|emulator| {
         let load = || {
@@ -125,7 +126,7 @@ unsafe extern "C" fn cuModuleGetFunction(
     in_context(name, |gpu| {
         let (kernel, sizes) = loaded?;
         let handle = gpu.handle();
-        gpu.functions.insert(handle, Function { module, kernel, sizes, shared: SHARED_BY_DEFAULT });
+        gpu.functions.insert(handle, Function { entry, module, kernel, sizes, shared: SHARED_BY_DEFAULT });
         give(gpu, name, function, handle as CUfunction)
     })
 }

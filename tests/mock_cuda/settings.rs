@@ -26,6 +26,14 @@ pub struct Settings {
     pub memory: Option<u64>,
     /// `illegal-address=N`: the Nth launch of the process (counted from 1) touches an illegal address.
     pub illegal_address: Option<u64>,
+    /// `wrong=KERNEL`: each launch of that kernel leaves one wrong number.
+    pub wrong: Option<String>,
+    /// `hang=KERNEL`: that kernel never ends.
+    pub hang: Option<String>,
+    /// `fault=KERNEL`: that kernel touches an illegal address.
+    pub fault: Option<String>,
+    /// `crash=KERNEL`: the driver aborts the process in that kernel.
+    pub crash: Option<String>,
     /// `image=N`: what `cuModuleLoadData` answers; a number, since drivers have codes that the mock's types lack.
     pub image: Option<c_int>,
 }
@@ -51,6 +59,10 @@ fn parse(text: &str) -> Result<Settings, String> {
         driver: 13_000,
         memory: None,
         illegal_address: None,
+        wrong: None,
+        hang: None,
+        fault: None,
+        crash: None,
         image: None,
     };
     for pair in text.split(',').filter(|pair| !pair.is_empty()) {
@@ -78,6 +90,10 @@ fn apply(settings: &mut Settings, pair: &str) -> Option<()> {
         ("driver", text) => settings.driver = version(text).map(|(major, minor)| major * 1000 + minor * 10)?,
         ("memory", bytes) => settings.memory = Some(bytes.parse().ok()?),
         ("illegal-address", n) => settings.illegal_address = Some(n.parse().ok()?),
+        ("wrong", kernel) => settings.wrong = Some(kernel.into()),
+        ("hang", kernel) => settings.hang = Some(kernel.into()),
+        ("fault", kernel) => settings.fault = Some(kernel.into()),
+        ("crash", kernel) => settings.crash = Some(kernel.into()),
         ("image", code) => settings.image = Some(code.parse().ok()?),
         _ => return None,
     }

@@ -226,13 +226,17 @@ impl Gpu {
     fn perform(&mut self, operation: &Operation, host: &Host) -> Answer {
         let emulator = emulator()?;
         let outcome = match operation {
-            Operation::Launch { kernel, launch, args, .. } => {
+            Operation::Launch { function, kernel, launch, args } => {
                 self.report.launches += 1;
+                let entry = self.functions.get(function).map_or("", |function| function.entry.as_str());
+                if let Some(error) = self.begin(entry) {
+                    return Err(self.break_context(error));
+                }
                 if SETTINGS.illegal_address == Some(self.report.launches) {
                     return Err(self.break_context(CUDA_ERROR_ILLEGAL_ADDRESS));
                 }
                 let args: Vec<Arg> = args.iter().map(|bytes| Arg::Bytes(bytes)).collect();
-                emulator.launch(*kernel, *launch, &args)
+                self.run(entry, emulator, || emulator.launch(*kernel, *launch, &args))
             }
             Operation::Fill { to, value: 0, bytes } => emulator.zero(*to, *bytes),
             Operation::Fill { to, value, bytes } => emulator.upload(*to, &vec![*value; *bytes]),
