@@ -1,10 +1,11 @@
 //! A device's memory, and the passage of time on it, as every backend provides them.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use half::bf16;
 
-pub use crate::driver::{Mark, Pinned, Replay};
+pub use crate::driver::{Mark, Outline, Part, Pinned, Replay};
 use crate::error::{Error, Result};
 use crate::tensor::{BufferId, DType, Precision, Tensor};
 
@@ -42,6 +43,20 @@ pub trait Memory {
     /// # Errors
     /// When the device does not tell.
     fn available(&self) -> Result<usize>;
+
+    /// Bytes, a multiple of 256, that a plan leaves free behind each tensor of a shared allocation: none but where the device
+    /// watches them, see [`Memory::outline`].
+    fn padding(&self) -> usize {
+        0
+    }
+
+    /// From here on, work may touch of this allocation only what is alive in an outline at a time; with `None` all of it.
+    ///
+    /// # Errors
+    /// When it is no allocation.
+    fn outline(&self, _buffer: BufferId, _outline: Option<(&Arc<Outline>, usize)>) -> Result<()> {
+        Ok(())
+    }
 
     /// Copies host bytes into a tensor of the same size.
     ///

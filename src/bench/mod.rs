@@ -1,6 +1,7 @@
 //! `glmc-engine bench`: how fast the training step is, whole and op by op, on images made up on the spot.
 //!
 //! - [`step`]: samples per second of the whole step;
+//! - [`trace`]: its ops in their order, for a viewer of traces;
 //! - [`ops`]: a table of its ops, each beside what the device could do at most;
 //! - [`kernels`]: the ops by themselves, at the sizes of a step;
 //! - [`ceilings`]: what the device could do at most, measured.
@@ -9,6 +10,7 @@ pub mod ceilings;
 pub mod kernels;
 pub mod ops;
 pub mod step;
+pub mod trace;
 
 pub use ceilings::{Bound, Ceilings};
 pub use kernels::{KernelTime, KernelsBench, bench_kernels};

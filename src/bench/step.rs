@@ -1,12 +1,13 @@
 //! Samples per second of the whole training step.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
 use super::{STEPS, Samples, Setup, Workload};
 use crate::error::Result;
 use crate::ops::Backend;
+use crate::tape::OpTime;
 use crate::tensor::Precision;
 
 /// The speed of the whole step.
@@ -35,7 +36,13 @@ pub struct StepBench {
     pub parameters: usize,
     /// Most bytes allocated on the device.
     pub peak_bytes: usize,
+    /// Its ops in the order of a step, each timed by itself, if they were asked for.
+    #[serde(skip)]
+    pub ops: Vec<OpTime>,
 }
+
+/// Times of each op; the median counts.
+const TIMES: usize = 5;
 
 fn quantile(sorted: &[f64], q: f64) -> f64 {
     let at = q * (sorted.len() - 1) as f64;
@@ -43,11 +50,11 @@ fn quantile(sorted: &[f64], q: f64) -> f64 {
     low + (high - low) * at.fract()
 }
 
-/// Times the whole training step for about `seconds`.
+/// Times the whole training step for about `seconds`, and then, with `ops`, each of its ops.
 ///
 /// # Errors
 /// When the workload is invalid or the device fails.
-pub fn bench_step(backend: &dyn Backend, w: &Workload, threads: usize, seconds: f64) -> Result<StepBench> {
+pub fn bench_step(backend: &dyn Backend, w: &Workload, threads: usize, seconds: f64, ops: bool) -> Result<StepBench> {
     let samples = Samples::new(w)?;
     let setup = Setup::new(backend, w, &samples)?;
     // The first step touches all memory for the first time; the second tells how many fit into a round.
@@ -65,6 +72,8 @@ pub fn bench_step(backend: &dyn Backend, w: &Workload, threads: usize, seconds: 
     }
     rates.sort_by(f64::total_cmp);
     let median = quantile(&rates, 0.5);
+    // Before the ops are timed: captures of theirs may take memory that no step needs.
+    let peak_bytes = backend.allocated().1;
     Ok(StepBench {
         device: backend.name(),
         precision: backend.precision(),
@@ -77,6 +86,19 @@ pub fn bench_step(backend: &dyn Backend, w: &Workload, threads: usize, seconds: 
         seconds_per_step: w.batch as f64 / median,
         rounds: [rates.len(), steps],
         parameters: setup.parameters(),
-        peak_bytes: backend.allocated().1,
+        peak_bytes,
+        ops: if ops { op_times(&setup)? } else { Vec::new() },
     })
+}
+
+/// Each op's median over some steps.
+fn op_times(setup: &Setup<'_>) -> Result<Vec<OpTime>> {
+    let runs = (0..TIMES).map(|_| setup.timed()).collect::<Result<Vec<_>>>()?;
+    let median = |index: usize| {
+        let mut times: Vec<Duration> = runs.iter().map(|run| run[index].time).collect();
+        times.sort_unstable();
+        times[times.len() / 2]
+    };
+    let ops = runs[0].iter().enumerate();
+    Ok(ops.map(|(index, op)| OpTime { time: median(index), ..op.clone() }).collect())
 }

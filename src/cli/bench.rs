@@ -1,13 +1,15 @@
 //! `glmc-engine bench`.
 
 use std::fs;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
 use super::device::DeviceArgs;
 use super::self_test::TrustArgs;
-use crate::bench::{Bound, KernelsBench, OpsBench, StepBench, Workload, bench_kernels, bench_ops, bench_step};
+use crate::bench::{Bound, KernelsBench, OpsBench, StepBench, Workload, bench_kernels, bench_ops, bench_step, trace};
 use crate::console::{Column, Table, say, tell};
 use crate::error::{Error, Result};
+use crate::files;
 use crate::method::Method;
 use crate::train::report::mebibytes;
 
@@ -46,6 +48,9 @@ pub struct BenchArgs {
     /// Of `kernels`: show each time beside that of a file which --save wrote
     #[arg(long, value_name = "FILE")]
     compare: Option<PathBuf>,
+    /// Of `step`: write every op of a step, forward and backward, to a file that chrome://tracing and Perfetto show
+    #[arg(long, value_name = "FILE")]
+    trace: Option<PathBuf>,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -72,7 +77,12 @@ pub fn run(args: BenchArgs) -> Result<()> {
     if let (What::Step | What::Ops, Some((name, _))) = (args.what, of_kernels.iter().find(|(_, given)| *given)) {
         return Err(Error::Usage(format!("{name} is for `bench kernels`")));
     }
+    if let (What::Ops | What::Kernels, Some(_)) = (args.what, &args.trace) {
+        return Err(Error::Usage("--trace is for `bench step`".into()));
+    }
     // Before anything is measured.
+    args.trace.as_deref().map_or(Ok(()), |path| check_place(path, trace::BEGINNING, "a trace"))?;
+    args.save.as_deref().map_or(Ok(()), |path| check_place(path, SAVED, "times of `bench kernels --save`"))?;
     let before = args.compare.as_deref().map(read_kernels).transpose()?;
     let workload = Workload {
         model: args.model,
@@ -86,7 +96,11 @@ pub fn run(args: BenchArgs) -> Result<()> {
     let json = |value: serde_json::Result<String>| value.map_err(|e| Error::Config(e.to_string()));
     match args.what {
         What::Step => {
-            let bench = bench_step(backend.as_ref(), &workload, args.device.thread_count(), args.seconds)?;
+            let ops = args.trace.is_some();
+            let bench = bench_step(backend.as_ref(), &workload, args.device.thread_count(), args.seconds, ops)?;
+            if let Some(path) = &args.trace {
+                write_line(path, &json(trace::trace(&bench))?)?;
+            }
             match args.json {
                 true => say!("{}", json(serde_json::to_string(&bench))?),
                 false => print_step(&bench),
@@ -103,7 +117,7 @@ pub fn run(args: BenchArgs) -> Result<()> {
             let bench = bench_kernels(backend.as_ref(), &workload, args.only.as_deref(), args.seconds)?;
             let text = json(serde_json::to_string(&bench))?;
             if let Some(path) = &args.save {
-                fs::write(path, text.clone() + "\n").map_err(Error::io(path))?;
+                write_line(path, &text)?;
             }
             match args.json {
                 true => say!("{text}"),
@@ -112,6 +126,33 @@ pub fn run(args: BenchArgs) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// How the file of `bench kernels --save` begins.
+const SAVED: &str = "{\"device\":";
+
+/// Refuses a place where no file of ours can go: nothing but an older one of its kind, which begins with `beginning`, is
+/// replaced.
+fn check_place(path: &Path, beginning: &str, what: &str) -> Result<()> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if !fs::metadata(folder).map_err(Error::io(folder))?.is_dir() {
+        return Err(Error::file(folder, "is no folder"));
+    }
+    if fs::symlink_metadata(path).is_err() {
+        return Ok(());
+    }
+    let mut found = Vec::new();
+    files::open(path)?.take(beginning.len() as u64).read_to_end(&mut found).map_err(Error::io(path))?;
+    match found.is_empty() || found == beginning.as_bytes() {
+        true => Ok(()),
+        false => {
+            Err(Error::file(path, format!("exists and is not {what}, so that it is not replaced; take another name")))
+        }
+    }
+}
+
+fn write_line(path: &Path, text: &str) -> Result<()> {
+    files::write_atomically(path, |file| writeln!(file, "{text}").map_err(Error::io(path)))
 }
 
 fn print_step(b: &StepBench) {

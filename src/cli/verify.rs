@@ -174,6 +174,9 @@ fn print(report: &Report) {
         ]);
     }
     table.print();
+    if let Some(first) = &report.first_difference {
+        tell!("  {first}");
+    }
     let (style, verdict) = if report.pass { (GOOD, "pass") } else { (WRONG, "FAIL") };
     say!("{}", paint(Stream::Out, style, verdict));
 }

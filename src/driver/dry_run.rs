@@ -27,6 +27,7 @@ pub struct DryRun {
     notes: Arc<Mutex<Notes>>,
     next: AtomicU64,
     used: AtomicU64,
+    padding: usize,
 }
 
 struct Nothing;
@@ -72,7 +73,12 @@ impl DryRun {
             shared_bytes,
             memory_bytes: 1 << 40,
         };
-        DryRun { properties, notes: Arc::default(), next: AtomicU64::new(1 << 20), used: AtomicU64::new(0) }
+        DryRun { properties, notes: Arc::default(), next: AtomicU64::new(1 << 20), used: AtomicU64::new(0), padding: 0 }
+    }
+
+    /// Plans as a driver with this [`Driver::padding`].
+    pub fn padded(self, padding: usize) -> DryRun {
+        DryRun { padding, ..self }
     }
 
     /// A view of what is listed.
@@ -86,6 +92,10 @@ impl DryRun {
 }
 
 impl Driver for DryRun {
+    fn padding(&self) -> usize {
+        self.padding
+    }
+
     fn properties(&self) -> &Properties {
         &self.properties
     }

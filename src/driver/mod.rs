@@ -10,15 +10,18 @@ pub mod dry_run;
 pub mod emulator;
 pub mod nvrtc;
 pub mod occupancy;
+mod outline;
 mod pinned;
 pub mod sources;
 mod spec;
 mod table;
 pub mod watched;
 
+pub use outline::{Outline, Part};
 pub use pinned::Pinned;
 pub use spec::{Arg, Kernel, KernelSpec, Launch, Variant};
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use crate::{Error, Result};
@@ -100,6 +103,17 @@ pub trait Driver: Send + Sync {
 
     /// Gives back what [`Driver::alloc`] returned.
     fn free(&self, ptr: DevicePtr) -> Result<()>;
+
+    /// Bytes that plans leave free behind each part of an allocation, so that [`Driver::outline`] can tell parts apart.
+    fn padding(&self) -> usize {
+        0
+    }
+
+    /// From here on in the stream, kernels may touch of the allocation at `ptr` only the parts of an outline that are alive
+    /// at a time; with `None` all of it. Drivers without [`Driver::padding`] do not look.
+    fn outline(&self, _ptr: DevicePtr, _outline: Option<(&Arc<Outline>, usize)>) -> Result<()> {
+        Ok(())
+    }
 
     /// Copies `from` to the device; `from` may be reused at once.
     fn upload(&self, to: DevicePtr, from: &[u8]) -> Result<()>;

@@ -5,7 +5,9 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::{Arg, DevicePtr, Driver, Kernel, KernelSpec, Launch, Mark, MemoryInfo, Pinned, Properties, Replay};
+use super::{
+    Arg, DevicePtr, Driver, Kernel, KernelSpec, Launch, Mark, MemoryInfo, Outline, Pinned, Properties, Replay,
+};
 use crate::{Error, Result};
 
 /// What is about to happen.
@@ -121,6 +123,14 @@ impl Driver for Watched {
 
     fn free(&self, ptr: DevicePtr) -> Result<()> {
         self.inner.free(ptr)
+    }
+
+    fn padding(&self) -> usize {
+        self.inner.padding()
+    }
+
+    fn outline(&self, ptr: DevicePtr, outline: Option<(&Arc<Outline>, usize)>) -> Result<()> {
+        self.inner.outline(ptr, outline)
     }
 
     fn upload(&self, to: DevicePtr, from: &[u8]) -> Result<()> {

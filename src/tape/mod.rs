@@ -6,6 +6,7 @@
 //! nothing, peak memory is known before the first step, and a device can capture the whole step as a graph, since
 //! addresses never change.
 
+mod outline;
 mod plan;
 mod timing;
 

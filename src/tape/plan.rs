@@ -1,15 +1,21 @@
 //! From a recording to a program: which value lives when, where it lies, which gradients add up.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use super::outline::outline;
 use super::timing::time_repeated;
 use super::{Cost, Op, Run, Storage, Tape, Value, Var};
 use crate::error::Result;
+use crate::memory::Outline;
 use crate::ops::Backend;
 use crate::tensor::{BufferId, DType, Grad, Shape, Tensor};
 
 /// Every value starts at a multiple of this, so that vector and asynchronous copies of any width are aligned.
 const ALIGNMENT: usize = 256;
+
+/// The buffer of what has no place yet.
+const UNPLACED: BufferId = BufferId(u32::MAX);
 
 /// The two passes of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -49,6 +55,9 @@ pub struct Program {
     /// The arena, if it is this program's own.
     arena: Option<BufferId>,
     arena_bytes: usize,
+    /// Where the program lies, and for a device that watches it, what lies where.
+    placed: BufferId,
+    outline: Option<Arc<Outline>>,
 }
 
 /// Memory for the values of a program.
@@ -61,42 +70,47 @@ pub struct Arena {
 }
 
 /// A piece of the arena: `bytes` that must stay untouched from time `first` to time `last`, both included.
-struct Piece {
-    bytes: usize,
-    first: usize,
-    last: usize,
-    offset: usize,
+pub(super) struct Piece {
+    pub bytes: usize,
+    pub first: usize,
+    pub last: usize,
+    pub offset: usize,
 }
 
 impl Piece {
     fn unused(bytes: usize) -> Piece {
-        Piece { bytes: bytes.next_multiple_of(ALIGNMENT), first: usize::MAX, last: 0, offset: 0 }
+        Piece { bytes, first: usize::MAX, last: 0, offset: 0 }
     }
 
     fn touch(&mut self, time: usize) {
         self.first = self.first.min(time);
         self.last = self.last.max(time);
     }
+
+    /// Bytes that no other piece may have while this one is alive.
+    fn room(&self, padding: usize) -> usize {
+        self.bytes.next_multiple_of(ALIGNMENT) + padding
+    }
 }
 
 /// Chooses offsets: largest pieces first, each at the lowest offset where no piece alive at the same time lies.
-/// Returns the arena's size.
-fn pack(pieces: &mut [Piece]) -> usize {
+/// Behind each `padding` bytes (a multiple of [`ALIGNMENT`]) stay free. Returns the arena's size.
+fn pack(pieces: &mut [Piece], padding: usize) -> usize {
     let mut order: Vec<usize> = (0..pieces.len()).filter(|&i| pieces[i].first != usize::MAX).collect();
-    order.sort_by_key(|&i| (std::cmp::Reverse(pieces[i].bytes), i));
+    order.sort_by_key(|&i| (std::cmp::Reverse(pieces[i].room(0)), i));
     let mut placed: Vec<usize> = Vec::new(); // by offset
     let mut size = 0;
     for i in order {
-        let mut offset = 0;
+        let (mut offset, room) = (0, pieces[i].room(padding));
         for &j in &placed {
             let other = &pieces[j];
             let together = pieces[i].first <= other.last && other.first <= pieces[i].last;
-            if together && other.offset < offset + pieces[i].bytes {
-                offset = offset.max(other.offset + other.bytes);
+            if together && other.offset < offset + room {
+                offset = offset.max(other.offset + other.room(padding));
             }
         }
         pieces[i].offset = offset;
-        size = size.max(offset + pieces[i].bytes);
+        size = size.max(offset + room);
         let at = placed.partition_point(|&j| pieces[j].offset <= offset);
         placed.insert(at, i);
     }
@@ -199,10 +213,11 @@ impl Tape {
         let mut pieces: Vec<Piece> = value_pieces;
         pieces.extend(grad_pieces);
         pieces.extend(scratch_pieces);
-        let arena_bytes = pack(&mut pieces);
+        let padding = backend.padding();
+        let arena_bytes = pack(&mut pieces, padding);
+        let outline = (padding > 0 && arena_bytes > 0).then(|| outline(ops, values.len(), &scratch_at, &pieces));
 
-        let in_arena =
-            |offset: usize, shape: Shape, dtype: DType| Tensor { buffer: BufferId(u32::MAX), offset, shape, dtype };
+        let in_arena = |offset: usize, shape: Shape, dtype: DType| Tensor { buffer: UNPLACED, offset, shape, dtype };
         let placed: Vec<Tensor> = (0..values.len())
             .map(|i| {
                 let at = root(Var(i as u32));
@@ -244,7 +259,18 @@ impl Tape {
                 })
             })
             .collect();
-        Program { ops: self.ops, values: placed, grads, targets, scratch, differentiated, arena: None, arena_bytes }
+        Program {
+            ops: self.ops,
+            values: placed,
+            grads,
+            targets,
+            scratch,
+            differentiated,
+            arena: None,
+            arena_bytes,
+            placed: UNPLACED,
+            outline,
+        }
     }
 }
 
@@ -252,9 +278,9 @@ impl Program {
     /// Puts an unplaced plan (see [`Tape::layout`]) into memory that the caller owns: at least
     /// [`Program::arena_bytes`], shared only with programs that do not run at the same time.
     pub fn place(&mut self, arena: BufferId) {
-        let unplaced = BufferId(u32::MAX);
+        self.placed = arena;
         let fix = |tensor: &mut Tensor| {
-            if tensor.buffer == unplaced {
+            if tensor.buffer == UNPLACED {
                 tensor.buffer = arena;
             }
         };
@@ -325,10 +351,17 @@ impl Program {
             return Ok(());
         }
         let run = Run { backend, program: self, node, scratch: self.scratch[node][pass as usize] };
-        match pass {
+        let work = || match pass {
             Pass::Forward => self.ops[node].forward(&run),
             Pass::Backward => self.ops[node].backward(&run),
-        }
+        };
+        let Some(outline) = &self.outline else { return work() };
+        let time = if pass == Pass::Forward { node } else { 2 * self.ops.len() - 1 - node };
+        backend.outline(self.placed, Some((outline, time)))?;
+        let outcome = work();
+        // The optimiser, and whoever shares the arena, are not in this plan.
+        backend.outline(self.placed, None)?;
+        outcome
     }
 
     /// What a pass of an op costs at least. The tensors are those that it declares: [`Op::reads`] and [`Op::writes`]
@@ -391,18 +424,24 @@ mod tests {
     #[test]
     fn pieces_alive_together_do_not_overlap() {
         let mut pieces: Vec<Piece> =
-            (0..60).map(|i| piece(256 * (1 + i * 7 % 5), i * 13 % 40, i * 13 % 40 + i * 5 % 11)).collect();
-        let size = pack(&mut pieces);
+            (0..60).map(|i| piece(250 * (1 + i * 7 % 5), i * 13 % 40, i * 13 % 40 + i * 5 % 11)).collect();
+        let (sum, size) = (pieces.iter().map(|p| p.room(0)).sum::<usize>(), pack(&mut pieces, 0));
+        apart(&pieces, 0, size);
+        assert!(size < sum, "pieces that never meet share memory");
+        let padded = pack(&mut pieces, 1024);
+        apart(&pieces, 1024, padded);
+        assert!(padded > size);
+    }
+
+    fn apart(pieces: &[Piece], padding: usize, size: usize) {
         for (i, a) in pieces.iter().enumerate() {
-            assert!(a.offset + a.bytes <= size);
+            assert!(a.offset.is_multiple_of(ALIGNMENT) && a.offset + a.room(padding) <= size);
             for b in &pieces[i + 1..] {
                 let together = a.first <= b.last && b.first <= a.last;
-                let apart = a.offset + a.bytes <= b.offset || b.offset + b.bytes <= a.offset;
+                let apart = a.offset + a.bytes + padding <= b.offset || b.offset + b.bytes + padding <= a.offset;
                 assert!(!together || apart);
             }
         }
-        let sum: usize = pieces.iter().map(|p| p.bytes).sum();
-        assert!(size < sum, "pieces that never meet share memory");
     }
 
     #[test]

@@ -223,6 +223,16 @@ impl TrainStep {
         }
     }
 
+    /// The passes of a full step without its update, for who runs them one by one.
+    pub fn program(&self) -> Option<&Program> {
+        self.full.as_ref().map(|full| &full.program)
+    }
+
+    /// Updates the parameters by the gradients of a full step.
+    pub fn update(&self, backend: &dyn Backend) -> Result<()> {
+        self.full.as_ref().map_or(Ok(()), |full| backend.sgd(&self.config.sgd, &full.sgd))
+    }
+
     /// Runs one full step op by op, each timed by itself.
     pub fn timed(&self, backend: &dyn Backend) -> Result<Vec<OpTime>> {
         let Some(full) = &self.full else { return Ok(Vec::new()) };

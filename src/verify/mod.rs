@@ -1,9 +1,11 @@
 //! `glmc-engine verify`: the engine's own step against one that was computed elsewhere in double precision.
 
+mod first_difference;
 mod lockstep;
 mod reference;
 pub mod self_test;
 
+pub use first_difference::first_op;
 pub use reference::Reference;
 
 use std::path::Path;
@@ -37,6 +39,8 @@ pub struct Group {
     pub limit: f64,
     /// The tensor that is off the most, by the same measure.
     pub worst: String,
+    /// In the order in which a step makes them, the first tensor that misses the limit by itself, or else the worst.
+    pub first: String,
     /// Whether the error is within the limit.
     pub pass: bool,
 }
@@ -52,6 +56,8 @@ pub struct Report {
     pub precision: Precision,
     /// Group by group.
     pub groups: Vec<Group>,
+    /// Where a step that fails goes wrong first: which op, or on the CPU which tensor.
+    pub first_difference: Option<String>,
     /// Whether every group passes.
     pub pass: bool,
 }
@@ -99,17 +105,20 @@ impl Comparison {
         (name, if self.precision == Precision::Bf16 { *half } else { *single })
     }
 
-    fn push(&mut self, name: &str, error: f64, worst: String) {
+    fn push(&mut self, name: &str, error: f64, worst: String, tensors: impl Iterator<Item = (String, f64)>) {
         let (name, limit) = self.limit(name);
+        let mut tensors = tensors;
         // A NaN is no pass.
-        self.groups.push(Group { name, error, limit, worst, pass: error <= limit });
+        let missing = |(_, error): &(String, f64)| error.is_nan() || error.abs() > limit;
+        let first = tensors.find(missing).map_or_else(|| worst.clone(), |(tensor, _)| tensor);
+        self.groups.push(Group { name, error, limit, worst, first, pass: error <= limit });
     }
 
     /// A group measured by its worst tensor.
     fn worst_of(&mut self, name: &str, tensors: &[(String, f64)]) {
         // NaN sorts above everything else in the total order, as it should here.
         if let Some((tensor, error)) = tensors.iter().max_by(|a, b| a.1.abs().total_cmp(&b.1.abs())) {
-            self.push(name, *error, tensor.clone());
+            self.push(name, *error, tensor.clone(), tensors.iter().cloned());
         }
     }
 
@@ -121,7 +130,9 @@ impl Comparison {
         });
         // The tensor with the largest share of the error; a relative error per tensor would name those that are all but zero.
         let worst = tensors.iter().max_by(|a, b| a.1.difference.total_cmp(&b.1.difference));
-        self.push(name, sum.relative(), worst.map(|(tensor, _)| tensor.clone()).unwrap_or_default());
+        // A backward pass goes from the last parameters to the first.
+        let order = tensors.iter().rev().map(|(tensor, squares)| (tensor.clone(), squares.relative()));
+        self.push(name, sum.relative(), worst.map(|(tensor, _)| tensor.clone()).unwrap_or_default(), order);
     }
 }
 
@@ -239,6 +250,27 @@ fn compare_parameters(
     Ok(errors)
 }
 
+/// The network of a reference, as it is before the first step.
+fn network(backend: &dyn Backend, f: &Reference) -> Result<(Model, ParameterStore)> {
+    let description = ModelConfig {
+        name: f.arch.clone(),
+        width: f.width,
+        classes: f.classes,
+        heads: Glmc.heads(),
+        hidden: Some(f.hidden),
+    };
+    let model = Model::new(&description, backend.stem_channels()).map_err(|e| Error::file(f.path(), e.to_string()))?;
+    // Read before anything is allocated: what the metadata claims must be what the file holds.
+    let values = model.specs().iter().map(|spec| f.floats(&format!("param.{}", spec.name), &spec.shape));
+    let values = values.collect::<Result<Vec<_>>>()?;
+    let store = ParameterStore::new(backend, model.specs().clone())?;
+    let mut start = store.snapshot(backend, Field::Value)?;
+    values.iter().enumerate().for_each(|(index, values)| start.set(index, values));
+    store.restore(backend, Field::Value, &start)?;
+    drop(start);
+    Ok((model, store))
+}
+
 /// Recomputes the steps of a reference file on `backend` and compares.
 ///
 /// # Errors
@@ -252,23 +284,7 @@ pub fn verify(path: &Path, backend: &dyn Backend) -> Result<Report> {
 /// # Errors
 /// As for [`verify`].
 pub fn verify_reference(f: &Reference, backend: &dyn Backend) -> Result<Report> {
-    let path = f.path();
-    let description = ModelConfig {
-        name: f.arch.clone(),
-        width: f.width,
-        classes: f.classes,
-        heads: Glmc.heads(),
-        hidden: Some(f.hidden),
-    };
-    let model = Model::new(&description, backend.stem_channels()).map_err(|e| Error::file(path, e.to_string()))?;
-    // Read before anything is allocated: what the metadata claims must be what the file holds.
-    let values = model.specs().iter().map(|spec| f.floats(&format!("param.{}", spec.name), &spec.shape));
-    let values = values.collect::<Result<Vec<_>>>()?;
-    let store = ParameterStore::new(backend, model.specs().clone())?;
-    let mut start = store.snapshot(backend, Field::Value)?;
-    values.iter().enumerate().for_each(|(index, values)| start.set(index, values));
-    store.restore(backend, Field::Value, &start)?;
-
+    let (model, store) = network(backend, f)?;
     let step = Step::new(backend, f, &model, &store)?;
     let mut comparison = Comparison { precision: backend.precision(), groups: Vec::new() };
     let (mut inputs, mut heads, mut gradient) = (Vec::new(), Vec::new(), Vec::new());
@@ -303,11 +319,19 @@ pub fn verify_reference(f: &Reference, backend: &dyn Backend) -> Result<Report> 
     comparison.worst_of("eval.logits", &[("eval.logits".into(), evaluation)]);
 
     let pass = comparison.groups.iter().all(|g| g.pass);
+    let tensor = first_difference::first_tensor(&comparison.groups);
+    let op = if pass || backend.name() == "cpu" { None } else { Some(first_op(f, backend)?) };
+    let first_difference = match op {
+        None => tensor,
+        Some(Some(op)) => Some(op),
+        Some(None) => tensor.map(|tensor| format!("{tensor}; each op by itself does what the CPU's does")),
+    };
     Ok(Report {
-        file: path.display().to_string(),
+        file: f.path().display().to_string(),
         device: backend.name(),
         precision: backend.precision(),
         groups: comparison.groups,
+        first_difference,
         pass,
     })
 }

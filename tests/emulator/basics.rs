@@ -196,27 +196,31 @@ fn memory_is_reused_and_accounted_for() -> Result<()> {
 }
 
 #[test]
-fn the_ceiling_of_arithmetic_works_on_data() {
+fn the_ceilings_of_arithmetic_work_on_data() {
     const BLOCK: u32 = 64;
-    const TILES: usize = 2;
+    const EACH: usize = 8;
     let driver = Emulator::new(Options { checks: Checks::Full, cache: Cache::user() }).unwrap();
-    let spec = KernelSpec::new("ceilings_mma").define("BLOCK", BLOCK).define("TILES", TILES);
-    let kernel = driver.kernel(&spec).unwrap();
-    let count = 2 * BLOCK as usize * 4 * TILES;
+    let count = 2 * BLOCK as usize * EACH;
     let values = driver.alloc(4 * count, "values").unwrap();
-    let after = |rounds: u32| {
-        driver.zero(values, 4 * count).unwrap();
-        let args = [Arg::Ptr(values), Arg::F32(1.0), Arg::U32(rounds)];
-        driver.launch(kernel, Launch::linear(2, BLOCK), &args).unwrap();
-        let mut bytes = vec![0; 4 * count];
-        driver.download(&mut bytes, values).unwrap();
-        bytemuck::pod_collect_to_vec::<u8, f32>(&bytes)
-    };
-    // Half of a pair of rounds shows the operands: random, with sums that f32 holds exactly.
-    let mut odd = after(1);
-    assert!(odd.iter().all(|v| v.fract() == 0.0 && v.abs() < 2f32.powi(21)), "{odd:?}");
-    odd.sort_by(f32::total_cmp);
-    odd.dedup();
-    assert!(odd.len() > count * 9 / 10, "{} of {count} values differ", odd.len());
-    assert_eq!(after(6), vec![6.0; count]);
+    // How many of the values an odd round leaves different: each thread of the one has operands for half of its values.
+    for (name, knob, each, distinct) in
+        [("ceilings_mma", "TILES", EACH / 4, 9 * count / 10), ("ceilings_fma", "CHAINS", EACH, 100)]
+    {
+        let kernel = driver.kernel(&KernelSpec::new(name).define("BLOCK", BLOCK).define(knob, each)).unwrap();
+        let after = |rounds: u32| {
+            driver.zero(values, 4 * count).unwrap();
+            let args = [Arg::Ptr(values), Arg::F32(1.0), Arg::U32(rounds)];
+            driver.launch(kernel, Launch::linear(2, BLOCK), &args).unwrap();
+            let mut bytes = vec![0; 4 * count];
+            driver.download(&mut bytes, values).unwrap();
+            bytemuck::pod_collect_to_vec::<u8, f32>(&bytes)
+        };
+        // Half of a pair of rounds shows the operands: random, with sums that f32 holds exactly.
+        let mut odd = after(1);
+        assert!(odd.iter().all(|v| v.fract() == 0.0 && v.abs() < 2f32.powi(21)), "{name}: {odd:?}");
+        odd.sort_by(f32::total_cmp);
+        odd.dedup();
+        assert!(odd.len() > distinct, "{name}: {} of {count} values differ", odd.len());
+        assert_eq!(after(6), vec![6.0; count], "{name}");
+    }
 }

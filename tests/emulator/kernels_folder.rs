@@ -7,7 +7,7 @@ use std::process::{Command, Output};
 use tempfile::TempDir;
 
 /// Runs the program with kernels of `folder` (if any), and an empty cache where `cache` is none.
-fn glmc(arguments: &str, folder: Option<&Path>, more: &[(&str, &str)]) -> Output {
+pub fn glmc(arguments: &str, folder: Option<&Path>, more: &[(&str, &str)]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_glmc-engine"));
     command.args(arguments.split(' ')).env_remove("GLMC_KERNELS").env_remove("NO_COLOR");
     if let Some(folder) = folder {
@@ -28,18 +28,18 @@ fn failure(output: &Output) -> String {
 }
 
 /// The one line that a program failed with.
-fn one_line(output: &Output) -> String {
+pub fn one_line(output: &Output) -> String {
     let text = failure(output);
     assert!(text.trim_end().lines().count() == 1 && text.starts_with("error: "), "{text}");
     text
 }
 
-fn stdout(output: &Output) -> String {
+pub fn stdout(output: &Output) -> String {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-fn copy(from: &Path, to: &Path) {
+pub fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap().map(|entry| entry.unwrap()) {
         let target = to.join(entry.file_name());

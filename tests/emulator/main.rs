@@ -3,6 +3,9 @@
 
 mod basics;
 mod bench_kernels;
+mod bench_trace;
 mod checks;
+mod first_difference;
 mod kernel_cache;
 mod kernels_folder;
+mod outline;

@@ -22,13 +22,13 @@ mod soft_label_cross_entropy;
 mod soft_labels;
 mod total_loss;
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 pub(crate) use self::operands::Operands;
 use crate::driver::dry_run::DryRun;
 use crate::driver::{Arg, DevicePtr, Driver, KernelSpec, Launch};
-use crate::memory::{Mark, Memory, Pinned, Replay};
+use crate::memory::{Mark, Memory, Outline, Pinned, Replay};
 use crate::ops::Backend;
 use crate::tensor::Grad;
 use crate::tensor::{BufferId, DType, Precision, Tensor};
@@ -173,6 +173,14 @@ impl Memory for Launched {
         Ok(usize::try_from(self.driver.memory()?.free).unwrap_or(usize::MAX))
     }
 
+    fn padding(&self) -> usize {
+        self.driver.padding()
+    }
+
+    fn outline(&self, buffer: BufferId, outline: Option<(&Arc<Outline>, usize)>) -> Result<()> {
+        self.driver.outline(self.pointer(Tensor::at_start(buffer, &[0], DType::U8))?, outline)
+    }
+
     fn upload(&self, to: Tensor, bytes: &[u8]) -> Result<()> {
         if to.bytes() != bytes.len() {
             return Err(self.size_mismatch("upload", to, bytes.len()));
@@ -235,7 +243,7 @@ impl Memory for Launched {
 impl Backend for Launched {
     fn planner(&self) -> Result<Box<dyn Backend>> {
         let p = self.driver.properties();
-        let dry_run = DryRun::new(&p.arch, p.multiprocessors, p.shared_bytes);
+        let dry_run = DryRun::new(&p.arch, p.multiprocessors, p.shared_bytes).padded(self.driver.padding());
         Ok(Box::new(Launched::new(Box::new(dry_run), self.precision)?))
     }
 }

@@ -2,15 +2,16 @@
 //! that says for each 256 bytes how many of them are allocated.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use super::map::Map;
-use crate::driver::{DevicePtr, MemoryInfo};
+use crate::driver::{DevicePtr, MemoryInfo, Outline};
 use crate::{Error, Result};
 
 /// Allocations start at multiples of this, as CUDA's do.
 pub const GRANULE: usize = 256;
-/// Bytes on both sides of an allocation that belong to none.
-const RED_ZONE: usize = 4096;
+/// Bytes on both sides of an allocation, and behind each part of an outlined one, that belong to none.
+pub const RED_ZONE: usize = 4096;
 /// Bytes right before and behind an allocation that hold [`CANARY`], so that strays show even without instrumentation.
 const CANARY_BYTES: usize = 64;
 const CANARY: u8 = 0xc5;
@@ -18,6 +19,8 @@ const CANARY: u8 = 0xc5;
 struct Allocation {
     bytes: usize,
     what: String,
+    /// What kernels may touch of it, and when it is; `None` for all.
+    outline: Option<(Arc<Outline>, usize)>,
 }
 
 /// Device memory of the emulator.
@@ -126,7 +129,7 @@ impl Arena {
             }
         };
         let offset = start + RED_ZONE;
-        self.live.insert(offset, Allocation { bytes, what: what.to_string() });
+        self.live.insert(offset, Allocation { bytes, what: what.to_string(), outline: None });
         self.mark(offset, bytes, true);
         self.fill(offset - CANARY_BYTES, CANARY_BYTES, CANARY);
         self.fill(offset + bytes, CANARY_BYTES, CANARY);
@@ -154,6 +157,26 @@ impl Arena {
         self.memory.discard(start, room);
         self.insert_hole(start, room);
         intact
+    }
+
+    /// Lets kernels touch only what is alive in `outline` of the allocation at `ptr`, or all of it.
+    pub fn outline(&mut self, ptr: DevicePtr, outline: Option<(Arc<Outline>, usize)>) -> Result<()> {
+        let start = (ptr as usize).wrapping_sub(self.base() as usize);
+        let Some(allocation) = self.live.get_mut(&start) else {
+            return Err(Error::device("emulator", format!("outline of {ptr:#x}, which is no allocation")));
+        };
+        let bytes = allocation.bytes;
+        allocation.outline = outline.clone();
+        self.mark(start, bytes, outline.is_none());
+        let Some((outline, time)) = outline else { return Ok(()) };
+        for part in outline.alive(time) {
+            if !part.offset.is_multiple_of(GRANULE) || part.offset + part.bytes > bytes {
+                let what = format!("`{}` lies at byte {} of an allocation of {bytes}", part.name, part.offset);
+                return Err(Error::device("emulator", what));
+            }
+            self.mark(start + part.offset, part.bytes, true);
+        }
+        Ok(())
     }
 
     fn insert_hole(&mut self, mut start: usize, mut room: usize) {
@@ -198,6 +221,11 @@ impl Arena {
         let after = self.live.range(offset + 1..).next();
         let named = |allocation: &Allocation| format!("`{}` ({} bytes)", allocation.what, allocation.bytes);
         match (before, after) {
+            (Some((&start, Allocation { bytes, what, outline: Some((outline, time)) })), _)
+                if offset < start + bytes =>
+            {
+                format!("{} in `{what}`", outline.describe(offset - start, *time))
+            }
             (Some((&start, a)), _) if offset < start + a.bytes => {
                 format!("{} bytes into {}", offset - start, named(a))
             }

@@ -1,10 +1,14 @@
 //! The emulator behind the [`Driver`] trait.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::{Emulator, EmulatorGraph, Operation, SHARED_LIMIT};
+use super::arena::RED_ZONE;
+use super::{Checks, Emulator, EmulatorGraph, Operation, SHARED_LIMIT};
 use crate::driver::spec::PackedArgs;
-use crate::driver::{Arg, DevicePtr, Driver, Kernel, KernelSpec, Launch, MemoryInfo, Pinned, Properties, Replay};
+use crate::driver::{
+    Arg, DevicePtr, Driver, Kernel, KernelSpec, Launch, MemoryInfo, Outline, Pinned, Properties, Replay,
+};
 use crate::{Error, Result};
 
 impl Driver for Emulator {
@@ -18,6 +22,19 @@ impl Driver for Emulator {
 
     fn free(&self, ptr: DevicePtr) -> Result<()> {
         self.inner.stream().arena.free(ptr)
+    }
+
+    fn padding(&self) -> usize {
+        if self.inner.checks == Checks::Full { RED_ZONE } else { 0 }
+    }
+
+    fn outline(&self, ptr: DevicePtr, outline: Option<(&Arc<Outline>, usize)>) -> Result<()> {
+        match self.inner.checks {
+            Checks::Full => {
+                self.inner.submit(Operation::Outline(ptr, outline.map(|(parts, time)| (parts.clone(), time))))
+            }
+            Checks::Fast => Ok(()),
+        }
     }
 
     fn upload(&self, to: DevicePtr, from: &[u8]) -> Result<()> {
@@ -117,6 +134,7 @@ impl Replay for EmulatorGraph {
     }
 
     fn operations(&self) -> usize {
-        self.operations.len()
+        let own = |operation: &&Operation| !matches!(operation, Operation::Outline(..));
+        self.operations.iter().filter(own).count()
     }
 }

@@ -27,7 +27,7 @@ use super::cache::Cache;
 use super::pinned::HostMemory;
 use super::spec::PackedArgs;
 use super::table::KernelTable;
-use super::{DevicePtr, Kernel, KernelSpec, Launch, Properties};
+use super::{DevicePtr, Kernel, KernelSpec, Launch, Outline, Properties};
 use crate::{Error, Result};
 
 /// Shared memory that a block may have: what the largest supported GPU (sm_90) allows.
@@ -82,6 +82,8 @@ enum Operation {
     Copy(DevicePtr, DevicePtr, usize),
     Upload(DevicePtr, Arc<HostMemory>, usize, usize),
     Download(Arc<HostMemory>, usize, DevicePtr, usize),
+    /// Nothing that a GPU would do: what the launches that follow may touch.
+    Outline(DevicePtr, Option<(Arc<Outline>, usize)>),
 }
 
 /// The stream's state. Holding it excludes every other call.
@@ -257,6 +259,7 @@ impl Inner {
 
     fn perform(&self, stream: &mut Stream, operation: &Operation) -> Result<()> {
         match operation {
+            Operation::Outline(ptr, outline) => stream.arena.outline(*ptr, outline.clone()),
             Operation::Launch(kernel, launch, args) => self.execute(stream, *kernel, launch, args),
             Operation::Zero(ptr, bytes) => {
                 let target = stream.arena.check(*ptr, *bytes, "zero")?;

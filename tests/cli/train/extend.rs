@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use super::folder::contents;
-use super::model::{forge, manifest};
 use super::{BIN, Place, error, glmc, ok, resume, start_until, text, timeless_metrics, timeless_result, weights_of};
 use crate::common::array::Random;
+use crate::common::checkpoints::{forge, manifest};
 
 fn extend<'a>(run: &'a Path, epochs: &'a str, out: &'a Path) -> [&'a str; 7] {
     ["train", "--extend", text(run), "--epochs", epochs, "--out", text(out)]

@@ -10,6 +10,7 @@ use safetensors::SafeTensors;
 use serde_json::{Value, json};
 
 use super::{BIN, Place, error, glmc, ok, resume, text, timeless_metrics, weights, weights_of};
+use crate::common::checkpoints::{forge, header, manifest, with_checksum, with_header};
 
 /// All numbers of a checkpoint in f32.
 pub fn values(file: &Path) -> Vec<f32> {
@@ -17,46 +18,6 @@ pub fn values(file: &Path) -> Vec<f32> {
     let tensors = SafeTensors::deserialize(&bytes).expect("safetensors");
     let floats = tensors.tensors().into_iter().filter(|(_, view)| view.dtype() == safetensors::Dtype::F32);
     floats.flat_map(|(_, view)| bytemuck::pod_collect_to_vec::<u8, f32>(view.data())).collect()
-}
-
-fn header(bytes: &[u8]) -> (Value, &[u8]) {
-    let len = u64::from_le_bytes(bytes[..8].try_into().expect("eight bytes")) as usize;
-    (serde_json::from_slice(&bytes[8..8 + len]).expect("JSON"), &bytes[8 + len..])
-}
-
-pub fn manifest(file: &Path) -> Value {
-    let bytes = fs::read(file).expect("a checkpoint");
-    let json = header(&bytes).0["__metadata__"]["glmc_engine"].clone();
-    serde_json::from_str(json.as_str().expect("text")).expect("JSON")
-}
-
-/// Changes what a checkpoint says about itself, and gives it a checksum that fits.
-pub fn forge(file: &Path, change: impl FnOnce(&mut Value)) {
-    let bytes = fs::read(file).expect("a checkpoint");
-    let (mut head, data) = header(&bytes);
-    let mut manifest = manifest(file);
-    change(&mut manifest);
-    manifest["checksum"] = "".into();
-    let tensors = SafeTensors::deserialize(&bytes).expect("safetensors");
-    let mut views = tensors.tensors();
-    views.sort_by(|a, b| a.0.cmp(&b.0));
-    let mut hasher = blake3::Hasher::new();
-    hasher.update(manifest.to_string().as_bytes());
-    for (name, view) in views {
-        let head = match manifest["format"] == 1 {
-            true => format!("{name}{:?}", view.shape()),
-            false => format!("{name} {:?} {:?}\n", view.dtype(), view.shape()),
-        };
-        hasher.update(head.as_bytes()).update(view.data());
-    }
-    manifest["checksum"] = hasher.finalize().to_hex().to_string().into();
-    head["__metadata__"]["glmc_engine"] = manifest.to_string().into();
-    write(file, &head, data);
-}
-
-fn write(file: &Path, head: &Value, data: &[u8]) {
-    let head = head.to_string();
-    fs::write(file, [&(head.len() as u64).to_le_bytes(), head.as_bytes(), data].concat()).expect("writable");
 }
 
 /// Makes a run's checkpoints what the first version would have written.
@@ -91,8 +52,7 @@ fn changed_store(place: &Place, name: &str, change: impl FnOnce(&mut Value)) -> 
     change(&mut meta);
     let body = serde_json::to_string_pretty(&meta).expect("JSON");
     let body = body.strip_suffix("\n}").expect("an object");
-    let checksum = blake3::hash(body.as_bytes()).to_hex();
-    fs::write(&file, format!("{body},\n  \"checksum\": \"{checksum}\"\n}}\n")).expect("writable");
+    fs::write(&file, with_checksum(body.as_bytes())).expect("writable");
     path
 }
 
@@ -259,7 +219,7 @@ fn a_tensor_of_another_type_is_damage() {
     let (mut head, data) = header(&bytes);
     // As many bytes of another meaning.
     head["bn1.num_batches_tracked"]["dtype"] = "F64".into();
-    write(&file, &head, data);
+    fs::write(&file, with_header(&head, data)).expect("writable");
     let line = error(eval(&run, &place.store(), &[]), 1);
     assert!(line.contains("checksum does not match"), "{line}");
 }

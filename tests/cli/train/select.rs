@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use image::{Rgb, RgbImage};
 use serde_json::Value;
 
-use super::model::manifest;
 use super::{Place, error, glmc, ok, text, timeless_metrics, timeless_result};
+use crate::common::checkpoints::manifest;
 
 /// A store of three classes with test and validation images.
 fn with_val(place: &Place) -> PathBuf {
@@ -94,7 +94,7 @@ fn a_run_from_before_there_was_a_choice_goes_on_choosing_on_test() {
     let store = with_val(&place);
     let (run, _) = train(&place, &store, "run", &["--epochs", "1", "--select", "test"]);
     for name in ["last.safetensors", "best.safetensors"] {
-        super::model::forge(&run.join(name), |manifest| {
+        crate::common::checkpoints::forge(&run.join(name), |manifest| {
             manifest["config"].as_object_mut().expect("an object").remove("select");
         });
     }
