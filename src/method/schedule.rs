@@ -250,7 +250,7 @@ mod tests {
             (12, 0.09994),
             (13, 0.09986),
             (14, 0.09975),
-            (134, 6.2e-5),
+            (134, 6.215e-5),
         ];
         expected.iter().for_each(|&(epoch, value)| near(lr.at(epoch, 135, 0, 1), value));
     }
