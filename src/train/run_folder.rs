@@ -338,13 +338,14 @@ impl RunFolder {
         is_old: bool,
     ) -> Result<(Vec<EpochMetrics>, Option<String>)> {
         let at = self.metrics();
-        let text = match files::read(&at, 1 << 32) {
-            Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
+        let bytes = match files::read(&at, 1 << 32) {
+            Ok(bytes) => bytes,
             Err(Error::Io { source, .. }) if source.kind() == ErrorKind::NotFound && epochs == 0 => {
                 return Ok((Vec::new(), None));
             }
             Err(e) => return Err(e),
         };
+        let text = String::from_utf8_lossy(&bytes);
         let mut kept: Vec<EpochMetrics> = Vec::new();
         let (mut whole, mut first) = (String::new(), 1);
         for (index, line) in text.lines().chain(std::iter::repeat("")).take(epochs).enumerate() {
@@ -359,10 +360,9 @@ impl RunFolder {
             };
             if first == 0 {
                 metrics.epoch += 1;
-                whole.push_str(&serde_json::to_string(&metrics).map_err(|e| Error::file(&at, e.to_string()))?);
-            } else {
-                whole.push_str(line);
             }
+            // As it was written, not as it was found: a damaged name of an empty field changes no figure, but stays no JSON.
+            whole.push_str(&serde_json::to_string(&metrics).map_err(|e| Error::file(&at, e.to_string()))?);
             whole.push('\n');
             kept.push(metrics);
         }
@@ -375,7 +375,7 @@ impl RunFolder {
         if found != expected {
             return Err(Error::file(&at, "these are not the metrics of the checkpoint beside them: restore the file"));
         }
-        Ok((kept, (whole != text).then_some(whole)))
+        Ok((kept, (whole.as_bytes() != bytes).then_some(whole)))
     }
 }
 

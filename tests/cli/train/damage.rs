@@ -1,4 +1,4 @@
-//! Stores that are damaged where only a reader of all pixels can see it.
+//! Stores that are damaged where only a reader of all pixels can see it, and metrics that are where no figure stands.
 
 use std::fs;
 use std::path::Path;
@@ -75,4 +75,17 @@ fn a_store_cut_off_under_a_run_is_an_error_of_one_line() {
     file.set_len(5000).expect("a cut");
     let line = error(child.wait_with_output().expect("an end"), 1);
     assert!(line.contains("train/pixels.npy: was cut off while it was open"), "{line}");
+}
+
+#[test]
+fn metrics_whose_damage_changes_no_figure_are_written_anew() {
+    let place = Place::new();
+    let run = place.path("run");
+    ok(place.train(&run, &["--epochs", "2"]));
+    let file = run.join("metrics.jsonl");
+    let whole = fs::read(&file).expect("metrics");
+    // A name that nothing knows, and that is no UTF-8: no JSON reader would take the file any more.
+    fs::write(&file, [b"{\"\xff\":1,", &whole[1..]].concat()).expect("writable");
+    ok(resume(&run));
+    assert!(fs::read(&file).expect("metrics") == whole, "the damage is still there");
 }
