@@ -297,10 +297,15 @@ pub(super) fn array_name(subset: Subset, array: &str) -> String {
     format!("{}/{array}.npy", subset.name())
 }
 
+/// Bytes of a file that are read and hashed at a time.
+const HASHED_AT_ONCE: u64 = 4 << 20;
+
 /// BLAKE3 of a whole file, as `b3sum` prints it.
 fn hash_file(path: &Path) -> Result<String> {
     let mut file = files::open(path)?;
-    let (mut hasher, mut bytes) = (blake3::Hasher::new(), vec![0; 4 << 20]);
+    // No larger than the file, which may be tiny, and a byte at least.
+    let len = file.metadata().map_err(Error::io(path))?.len().clamp(1, HASHED_AT_ONCE);
+    let (mut hasher, mut bytes) = (blake3::Hasher::new(), vec![0; len as usize]);
     loop {
         match file.read(&mut bytes).map_err(Error::io(path))? {
             0 => return Ok(hasher.finalize().to_hex().to_string()),

@@ -210,7 +210,12 @@ fn meta_data_of_stores_damaged_and_forged() {
         .flat_map(|part| fs::read_dir(store.join(part)).expect("a folder"))
         .map(|entry| entry.expect("an entry").metadata().expect("a file").len() as usize)
         .sum();
-    attack_file("meta.json", &file, std::slice::from_ref(&whole), cases(1000, 50_000), open);
+    // Changes may cancel out; then the arrays are read as well.
+    attack("meta.json", std::slice::from_ref(&whole), cases(1000, 50_000), |bytes| {
+        fs::write(&file, bytes).expect("writable");
+        open(&file);
+        bytes.len() + arrays
+    });
     // With a checksum that fits, what it says is believed, until it is looked at.
     let end = whole.windows(12).position(|part| part == b",\n  \"checksu").expect("its last field");
     attack("forged meta.json", &[whole[..end].to_vec()], cases(1000, 50_000), |bytes| {
