@@ -2,13 +2,16 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::Command;
+use std::time::Instant;
 
 use serde_json::Value;
 
 use super::folder::contents;
-use super::{BIN, Place, error, glmc, ok, resume, start_until, text, timeless_metrics, timeless_result, weights_of};
+use super::{
+    BIN, Place, error, glmc, killed_within, ok, resume, start_until, text, timeless_metrics, timeless_result,
+    weights_of,
+};
 use crate::common::array::Random;
 use crate::common::checkpoints::{forge, manifest};
 
@@ -79,13 +82,7 @@ fn an_extension_killed_at_any_moment_goes_on_to_the_same_bits() {
             true => command.args(["train", "--resume", text(&killed)]),
             false => command.args(extend(&run, "5", &killed)),
         };
-        let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("the program starts");
-        std::thread::sleep(Duration::from_micros(dice.below(longest) as u64));
-        child.kill().expect("a kill");
-        let output = child.wait_with_output().expect("an end");
-        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(output.status.code().is_none_or(|code| code == 0), "{stderr}");
-        kills += usize::from(!output.status.success());
+        kills += usize::from(!killed_within(&mut command, dice.below(longest)));
     }
     match killed.join("config.toml").exists() {
         true => ok(resume(&killed)),

@@ -156,6 +156,17 @@ fn weights(run: &Path) -> Vec<u8> {
     bytes[8 + header..].to_vec()
 }
 
+/// Starts the program and kills it after some microseconds; whether it had finished by then. An error is a failure.
+fn killed_within(command: &mut Command, micros: usize) -> bool {
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("the program starts");
+    std::thread::sleep(Duration::from_micros(micros as u64));
+    child.kill().expect("a kill");
+    let output = child.wait_with_output().expect("an end");
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.code().is_none_or(|code| code == 0), "{stderr}");
+    output.status.success()
+}
+
 #[test]
 fn a_run_killed_at_any_moment_goes_on_to_the_same_bits() {
     let place = Place::new();
@@ -179,13 +190,7 @@ fn a_run_killed_at_any_moment_goes_on_to_the_same_bits() {
             fs::remove_dir_all(&run).ok();
             command.args(&arguments);
         }
-        let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("the program starts");
-        std::thread::sleep(Duration::from_micros(dice.below(longest) as u64));
-        child.kill().expect("a kill");
-        let output = child.wait_with_output().expect("an end");
-        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(output.status.code().is_none_or(|code| code == 0), "{stderr}");
-        finished = output.status.success();
+        finished = killed_within(&mut command, dice.below(longest));
         kills += usize::from(!finished);
     }
     if !run.join("config.toml").exists() {
