@@ -14,7 +14,7 @@ use glmc_engine::ops::batch_norm_statistics::{self, BatchNormStatistics};
 use glmc_engine::ops::linear;
 use glmc_engine::ops::negative_cosine::NegativeCosine;
 use glmc_engine::ops::sgd::{Sgd, SgdConfig};
-use glmc_engine::ops::soft_label_cross_entropy::{Head, SoftLabelCrossEntropy};
+use glmc_engine::ops::supervised_loss::{ClassVector, Form, Head, Reduction, SupervisedLoss};
 use glmc_engine::tensor::DType;
 use glmc_engine::tensor::Grad;
 
@@ -80,7 +80,9 @@ fn heads(c: &mut Criterion) {
     let [bias, dbias] = [(); 2].map(|()| floats(native, &[128]));
     let [h, u, du] = [(); 3].map(|()| floats(native, &[2 * BATCH, 128]));
     let [logits, dlogits] = [(); 2].map(|()| floats(native, &[2 * BATCH, 10]));
-    let (label, scalars) = (floats(native, &[BATCH, 10]), step(native));
+    let (vectors, scalars) = (floats(native, &[ClassVector::COUNT, 10]), step(native));
+    let [labels, originals, partners] = [10, BATCH, BATCH].map(|limit| indices(native, BATCH, limit));
+    let shares = common::values(native, &[BATCH], DType::F32);
     let (rows, cosines) = (floats(native, &[1, 2 * BATCH]), floats(native, &[2 * BATCH]));
     group.bench_function("global_avg_pool forward and backward", |b| {
         b.iter(|| {
@@ -95,13 +97,11 @@ fn heads(c: &mut Criterion) {
             native.linear_input_grad(&linear::InputGrad { dy: h, weight: w, dx: Grad::write(dr) }).expect("shapes fit");
         });
     });
-    group.bench_function("soft_label_cross_entropy", |b| {
-        let head = Head { logits, label, dlogits: Some(Grad::write(dlogits)) };
-        b.iter(|| {
-            native
-                .soft_label_cross_entropy(&SoftLabelCrossEntropy { heads: &[head], scalars, rows })
-                .expect("shapes fit")
-        });
+    group.bench_function("supervised_loss", |b| {
+        let (form, reduction, scale) = (Form::Softmax { focal: 0.0 }, Reduction::N, 1.0);
+        let heads = [Head { logits, vectors, form, reduction, scale, dlogits: Some(Grad::write(dlogits)) }];
+        let loss = SupervisedLoss { heads: &heads, labels, originals, partners, shares, scalars, rows };
+        b.iter(|| native.supervised_loss(&loss).expect("shapes fit"));
     });
     group.bench_function("negative_cosine", |b| {
         b.iter(|| {

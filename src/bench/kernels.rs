@@ -15,11 +15,10 @@ use crate::ops::batch_norm_statistics::{self, BatchNormStatistics};
 use crate::ops::classify::Classify;
 use crate::ops::conv2d;
 use crate::ops::linear;
-use crate::ops::load_step::{LoadStep, STEP_WORDS, StepParams};
+use crate::ops::load_step::{LoadStep, STEP_WORDS, StepParams, row_words};
 use crate::ops::negative_cosine::NegativeCosine;
 use crate::ops::sgd::{Sgd, SgdConfig};
-use crate::ops::soft_label_cross_entropy::{Head, SoftLabelCrossEntropy};
-use crate::ops::soft_labels::SoftLabels;
+use crate::ops::supervised_loss::{ClassVector, Form, Head, Reduction, SupervisedLoss};
 use crate::ops::total_loss::{LOSS_COLUMNS, TotalLoss};
 use crate::tape::{Cost, time_repeated};
 use crate::tensor::{DType, Grad, Precision, Shape, Tensor};
@@ -358,17 +357,20 @@ impl Bench<'_> {
             b.negative_cosine(&NegativeCosine { u, target: h, scalars, rows: cosines, du: Some(Grad::write(du)) })
         })?;
         let [logits, dlogits] = self.floats(&[rows, CLASSES])?;
-        let (label, losses) = (self.float(&[batch, CLASSES])?, self.float(&[1, rows])?);
-        let head = Head { logits, label, dlogits: Some(Grad::write(dlogits)) };
-        self.of(0.0, &[logits, label, dlogits]);
-        self.run("soft_label_cross_entropy", |b| {
-            b.soft_label_cross_entropy(&SoftLabelCrossEntropy { heads: &[head], scalars, rows: losses })
-        })?;
+        let (vectors, losses) = (self.float(&[ClassVector::COUNT, CLASSES])?, self.float(&[1, rows])?);
+        let labels = self.indices(rows, CLASSES)?;
+        let [originals, partners] = [self.indices(batch, rows)?, self.indices(batch, rows)?];
+        let shares = self.tensor(&[batch], DType::F32)?;
+        let (form, reduction, scale) = (Form::Softmax { focal: 0.0 }, Reduction::N, 1.0);
+        let head = Head { logits, vectors, form, reduction, scale, dlogits: Some(Grad::write(dlogits)) };
+        let heads = [head];
+        let loss = SupervisedLoss { heads: &heads, labels, originals, partners, shares, scalars, rows: losses };
+        self.of(0.0, &[logits, dlogits]);
+        self.run("supervised_loss", |b| b.supervised_loss(&loss))?;
         let log = self.float(&[1, LOSS_COLUMNS])?;
         let total = TotalLoss { cross_entropy: losses, cosine: Some(cosines), scalars, log, batch };
         self.of(0.0, &[losses, cosines]);
         self.run("total_loss", |b| b.total_loss(&total))?;
-        let labels = self.indices(rows, CLASSES)?;
         let originals = self.indices(rows, rows)?;
         let (ranks, confidences) = (self.indices(rows, rows)?, self.tensor(&[rows], DType::F32)?);
         let classify = Classify { logits, labels, originals, scalars, ranks, confidences };
@@ -393,19 +395,14 @@ impl Bench<'_> {
         let views = self.float(&[4 * batch, extent, extent, 3])?;
         self.of(0.0, &[views, out]);
         self.run("mix_views", |b| b.mix_views(views, scalars, out))?;
-        let (labels, class_weights) = (self.indices(images, CLASSES)?, self.float(&[CLASSES])?);
-        let [label, label_weighted] = self.floats(&[batch, CLASSES])?;
-        let tensors = SoftLabels { labels, originals, partners, class_weights, scalars, label, label_weighted };
-        self.of(0.0, &[label, label_weighted]);
-        self.run("soft_labels", |b| b.soft_labels(&tensors))?;
         // The cursor moves on at every call: it starts again before each, so that a row is left.
-        let words = STEP_WORDS + 2 * batch;
+        let words = row_words(batch);
         let table = Tensor { shape: Shape::new(&[1, words]), ..self.indices(words, images)? };
-        let cursor = self.indices(1, 1)?;
+        let (cursor, shares) = (self.indices(1, 1)?, self.tensor(&[batch], DType::F32)?);
         self.of(0.0, &[table]);
         self.run("load_step, and a word set to zero", |b| {
             b.zero(cursor)?;
-            b.load_step(&LoadStep { table, cursor, scalars, originals, partners })
+            b.load_step(&LoadStep { table, cursor, scalars, originals, partners, shares })
         })?;
         let [master, grad, momentum] = self.floats(&[parameters])?;
         let compute = (self.backend.precision() == Precision::Bf16).then(|| self.compute(&[parameters])).transpose()?;

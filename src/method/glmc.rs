@@ -4,15 +4,14 @@
 //! paper's.
 
 use super::mixing::{draw_box, draw_lambda};
-use super::{Inputs, Method, StepDraw, schedule};
+use super::{Inputs, Method, StepDraw, class_weights, head_vectors, schedule};
 use crate::error::Result;
 use crate::nn::model::{Extent, HeadKind, HeadSpec};
 use crate::nn::{Model, Recorder};
 use crate::ops::augment_mix::Mixing;
 use crate::ops::load_step::StepParams;
 use crate::ops::negative_cosine::negative_cosine;
-use crate::ops::soft_label_cross_entropy::soft_label_cross_entropy;
-use crate::ops::soft_labels::soft_labels;
+use crate::ops::supervised_loss::{Form, HeadLoss, Reduction, supervised_loss};
 use crate::ops::total_loss::total_loss;
 use crate::rng::philox::Purpose;
 use crate::tape::Var;
@@ -52,17 +51,24 @@ impl Method for Glmc {
         if balanced { HeadKind::Fc } else { HeadKind::FcCb }
     }
 
-    fn draw(&self, step: &StepDraw<'_>, params: &mut StepParams, partners: &mut Vec<u32>) -> Result<()> {
+    fn draw(
+        &self,
+        step: &StepDraw<'_>,
+        params: &mut StepParams,
+        partners: &mut Vec<u32>,
+        shares: &mut Vec<f32>,
+    ) -> Result<()> {
         let config = step.config;
         let mut words = step.stream(Purpose::Partner);
         partners.extend(step.originals.iter().map(|_| step.sampler.draw(&mut words)));
         let lambda = draw_lambda(config.beta, &mut step.stream(Purpose::Lambda))? as f32;
         let cut = draw_box(f64::from(lambda), config.height, config.width, &mut step.stream(Purpose::Box));
         params.lambda = lambda;
-        params.label_lambda = match config.correct_labels {
+        let share = match config.correct_labels {
             true => 1.0 - cut.area() as f32 / (config.height * config.width) as f32,
             false => lambda,
         };
+        shares.resize(partners.len(), share);
         params.cut = [cut.rows.0, cut.rows.1, cut.columns.0, cut.columns.1].map(|at| at as i32);
         let alpha = schedule::alpha(step.epoch, config.epochs);
         let supervised = [config.supervised * alpha, config.supervised * (1.0 - alpha)];
@@ -70,20 +76,29 @@ impl Method for Glmc {
         Ok(())
     }
 
-    fn record(&self, r: &mut Recorder<'_>, model: &Model, inputs: &Inputs) -> Result<Vec<(&'static str, Var)>> {
-        let Inputs { images, labels, class_weights, vars, log, batch } = *inputs;
-        let (label, label_weighted) = soft_labels(&mut r.tape, r.backend, labels, vars, class_weights)?;
+    fn vectors(&self, counts: &[usize], k: f64) -> Vec<Vec<f64>> {
+        vec![head_vectors(&vec![1.0; counts.len()]), head_vectors(&class_weights(counts, k))]
+    }
+
+    fn record(&self, r: &mut Recorder<'_>, model: &Model, inputs: &Inputs<'_>) -> Result<Vec<(&'static str, Var)>> {
+        let Inputs { images, labels, vectors, vars, log, batch } = *inputs;
         let features = model.record_features(r, images)?;
         let logits = model.record_head(r, "fc", features)?;
         let logits_cb = model.record_head(r, "fc_cb", features)?;
         let h = model.record_head(r, "projection_head.0", features)?;
         let u = model.record_head(r, "contrast_head.0", h)?;
-        let heads = [(logits, label), (logits_cb, label_weighted)];
-        let rows = soft_label_cross_entropy(&mut r.tape, r.backend, &heads, vars.scalars)?;
+        let head = |logits: Var, vectors: Var| HeadLoss {
+            logits,
+            vectors,
+            form: Form::Softmax { focal: 0.0 },
+            reduction: Reduction::N,
+            scale: 1.0,
+        };
+        let heads = [head(logits, vectors[0]), head(logits_cb, vectors[1])];
+        let rows = supervised_loss(&mut r.tape, r.backend, &heads, labels, vars)?;
         let target = r.tape.stop_gradient(h);
         let cosine = negative_cosine(&mut r.tape, r.backend, u, target, vars.scalars)?;
         total_loss(&mut r.tape, r.backend, rows, Some(cosine), vars.scalars, log, batch)?;
-        let outputs = [("logits", logits), ("logits_cb", logits_cb), ("h", h), ("u", u)];
-        Ok([&[("label", label), ("label_weighted", label_weighted)], &outputs[..]].concat())
+        Ok(vec![("logits", logits), ("logits_cb", logits_cb), ("h", h), ("u", u)])
     }
 }

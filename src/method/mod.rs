@@ -22,6 +22,7 @@ use crate::nn::model::{HeadKind, HeadSpec};
 use crate::nn::{Model, Recorder};
 use crate::ops::augment_mix::Mixing;
 use crate::ops::load_step::{StepParams, StepVars};
+use crate::ops::supervised_loss::ClassVector;
 use crate::tape::Var;
 
 /// Everything that tells one method from another.
@@ -44,30 +45,40 @@ pub trait Method: Debug + Send + Sync {
     /// The classifier to evaluate with, given whether all classes have equally many training images.
     fn classifier(&self, balanced: bool) -> HeadKind;
 
-    /// Draws what varies from step to step: appends one partner per original to `partners`, and fills in lambdas, box and
-    /// the coefficients of the losses.
+    /// Draws what varies from step to step: appends one partner per original to `partners` and the original's share of the label
+    /// to `shares`, and fills in lambda, box and the coefficients of the losses.
     ///
     /// # Errors
     /// When a setting is out of range.
-    fn draw(&self, step: &StepDraw<'_>, params: &mut StepParams, partners: &mut Vec<u32>) -> Result<()>;
+    fn draw(
+        &self,
+        step: &StepDraw<'_>,
+        params: &mut StepParams,
+        partners: &mut Vec<u32>,
+        shares: &mut Vec<f32>,
+    ) -> Result<()>;
+
+    /// Of each head with a supervised loss (5, classes): the rows of `ClassVector`, from the training images per class and the
+    /// exponent k of their weights.
+    fn vectors(&self, counts: &[usize], k: f64) -> Vec<Vec<f64>>;
 
     /// Records network, heads and losses of a step; returns the values that reference steps name, by those names.
     ///
     /// # Errors
     /// When the shapes do not fit each other.
-    fn record(&self, r: &mut Recorder<'_>, model: &Model, inputs: &Inputs) -> Result<Vec<(&'static str, Var)>>;
+    fn record(&self, r: &mut Recorder<'_>, model: &Model, inputs: &Inputs<'_>) -> Result<Vec<(&'static str, Var)>>;
 }
 
 /// What a method records on.
 #[derive(Clone, Copy, Debug)]
-pub struct Inputs {
+pub struct Inputs<'a> {
     /// (views * batch, height, width, stem channels): the views, one after the other.
     pub images: Var,
     /// (images): the class of every image that originals and partners count.
     pub labels: Var,
-    /// (classes): w.
-    pub class_weights: Var,
-    /// The step's scalars, originals and partners.
+    /// (5, classes) each: the class vectors of the heads with a supervised loss, as [`Method::vectors`] has them.
+    pub vectors: &'a [Var],
+    /// The step's scalars, originals, partners and shares.
     pub vars: StepVars,
     /// (rows, 4): where the step's losses go.
     pub log: Var,
@@ -116,6 +127,15 @@ pub fn class_weights(counts: &[usize], k: f64) -> Vec<f64> {
     let raw: Vec<f64> = counts.iter().map(|&n| (1.0 / n as f64).powf(k)).collect();
     let sum: f64 = raw.iter().sum();
     raw.iter().map(|w| counts.len() as f64 * w / sum).collect()
+}
+
+/// (5, classes): a head's class vectors of which only the weights do anything.
+fn head_vectors(weights: &[f64]) -> Vec<f64> {
+    let row = |vector: ClassVector| match vector {
+        ClassVector::Weight => weights.to_vec(),
+        other => vec![other.neutral(); weights.len()],
+    };
+    ClassVector::ALL.into_iter().flat_map(row).collect()
 }
 
 #[cfg(test)]

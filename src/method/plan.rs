@@ -5,7 +5,7 @@ use super::Method;
 use super::mixing::PartnerSampler;
 use super::schedule::LearningRate;
 use crate::error::Result;
-use crate::ops::load_step::{STEP_WORDS, StepParams};
+use crate::ops::load_step::{StepParams, row_words};
 use crate::rng::philox::{self, Purpose, Stream};
 
 /// What a plan depends on besides seed and epoch.
@@ -59,6 +59,8 @@ pub struct EpochPlan {
     batch: usize,
     originals: Vec<u32>,
     partners: Vec<u32>,
+    /// The originals' shares of their samples' labels.
+    shares: Vec<f32>,
     steps: Vec<StepParams>,
 }
 
@@ -74,7 +76,7 @@ impl EpochPlan {
         for last in (1..images).rev() {
             originals.swap(last, philox::below(words.word(), last as u32 + 1) as usize);
         }
-        let mut partners = Vec::with_capacity(images);
+        let (mut partners, mut shares) = (Vec::with_capacity(images), Vec::with_capacity(images));
         let count = images.div_ceil(config.batch);
         let mut steps = Vec::with_capacity(count);
         for (step, batch) in originals.chunks(config.batch).enumerate() {
@@ -83,23 +85,22 @@ impl EpochPlan {
                 epoch: number,
                 step: step as u32,
                 lambda: 1.0,
-                label_lambda: 1.0,
                 lr: config.lr.at(epoch, config.epochs, step, count) as f32,
                 coefficients: [1.0, 0.0, 0.0],
                 row: step as u32,
                 ..StepParams::default()
             };
             let draw = StepDraw { config, epoch, step, originals: batch, sampler };
-            config.method.draw(&draw, &mut params, &mut partners)?;
+            config.method.draw(&draw, &mut params, &mut partners, &mut shares)?;
             debug_assert_eq!(
-                partners.len(),
-                step * config.batch + batch.len(),
-                "{} draws one partner per original",
+                (partners.len(), shares.len()),
+                (step * config.batch + batch.len(), step * config.batch + batch.len()),
+                "{} draws a partner and a share per original",
                 config.method.name()
             );
             steps.push(params);
         }
-        Ok(EpochPlan { batch: config.batch, originals, partners, steps })
+        Ok(EpochPlan { batch: config.batch, originals, partners, shares, steps })
     }
 
     /// A plan that visits images `0..images` in order: evaluation. Results of a step start at its first image.
@@ -108,7 +109,7 @@ impl EpochPlan {
         let steps = (0..images.div_ceil(batch))
             .map(|step| StepParams { row: (step * batch) as u32, step: step as u32, ..StepParams::default() })
             .collect();
-        EpochPlan { batch, partners: originals.clone(), originals, steps }
+        EpochPlan { batch, partners: originals.clone(), originals, shares: vec![1.0; images], steps }
     }
 
     pub fn steps(&self) -> usize {
@@ -132,18 +133,23 @@ impl EpochPlan {
 
     /// Indices of a step's originals and partners.
     pub fn indices(&self, step: usize) -> (&[u32], &[u32]) {
-        let range = step * self.batch..((step + 1) * self.batch).min(self.originals.len());
+        let range = self.samples(step);
         (&self.originals[range.clone()], &self.partners[range])
     }
 
-    /// The rows of steps `steps` as `load_step` reads them: scalars, originals, partners. The steps must have one size.
+    fn samples(&self, step: usize) -> std::ops::Range<usize> {
+        step * self.batch..((step + 1) * self.batch).min(self.originals.len())
+    }
+
+    /// The rows of steps `steps` as `load_step` reads them: scalars, originals, partners, shares. The steps must have one size.
     pub fn table(&self, steps: std::ops::Range<usize>) -> Vec<u32> {
-        let mut words = Vec::with_capacity(steps.len() * (STEP_WORDS + 2 * self.batch));
+        let mut words = Vec::with_capacity(steps.len() * row_words(self.batch));
         for step in steps {
             let (originals, partners) = self.indices(step);
             words.extend_from_slice(bytemuck::cast_slice(std::slice::from_ref(&self.steps[step])));
             words.extend_from_slice(originals);
             words.extend_from_slice(partners);
+            words.extend_from_slice(bytemuck::cast_slice(&self.shares[self.samples(step)]));
         }
         words
     }
@@ -184,7 +190,7 @@ mod tests {
         assert_eq!(seen, (0..21).collect::<Vec<u32>>());
         assert_eq!(plan.table(0..2), again.table(0..2));
         assert_ne!(plan.originals, other.originals);
-        assert_eq!(plan.table(2..3).len(), STEP_WORDS + 2 * 5);
+        assert_eq!(plan.table(2..3).len(), row_words(5));
     }
 
     #[test]
@@ -195,7 +201,7 @@ mod tests {
         for step in 0..plan.steps() {
             let p = plan.params(step);
             let area = (p.cut[1] - p.cut[0]) * (p.cut[3] - p.cut[2]);
-            assert_eq!(p.label_lambda, 1.0 - area as f32 / 1024.0);
+            assert_eq!(plan.shares[plan.samples(step)], [1.0 - area as f32 / 1024.0; 8]);
         }
     }
 }

@@ -15,8 +15,7 @@ pub mod linear;
 pub mod load_step;
 pub mod negative_cosine;
 pub mod sgd;
-pub mod soft_label_cross_entropy;
-pub mod soft_labels;
+pub mod supervised_loss;
 pub mod total_loss;
 
 use crate::error::{Error, Result};
@@ -37,8 +36,7 @@ pub trait Backend:
     + load_step::LoadStepKernels
     + negative_cosine::NegativeCosineKernels
     + sgd::SgdKernels
-    + soft_label_cross_entropy::SoftLabelCrossEntropyKernels
-    + soft_labels::SoftLabelsKernels
+    + supervised_loss::SupervisedLossKernels
     + total_loss::TotalLossKernels
 {
     /// A backend that plans, allocates and launches as this one does, but without a device: to learn beforehand what

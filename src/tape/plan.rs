@@ -450,7 +450,7 @@ mod tests {
         use crate::memory::Memory;
         use crate::ops::augment_mix::{Augmentation, Mixing, augment_mix};
         use crate::ops::conv2d::{Config, conv2d};
-        use crate::ops::load_step::{STEP_WORDS, load_step};
+        use crate::ops::load_step::{STEP_WORDS, load_step, row_words};
         use crate::tensor::Precision;
 
         let native = Native::new(Precision::F32, 1).unwrap();
@@ -459,7 +459,7 @@ mod tests {
             let bytes = shape.iter().product::<usize>() * dtype.bytes();
             Tensor::at_start(native.alloc(bytes, "test").unwrap(), shape, dtype)
         };
-        let (table, cursor) = (tensor(&[9, STEP_WORDS + 4], DType::I32), tensor(&[1], DType::I32));
+        let (table, cursor) = (tensor(&[9, row_words(2)], DType::I32), tensor(&[1], DType::I32));
         let [table, cursor] = [table, cursor].map(|t| tape.external(t));
         let vars = load_step(&mut tape, table, cursor, 2).unwrap();
         let pixels = tape.external(tensor(&[50, 8, 8, 3], DType::U8));
@@ -480,7 +480,7 @@ mod tests {
         };
         let image = 8 * 8 * 3;
         // One row of the table and the cursor; the row's parts.
-        assert_eq!(cost(0, Pass::Forward), (0, 4 * (2 * (STEP_WORDS + 4) + 1)));
+        assert_eq!(cost(0, Pass::Forward), (0, 4 * (2 * row_words(2) + 1)));
         // Two originals, two partners, their indices, the scalars; two mixtures of both.
         assert_eq!(cost(1, Pass::Forward), (9 * 2 * image, 4 * image + 4 * (4 + STEP_WORDS) + 4 * 4 * image));
         let outputs = 4 * 8 * 8 * 5;

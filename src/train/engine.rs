@@ -7,7 +7,7 @@ use crate::config::Config;
 use crate::data::shots::Shot;
 use crate::data::store::Store;
 use crate::error::Result;
-use crate::method::{EpochPlan, PartnerSampler, PlanConfig, class_weights};
+use crate::method::{EpochPlan, PartnerSampler, PlanConfig};
 use crate::nn::{HeadKind, Model, ModelConfig, ParameterStore};
 use crate::ops::Backend;
 use crate::ops::augment_mix::Augmentation;
@@ -232,6 +232,6 @@ pub fn step_config(config: &Config, counts: &[usize], augmentation: Augmentation
         batch: config.batch,
         augmentation,
         sgd: SgdConfig { momentum: config.momentum as f32, weight_decay: config.weight_decay as f32 },
-        class_weights: class_weights(counts, config.k),
+        vectors: config.method.vectors(counts, config.k),
     }
 }

@@ -8,8 +8,9 @@ use crate::method::{EpochPlan, Inputs, Method};
 use crate::nn::{Mode, Model, ParameterStore, Recorder};
 use crate::ops::Backend;
 use crate::ops::augment_mix::{Augmentation, augment_mix, mix_views};
-use crate::ops::load_step::{STEP_WORDS, StepVars, load_step};
+use crate::ops::load_step::{StepVars, load_step, row_words};
 use crate::ops::sgd::{Sgd, SgdConfig};
+use crate::ops::supervised_loss::ClassVector;
 use crate::ops::total_loss::LOSS_COLUMNS;
 use crate::tape::{Arena, OpTime, Program, Tape, Var, time_repeated};
 use crate::tensor::{BufferId, DType, Tensor};
@@ -25,8 +26,8 @@ pub struct StepConfig {
     pub augmentation: Augmentation,
     /// The optimiser's constants.
     pub sgd: SgdConfig,
-    /// w, one per class.
-    pub class_weights: Vec<f64>,
+    /// Of each head with a supervised loss (5, classes): its class vectors.
+    pub vectors: Vec<Vec<f64>>,
 }
 
 /// Where a step's images come from.
@@ -40,7 +41,7 @@ pub enum Source<'s> {
 
 /// The rows of an epoch's steps of one size.
 struct Table {
-    /// I32 (rows, 16 + 2 * batch).
+    /// I32 (rows, 16 + 3 * batch).
     rows: Tensor,
     /// I32 (1): rows taken.
     cursor: Tensor,
@@ -65,7 +66,7 @@ pub struct TrainStep {
     tail: Option<SizedStep>,
     full_steps: usize,
     config: StepConfig,
-    class_weights: Tensor,
+    vectors: Tensor,
     arena: Arena,
     /// Accumulation type (steps, 4): L_c, L_cb, L_sim, total of every step of the epoch.
     pub log: Tensor,
@@ -78,7 +79,8 @@ struct Shared<'s> {
     store: &'s ParameterStore,
     source: Source<'s>,
     config: &'s StepConfig,
-    class_weights: Tensor,
+    /// Accumulation type (heads * 5, classes).
+    vectors: Tensor,
     log: Tensor,
 }
 
@@ -92,7 +94,7 @@ struct Recorded {
 impl Shared<'_> {
     /// Records a step of `batch` samples. Views from elsewhere are compared, so that outputs outlive their step.
     fn record(&self, table: Option<&Table>, batch: usize) -> Result<Recorded> {
-        let Shared { backend, model, store, source, config, class_weights, log } = *self;
+        let Shared { backend, model, store, source, config, vectors, log } = *self;
         let mixing = config.method.mixing();
         let mut r = Recorder::new(backend, store, Mode::Train { views: mixing.views() });
         let (vars, images, labels) = match (source, table) {
@@ -104,14 +106,16 @@ impl Shared<'_> {
             }
             (Source::Feed(_), None) => return Err(crate::Error::op("load_step", "a feed's steps need a table")),
             (Source::Views(v), _) => {
-                let on_tape = [v.scalars, v.originals, v.partners, v.pixels];
-                let [scalars, originals, partners, pixels] = on_tape.map(|t| r.tape.external(t));
+                let on_tape = [v.scalars, v.originals, v.partners, v.shares, v.pixels];
+                let [scalars, originals, partners, shares, pixels] = on_tape.map(|t| r.tape.external(t));
                 let images = mix_views(&mut r.tape, backend, pixels, scalars)?;
-                (StepVars { scalars, originals, partners }, images, v.labels)
+                (StepVars { scalars, originals, partners, shares }, images, v.labels)
             }
         };
-        let [labels, class_weights, log] = [labels, class_weights, log].map(|t| r.tape.external(t));
-        let inputs = Inputs { images, labels, class_weights, vars, log, batch };
+        let [labels, log] = [labels, log].map(|t| r.tape.external(t));
+        let heads = (0..config.vectors.len()).map(|head| vectors.rows(ClassVector::COUNT * head, ClassVector::COUNT));
+        let vectors: Vec<Var> = heads.map(|rows| r.tape.external(rows)).collect();
+        let inputs = Inputs { images, labels, vectors: &vectors, vars, log, batch };
         let mut outputs = config.method.record(&mut r, model, &inputs)?;
         if let Source::Views(_) = source {
             outputs.push(("images", images));
@@ -123,7 +127,7 @@ impl Shared<'_> {
     /// Plans a step of `batch` samples without placing it: see [`SizedStep::place`].
     fn plan(&self, rows: usize, batch: usize) -> Result<SizedStep> {
         let (backend, store) = (self.backend, self.store);
-        let words = STEP_WORDS + 2 * batch;
+        let words = row_words(batch);
         let table = match self.source {
             Source::Feed(_) => Some(Table {
                 rows: backend.tensor(&[rows, words], DType::I32, "step table")?,
@@ -184,10 +188,12 @@ impl TrainStep {
             Source::Views(views) => (views.steps, 0),
         };
         let float = |shape: &[usize], what: &str| backend.tensor(shape, backend.precision().accumulate(), what);
-        let class_weights = float(&[config.class_weights.len()], "class weights")?;
-        write_floats(backend, class_weights, &config.class_weights)?;
+        let rows = ClassVector::COUNT * config.vectors.len();
+        let values = config.vectors.concat();
+        let vectors = float(&[rows, values.len() / rows], "class vectors")?;
+        write_floats(backend, vectors, &values)?;
         let log = float(&[full_steps + usize::from(tail > 0), LOSS_COLUMNS], "loss log")?;
-        let shared = Shared { backend, model, store, source, config: &config, class_weights, log };
+        let shared = Shared { backend, model, store, source, config: &config, vectors, log };
         let sized = |rows: usize, batch: usize| -> Result<Option<SizedStep>> {
             (rows > 0 && batch > 0).then(|| shared.plan(rows, batch)).transpose()
         };
@@ -199,7 +205,7 @@ impl TrainStep {
         for step in [&mut full, &mut tail].into_iter().flatten() {
             step.place(backend, &config.sgd, arena.buffer)?;
         }
-        Ok(TrainStep { full, tail, full_steps, config, class_weights, arena, log })
+        Ok(TrainStep { full, tail, full_steps, config, vectors, arena, log })
     }
 
     /// Loads an epoch's plan, to continue at step `start`.
@@ -271,7 +277,7 @@ impl TrainStep {
             }
         }
         backend.free(self.arena.buffer);
-        backend.free(self.class_weights.buffer);
+        backend.free(self.vectors.buffer);
         backend.free(self.log.buffer);
     }
 }

@@ -5,7 +5,7 @@ use crate::ops::Backend;
 use crate::ops::load_step::STEP_WORDS;
 use crate::tensor::{DType, Tensor};
 
-/// Where a step finds its views, labels and scalars.
+/// Where a step finds its views, labels, shares and scalars.
 pub struct Views {
     /// Accumulation type (4 * batch, height, width, 3): o1, o2, r1, r2.
     pub pixels: Tensor,
@@ -17,6 +17,8 @@ pub struct Views {
     pub(super) originals: Tensor,
     /// I32 (batch): where the partners' labels are.
     pub(super) partners: Tensor,
+    /// F32 (batch): the originals' shares of the labels.
+    pub shares: Tensor,
     /// Steps whose losses are kept.
     pub(super) steps: usize,
 }
@@ -34,6 +36,7 @@ impl Views {
             scalars: tensor(&[STEP_WORDS], DType::I32)?,
             originals: tensor(&[batch], DType::I32)?,
             partners: tensor(&[batch], DType::I32)?,
+            shares: tensor(&[batch], DType::F32)?,
             steps,
         };
         let numbers: Vec<i32> = (0..2 * batch as i32).collect();

@@ -15,8 +15,8 @@ use serde::Serialize;
 use crate::config::{Config, PlacementSettings, Settings};
 use crate::error::{Error, Result};
 use crate::memory::{read_floats, write_floats};
-use crate::method::Method;
 use crate::method::glmc::Glmc;
+use crate::method::{Method, class_weights};
 use crate::nn::{Field, HeadKind, Mode, Model, ModelConfig, ParameterStore, Recorder};
 use crate::ops::Backend;
 use crate::ops::augment_mix::Augmentation;
@@ -178,19 +178,35 @@ impl Step {
         let cut = f.integers(&key("box"), &[4], 0..=size as i32)?;
         let params = StepParams {
             lambda,
-            label_lambda: lambda,
             cut: [cut[0], cut[1], cut[2], cut[3]],
             lr: f.lr as f32,
             coefficients: [f.alpha as f32, (1.0 - f.alpha) as f32, f.gamma as f32],
             row: index as u32,
             ..StepParams::default()
         };
+        backend.upload(self.views.shares, bytemuck::cast_slice(&vec![lambda; n]))?;
         backend.upload(self.views.scalars, bytemuck::bytes_of(&params))
     }
 
     fn floats(&self, backend: &dyn Backend, output: &str) -> Result<Vec<f64>> {
         // GLMC records every value that reference steps name.
         read_floats(backend, self.step.output(output).expect("an output of GLMC"))
+    }
+
+    /// (batch, classes) each: the mixed labels of step `index` and the weighted ones, from the classes and shares that the step
+    /// was given.
+    fn labels(&self, backend: &dyn Backend, f: &Reference, index: usize) -> Result<(Vec<f64>, Vec<f64>)> {
+        let shares = read_floats(backend, self.views.shares)?;
+        let weights = class_weights(&f.counts, f.k);
+        let mut label = vec![0.0; f.batch * f.classes];
+        for (first, name) in [(true, "original_label"), (false, "reversed_label")] {
+            let classes = f.integers(&format!("step{index}.{name}"), &[f.batch], 0..=f.classes as i32 - 1)?;
+            for ((row, class), share) in label.chunks_exact_mut(f.classes).zip(classes).zip(&shares) {
+                row[class as usize] += if first { *share } else { 1.0 - share };
+            }
+        }
+        let weighted = label.iter().zip(weights.iter().cycle()).map(|(label, weight)| label * weight).collect();
+        Ok((label, weighted))
     }
 
     /// Relative errors of the mixtures and labels of step `index`.
@@ -200,7 +216,7 @@ impl Step {
         let mixtures = self.floats(backend, "images")?;
         let (mixup, cutmix) = mixtures.split_at(mixtures.len() / 2);
         let channels = backend.stem_channels();
-        let (label, weighted) = (self.floats(backend, "label")?, self.floats(backend, "label_weighted")?);
+        let (label, weighted) = self.labels(backend, f, index)?;
         let found = [
             ("mixup", to_nchw(mixup, shape, channels), &shape[..]),
             ("cutmix", to_nchw(cutmix, shape, channels), &shape[..]),

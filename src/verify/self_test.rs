@@ -15,15 +15,16 @@ use crate::backend::native::Native;
 use crate::driver::watched::{Event, Launches, Watched};
 use crate::error::{Error, Result};
 use crate::memory::{read_floats, write_floats};
-use crate::method::{Inputs, METHODS, Method, class_weights};
+use crate::method::{Inputs, METHODS, Method};
 use crate::nn::parameters::Kind;
 use crate::nn::{Field, Mode, Model, ModelConfig, ParameterStore, Recorder};
 use crate::ops::Backend;
 use crate::ops::augment_mix::{Augmentation, Mixing, augment_mix, mix_views};
 use crate::ops::classify::classify;
 use crate::ops::conv2d::{Config, Geometry, conv2d};
-use crate::ops::load_step::{STEP_WORDS, StepParams, StepVars, load_step};
+use crate::ops::load_step::{STEP_WORDS, StepParams, StepVars, load_step, row_words};
 use crate::ops::sgd::{Sgd, SgdConfig};
+use crate::ops::supervised_loss::ClassVector;
 use crate::ops::total_loss::LOSS_COLUMNS;
 use crate::rng::philox;
 use crate::tape::{Program, Tape, Var};
@@ -281,7 +282,6 @@ fn step() -> StepParams {
         epoch: 2,
         step: 3,
         lambda: 0.75,
-        label_lambda: 0.625,
         cut: [2, 7, 3, 11],
         lr: 0.125,
         coefficients: [0.25, 0.75, 1.0],
@@ -294,7 +294,8 @@ fn inputs(backend: &dyn Backend, tape: &mut Tape, mixing: Mixing) -> Result<(Ste
     let mut row: Vec<i32> = bytemuck::cast_slice(std::slice::from_ref(&step())).to_vec();
     row.extend([0, 3, 8, 3, 5]); // originals
     row.extend([1, 8, 0, 7, 5]); // partners
-    let table = integers(backend, &[1, STEP_WORDS + 2 * BATCH], &row)?;
+    row.extend([0.625f32, 0.25, 1.0, 0.0, 0.5].map(|share| share.to_bits() as i32));
+    let table = integers(backend, &[1, row_words(BATCH)], &row)?;
     let cursor = integers(backend, &[1], &[0])?;
     let labels: Vec<i32> = (0..IMAGES).map(|image| (image * 3 % COUNTS.len()) as i32).collect();
     let labels = integers(backend, &[IMAGES], &labels)?;
@@ -312,11 +313,15 @@ fn training(backend: &dyn Backend, method: &dyn Method) -> Result<Trial> {
     let mut r = Recorder::new(backend, &store, Mode::Train { views: method.mixing().views() });
     let (vars, labels, images) = inputs(backend, &mut r.tape, method.mixing())?;
     let float = backend.precision().accumulate();
-    let weights = backend.tensor(&[COUNTS.len()], float, "self-test")?;
-    write_floats(backend, weights, &class_weights(&COUNTS, 1.0))?;
     let log = backend.tensor(&[1, LOSS_COLUMNS], float, "self-test")?;
-    let [class_weights, log] = [weights, log].map(|tensor| r.tape.external(tensor));
-    method.record(&mut r, &model, &Inputs { images, labels, class_weights, vars, log, batch: BATCH })?;
+    let mut vectors = Vec::new();
+    for values in method.vectors(&COUNTS, 1.0) {
+        let tensor = backend.tensor(&[ClassVector::COUNT, COUNTS.len()], float, "self-test")?;
+        write_floats(backend, tensor, &values)?;
+        vectors.push(r.tape.external(tensor));
+    }
+    let log = r.tape.external(log);
+    method.record(&mut r, &model, &Inputs { images, labels, vectors: &vectors, vars, log, batch: BATCH })?;
     let program = r.tape.plan(backend, true)?;
     let sgd = Sgd {
         master: store.master,

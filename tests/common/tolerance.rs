@@ -34,12 +34,10 @@ const OTHERS: &[(&str, &str, Limits)] = &[
     // Mean, deviation and lambda are singles on every device; PyTorch's are doubles.
     ("augment_mix", "", [1e-6, 1e-6, 8e-3]),
     ("mix_views", "", [1e-7, 1e-6, 8e-3]),
-    // Classes' shares are products of singles.
-    ("soft_labels", "", [1e-7, 1e-6, 1e-6]),
     // Confidences are singles on every device.
     ("classify", "", [1e-6, 1e-6, 1e-6]),
     // Coefficients are singles on every device; PyTorch's are doubles.
-    ("soft_label_cross_entropy", "", [1e-7, 3e-6, 3e-6]),
+    ("supervised_loss", "", [1e-7, 3e-6, 3e-6]),
     ("negative_cosine", "", [1e-7, 3e-6, 3e-6]),
     ("total_loss", "", [1e-7, 3e-6, 3e-6]),
     // Heads run in the accumulation type in every precision.

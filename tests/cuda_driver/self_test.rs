@@ -134,7 +134,7 @@ pub fn hanging() -> Result<(), Failed> {
 }
 
 pub fn faulting() -> Result<(), Failed> {
-    broken("fault=soft_labels", &["kernel soft_labels", "CUDA_ERROR_ILLEGAL_ADDRESS"])?;
+    broken("fault=supervised_loss", &["kernel supervised_loss", "CUDA_ERROR_ILLEGAL_ADDRESS"])?;
     broken("crash=sgd", &["kernel sgd<", "the process ended in it (signal: 6"])
 }
 

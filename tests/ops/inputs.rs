@@ -1,9 +1,8 @@
-//! Where a step begins and evaluation ends: `load_step`, `augment_mix`, `mix_views`, `soft_labels`, `classify`.
+//! Where a step begins and evaluation ends: `load_step`, `augment_mix`, `mix_views`, `classify`.
 
 use glmc_engine::ops::augment_mix::{Augmentation, Mixing, augment_mix, mix_views};
 use glmc_engine::ops::classify::classify;
-use glmc_engine::ops::load_step::{StepParams, StepVars, load_step};
-use glmc_engine::ops::soft_labels::soft_labels;
+use glmc_engine::ops::load_step::{StepParams, StepVars, load_step, row_words};
 use glmc_engine::rng::philox::{self, Purpose};
 use glmc_engine::tensor::DType;
 
@@ -35,6 +34,8 @@ fn step_vars(rig: &mut Rig<'_>, i: &Arrays, step: &StepParams) -> glmc_engine::R
         scalars: rig.step(step)?,
         originals: rig.constant(&i["originals"], DType::I32)?,
         partners: rig.constant(&i["partners"], DType::I32)?,
+        // None of these ops reads them.
+        shares: rig.constant(&Array::filled(&i["partners"].shape, f64::NAN), DType::F32)?,
     })
 }
 
@@ -160,62 +161,25 @@ fn augmentations(suite: &mut Suite) {
     }
 }
 
-fn labels_case(name: &str, label_lambda: f32, labels: Array, pairs: [Array; 2], weights: Array) -> Case {
-    let [originals, partners] = pairs;
-    let inputs = [("labels", labels), ("originals", originals), ("partners", partners), ("weights", weights)];
-    let step = StepParams { lambda: f32::NAN, label_lambda, ..StepParams::default() };
-    Case::new("soft_labels", name, inputs, move |rig, i| {
-        rig.train = false;
-        let labels = rig.constant(&i["labels"], DType::I32)?;
-        let weights = rig.constant(&i["weights"], rig.accumulate())?;
-        let vars = step_vars(rig, i, &step)?;
-        let (label, weighted) = soft_labels(&mut rig.tape, rig.backend, labels, vars, weights)?;
-        rig.output("label", label);
-        rig.output("label_weighted", weighted);
-        Ok(())
-    })
-}
-
-fn labels(suite: &mut Suite) {
-    // Sample 1 meets its own class: its shares add up.
-    let [label_of, originals, partners] =
-        [[2.0, 0.0, 1.0], [1.0, 0.0, 2.0], [2.0, 0.0, 0.0]].map(|v| Array::vector(&v));
-    let label = vec![0.75, 0.25, 0.0, 0.0, 0.0, 1.0, 0.0, 0.75, 0.25];
-    let weighted = vec![6.0, 0.5, 0.0, 0.0, 0.0, 0.5, 0.0, 1.5, 0.125];
-    let weights = Array::vector(&[8.0, 2.0, 0.5]);
-    let wanted = [("label", label), ("label_weighted", weighted)].map(|(n, v)| (n, Array::new(&[3, 3], v)));
-    suite.exact(labels_case("three", 0.75, label_of, [originals, partners], weights), wanted.to_vec());
-    for f in fixtures::of("soft_label_cross_entropy") {
-        // PyTorch's labels come from classes; here image n is of the class that is mixed.
-        let (first, second) = (f.get("first"), f.get("second"));
-        let n = first.data.len();
-        let of = Array::vector(&[first.data, second.data].concat());
-        let [originals, partners] =
-            [0, n].map(|start| Array::vector(&(0..n).map(|i| (start + i) as f64).collect::<Vec<_>>()));
-        let counts: Vec<f64> =
-            f.attributes["counts"].as_array().expect("counts").iter().map(|v| v.as_f64().expect("a count")).collect();
-        let inverse: Vec<f64> = counts.iter().map(|n| n.powf(-f.number("k"))).collect();
-        let sum: f64 = inverse.iter().sum();
-        let weights: Vec<f64> = inverse.iter().map(|w| counts.len() as f64 * w / sum).collect();
-        let case = labels_case(&f.name, f.number("lambda") as f32, of, [originals, partners], Array::vector(&weights));
-        let wanted = ["label", "label_weighted"].map(|name| (name, f.get(name)));
-        suite.close("pytorch", case, wanted.to_vec());
-    }
-}
-
 fn steps(suite: &mut Suite) {
     let mut random = Random::new(7);
     for batch in [1, 3, 64] {
-        let width = 16 + 2 * batch;
-        let table = random.indices(&[4, width], 1 << 30);
+        let width = row_words(batch);
+        let mut table = random.indices(&[4, width], 1 << 30);
+        for row in table.data.chunks_exact_mut(width) {
+            row[16 + 2 * batch..]
+                .iter_mut()
+                .for_each(|word| *word = f64::from((random.below(65) as f32 / 64.0).to_bits()));
+        }
         let row = |r: usize, from: usize, count: usize| Array::vector(&table.data[r * width + from..][..count]);
         let mut wanted = vec![("cursor", Array::vector(&[3.0]))];
-        for (r, [step, originals, partners]) in
-            [(1, ["step", "originals", "partners"]), (2, ["step2", "originals2", "partners2"])]
+        for (r, [step, originals, partners, shares]) in
+            [(1, ["step", "originals", "partners", "shares"]), (2, ["step2", "originals2", "partners2", "shares2"])]
         {
             wanted.push((step, row(r, 0, 16)));
             wanted.push((originals, row(r, 16, batch)));
             wanted.push((partners, row(r, 16 + batch, batch)));
+            wanted.push((shares, row(r, 16 + 2 * batch, batch).map(|word| f64::from(f32::from_bits(word as u32)))));
         }
         let case = Case::new("load_step", format!("batch_{batch}"), [("table", table)], move |rig, i| {
             rig.train = false;
@@ -225,8 +189,9 @@ fn steps(suite: &mut Suite) {
             let cursor = rig.tape.external(cursor);
             for suffix in ["", "2"] {
                 let vars = load_step(&mut rig.tape, table, cursor, batch)?;
-                for (name, var) in [("step", vars.scalars), ("originals", vars.originals), ("partners", vars.partners)]
-                {
+                let StepVars { scalars, originals, partners, shares } = vars;
+                let all = [("step", scalars), ("originals", originals), ("partners", partners), ("shares", shares)];
+                for (name, var) in all {
                     rig.output(&format!("{name}{suffix}"), var);
                 }
             }
@@ -286,7 +251,6 @@ fn rankings(suite: &mut Suite) {
 
 pub fn add(suite: &mut Suite) {
     augmentations(suite);
-    labels(suite);
     steps(suite);
     rankings(suite);
 }

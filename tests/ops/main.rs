@@ -14,6 +14,7 @@ mod layers;
 mod losses;
 mod network;
 mod sgd;
+mod supervised_loss;
 
 fn main() -> std::process::ExitCode {
     let arguments = libtest_mimic::Arguments::from_args();
@@ -22,6 +23,7 @@ fn main() -> std::process::ExitCode {
     batch_norm::add(&mut suite);
     layers::add(&mut suite);
     losses::add(&mut suite);
+    supervised_loss::add(&mut suite);
     inputs::add(&mut suite);
     sgd::add(&mut suite);
     network::add(&mut suite);

@@ -18,8 +18,7 @@ mod load_step;
 mod negative_cosine;
 mod operands;
 mod sgd;
-mod soft_label_cross_entropy;
-mod soft_labels;
+mod supervised_loss;
 mod total_loss;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -3,7 +3,7 @@
 use super::Native;
 use super::load_step;
 use super::real::{Real, with_real};
-use super::soft_label_cross_entropy::log_sum_exp;
+use super::supervised_loss::log_sum_exp;
 use crate::error::{Error, Result};
 use crate::ops::classify::{Classify, ClassifyKernels, NAME};
 

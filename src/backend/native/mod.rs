@@ -22,8 +22,7 @@ mod negative_cosine;
 mod parallel;
 mod real;
 mod sgd;
-mod soft_label_cross_entropy;
-mod soft_labels;
+mod supervised_loss;
 mod total_loss;
 mod workspace;
 

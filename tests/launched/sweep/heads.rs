@@ -6,7 +6,7 @@ use glmc_engine::ops::global_avg_pool::GlobalAvgPoolKernels;
 use glmc_engine::ops::linear::{self, LinearKernels};
 use glmc_engine::ops::negative_cosine::{NegativeCosine, NegativeCosineKernels};
 use glmc_engine::ops::sgd::{Sgd, SgdConfig, SgdKernels};
-use glmc_engine::ops::soft_label_cross_entropy::{Head, SoftLabelCrossEntropy, SoftLabelCrossEntropyKernels};
+use glmc_engine::ops::supervised_loss::{Form, Head, Reduction, SupervisedLoss, SupervisedLossKernels};
 use glmc_engine::ops::total_loss::{TotalLoss, TotalLossKernels};
 use glmc_engine::tensor::Grad;
 
@@ -63,74 +63,139 @@ fn linear() {
     }
 }
 
+/// The form, reduction and S of the heads of a case.
+type Forms = &'static [(Form, Reduction, f32)];
+
+const FORMS: [Forms; 7] = [
+    &[(Form::Softmax { focal: 0.0 }, Reduction::N, 1.0)],
+    &[(Form::Softmax { focal: 0.0 }, Reduction::SumW, 4.0), (Form::Softmax { focal: 0.0 }, Reduction::N, 1.0)],
+    &[(Form::Softmax { focal: 1.0 }, Reduction::N, 1.0)],
+    &[(Form::Softmax { focal: 0.5 }, Reduction::SumW, 2.0), (Form::BceOnSoftmax, Reduction::N, 1.0)],
+    &[(Form::BceOnSoftmax, Reduction::SumW, 1.5)],
+    &[(Form::SigmoidFocal { focal: 1.0 }, Reduction::N, 1.0)],
+    &[
+        (Form::SigmoidFocal { focal: 0.0 }, Reduction::SumW, 0.5),
+        (Form::SigmoidFocal { focal: 2.5 }, Reduction::N, 1.0),
+    ],
+];
+
+/// What a head's loss is computed from, in -1..=1.
+struct LossCase {
+    batch: usize,
+    classes: usize,
+    labels: Vec<usize>,
+    /// Originals, then partners.
+    images: [Vec<usize>; 2],
+    shares: Vec<f64>,
+    logits: [Vec<f64>; 2],
+    vectors: [Vec<f64>; 2],
+    before: Vec<f64>,
+    accumulate: bool,
+}
+
+impl LossCase {
+    fn new(random: &mut Random, batch: usize, classes: usize) -> LossCase {
+        let images = batch + 3;
+        let pick = |random: &mut Random| (0..batch).map(|_| random.between(0, images - 1)).collect();
+        // Also the shares at which a term is left out.
+        let shares = (0..batch).map(|_| random.between(0, 4) as f64 / 4.0).collect();
+        let mut vectors = |margins: bool| {
+            let mut rows = random.values(5 * classes);
+            let (scales, rest) = rows.split_at_mut(2 * classes);
+            scales[..classes].iter_mut().for_each(|s| *s = 1.0 + *s / 2.0);
+            let (margin, rest) = rest.split_at_mut(classes);
+            margin.iter_mut().for_each(|m| *m = if margins { m.abs() } else { 0.0 });
+            let (weights, smoothing) = rest.split_at_mut(classes);
+            weights.iter_mut().for_each(|w| *w = 1.25 + *w);
+            smoothing.iter_mut().for_each(|eps| *eps = if *eps > 0.0 { *eps / 2.0 } else { 0.0 });
+            rows
+        };
+        let vectors = [vectors(true), vectors(false)];
+        LossCase {
+            batch,
+            classes,
+            labels: (0..images).map(|_| random.between(0, classes - 1)).collect(),
+            images: [pick(random), pick(random)],
+            shares,
+            logits: [0; 2].map(|_| random.values(2 * batch * classes).iter().map(|v| 6.0 * v).collect()),
+            vectors,
+            before: random.values(2 * batch * classes),
+            accumulate: random.flag(),
+        }
+    }
+
+    fn run<B: Memory + SupervisedLossKernels>(&self, b: &B, forms: Forms) -> Results {
+        let (batch, classes, count) = (self.batch, self.classes, 2 * self.batch);
+        let head = |(k, &(form, reduction, scale)): (usize, &(Form, Reduction, f32))| Head {
+            logits: b.float(&self.logits[k], &[count, classes]),
+            vectors: b.float(&self.vectors[k], &[5, classes]),
+            form,
+            reduction,
+            scale,
+            dlogits: Some(Grad { tensor: b.float(&self.before, &[count, classes]), accumulate: self.accumulate }),
+        };
+        let heads: Vec<Head> = forms.iter().enumerate().map(head).collect();
+        let labels = b.int(&self.labels, &[self.labels.len()]);
+        let [originals, partners] = [0, 1].map(|which| b.int(&self.images[which], &[batch]));
+        let shares = b.put(&self.shares, &[batch], DType::F32);
+        let (scalars, rows) = (b.step(&some_step()), b.float(&vec![0.0; heads.len() * count], &[heads.len(), count]));
+        let tensors = SupervisedLoss { heads: &heads, labels, originals, partners, shares, scalars, rows };
+        b.supervised_loss(&tensors).unwrap();
+        let mut results = vec![("rows", b.get(rows))];
+        results.extend(heads.iter().map(|h| ("dlogits", b.get(h.dlogits.unwrap().tensor))));
+        // The loss alone, without gradients.
+        let only: Vec<Head> = heads.iter().map(|h| Head { dlogits: None, ..*h }).collect();
+        b.zero(rows).unwrap();
+        b.supervised_loss(&SupervisedLoss { heads: &only, ..tensors }).unwrap();
+        results.push(("rows alone", b.get(rows)));
+        results
+    }
+}
+
+#[test]
+fn supervised_loss() {
+    let mut random = Random::new(9);
+    for (batch, classes) in [(1, 1), (1, 2), (3, 3), (8, 10), (5, 33), (37, 7), (2, 1000), (1, 8142)] {
+        for forms in FORMS {
+            let case = LossCase::new(&mut random, batch, classes);
+            sweep!("supervised_loss", &format!("{batch}x{classes}, {forms:?}"), |b| case.run(b, forms));
+        }
+    }
+}
+
 #[test]
 fn losses() {
     let mut random = Random::new(5);
     // Two features at least: the cosine of one has no gradient, and what each side rounds cannot be compared.
-    for (batch, classes, features) in [(1, 2, 2), (3, 10, 24), (8, 100, 128), (5, 33, 65), (2, 1000, 256)] {
+    for (batch, features) in [(1, 2), (3, 24), (8, 128), (5, 65), (2, 256)] {
         for heads in [1, 2] {
             let count = 2 * batch;
-            let logits: Vec<_> = (0..heads).map(|_| random.values(count * classes)).collect();
-            let labels: Vec<_> = (0..heads)
-                .map(|_| random.values(batch * classes).iter().map(|v| (v + 1.0) / classes as f64).collect::<Vec<_>>())
-                .collect();
-            let before = random.values(count * classes.max(features));
+            let rows = random.values(heads * count);
+            let before = random.values(count * features);
             let (u, target, add) = (random.values(count * features), random.values(count * features), random.flag());
-            fn run<B: Memory + SoftLabelCrossEntropyKernels + NegativeCosineKernels + TotalLossKernels>(
+            fn run<B: Memory + NegativeCosineKernels + TotalLossKernels>(
                 b: &B,
-                (batch, classes, features): (usize, usize, usize),
-                (logits, labels): (&[Vec<f64>], &[Vec<f64>]),
-                [u, target, before]: [&[f64]; 3],
+                (batch, features, heads): (usize, usize, usize),
+                [rows, u, target, before]: [&[f64]; 4],
                 accumulate: bool,
             ) -> Results {
                 let (count, scalars) = (2 * batch, b.step(&some_step()));
-                let heads: Vec<Head> = logits
-                    .iter()
-                    .zip(labels)
-                    .map(|(logits, label)| Head {
-                        logits: b.float(&logits.iter().map(|v| 6.0 * v).collect::<Vec<_>>(), &[count, classes]),
-                        label: b.float(label, &[batch, classes]),
-                        dlogits: Some(Grad {
-                            tensor: b.float(&before[..count * classes], &[count, classes]),
-                            accumulate,
-                        }),
-                    })
-                    .collect();
-                let rows = b.float(&vec![0.0; heads.len() * count], &[heads.len(), count]);
-                b.soft_label_cross_entropy(&SoftLabelCrossEntropy { heads: &heads, scalars, rows }).unwrap();
-                let mut results = vec![("rows", b.get(rows))];
-                results.extend(heads.iter().map(|h| ("dlogits", b.get(h.dlogits.unwrap().tensor))));
-
                 let (u, target) = (b.float(u, &[count, features]), b.float(target, &[count, features]));
                 let cosine = b.float(&vec![0.0; count], &[count]);
-                let du = b.float(&before[..count * features], &[count, features]);
-                b.negative_cosine(&NegativeCosine {
-                    u,
-                    target,
-                    scalars,
-                    rows: cosine,
-                    du: Some(Grad { tensor: du, accumulate }),
-                })
-                .unwrap();
-                results.extend([("cosine", b.get(cosine)), ("du", b.get(du))]);
-
-                let log = b.float(&[7.0; 16], &[4, 4]);
-                let cosine = (heads.len() == 2).then_some(cosine);
+                let du = b.float(before, &[count, features]);
+                let du = Grad { tensor: du, accumulate };
+                b.negative_cosine(&NegativeCosine { u, target, scalars, rows: cosine, du: Some(du) }).unwrap();
+                let mut results = vec![("cosine", b.get(cosine)), ("du", b.get(du.tensor))];
+                let (rows, log) = (b.float(rows, &[heads, count]), b.float(&[7.0; 16], &[4, 4]));
+                let cosine = (heads == 2).then_some(cosine);
                 b.total_loss(&TotalLoss { cross_entropy: rows, cosine, scalars, log, batch }).unwrap();
                 results.push(("log", b.get(log)));
-
-                // The loss alone, without gradients.
-                let only: Vec<Head> = heads.iter().map(|h| Head { dlogits: None, ..*h }).collect();
-                b.zero(rows).unwrap();
-                b.soft_label_cross_entropy(&SoftLabelCrossEntropy { heads: &only, scalars, rows }).unwrap();
-                results.push(("rows alone", b.get(rows)));
                 results
             }
-            sweep!("soft_label_cross_entropy", &format!("{heads} heads, {batch}x{classes}, {features}"), |b| run(
+            sweep!("negative_cosine", &format!("{heads} heads, {batch}x{features}"), |b| run(
                 b,
-                (batch, classes, features),
-                (&logits, &labels),
-                [&u, &target, &before],
+                (batch, features, heads),
+                [&rows, &u, &target, &before],
                 add
             ));
         }
