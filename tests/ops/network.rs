@@ -123,17 +123,18 @@ fn inputs(random: &mut Random, batch: usize) -> Vec<(String, Array)> {
         all.push((name.to_owned(), random.normal(&[to, from]).map(|v| 0.5 * v)));
         all.push((format!("{name}_bias"), random.normal(&[to]).map(|v| 0.1 * v)));
     }
+    all.push(("target".to_owned(), random.normal(&[VIEWS * batch, 6])));
+    let mut labels = Random::new(17);
     for name in ["fc", "fc_cb"] {
         let row = |vector: ClassVector| match vector {
-            ClassVector::Weight => random.normal(&[5]).map(|v| v * v),
+            ClassVector::Weight => labels.normal(&[5]).map(|v| v * v),
             other => Array::filled(&[5], other.neutral()),
         };
         let rows: Vec<f64> = ClassVector::ALL.into_iter().map(row).flat_map(|row| row.data).collect();
         all.push((format!("{name}_vectors"), Array::new(&[5, 5], rows)));
     }
-    all.push(("labels".to_owned(), random.indices(&[2 * batch], 5)));
-    all.push(("shares".to_owned(), random.integers(&[batch], 16).map(|v| v.abs() / 16.0)));
-    all.push(("target".to_owned(), random.normal(&[VIEWS * batch, 6])));
+    all.push(("labels".to_owned(), labels.indices(&[2 * batch], 5)));
+    all.push(("shares".to_owned(), labels.integers(&[batch], 16).map(|v| v.abs() / 16.0)));
     all
 }
 
