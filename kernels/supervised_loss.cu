@@ -48,8 +48,8 @@ struct Row {
     u32 classes;
 };
 
-// Both terms' classes, and of all others: the largest u, its first class, the sums of exp(u - largest), with and without that
-// class, and of u - largest; of a sigmoid's losses.
+// Both terms' classes, and of all others: how many, under BCE the first one of the largest u, that u, the sums of
+// exp(u - largest) with and without that class, and of u - largest; with sigmoids that of their losses.
 struct Others {
     u32 i, j;
     u32 count;
@@ -109,41 +109,37 @@ DEVICE Others survey(const Row& row, u32 i, u32 j, float focal, u32 lane) {
     if constexpr (FORM == SIGMOID) {
         for (u32 c = lane; c < row.classes; c += 32)
             if (c != i && c != j) all.sum += sigmoid_loss(logit(row, c), focal);
-        all.sum = warp_sum(all.sum);
-        return all;
-    }
-    for (u32 c = lane; c < row.classes; c += 32) {
-        if (c == i || c == j) continue;
-        float u = logit(row, c);
-        if (u > all.largest) {
-            all.largest = u;
-            all.top = c;
-        }
-    }
-    if constexpr (FORM == BCE) {
-        float own = all.largest;
-        all.largest = warp_max(own);
-        // Of the lanes that have the largest, the first class.
-        u32 top = own == all.largest ? all.top : row.classes;
-        for (int offset = 16; offset > 0; offset /= 2) {
-            u32 theirs = __shfl_xor_sync(0xffffffffu, top, offset);
-            top = theirs < top ? theirs : top;
-        }
-        all.top = top;
     } else {
-        all.largest = warp_max(all.largest);
-        all.top = row.classes;
+        u32 first = row.classes;
+        for (u32 c = lane; c < row.classes; c += 32) {
+            if (c == i || c == j) continue;
+            float u = logit(row, c);
+            if (u > all.largest) {
+                all.largest = u;
+                first = c;
+            }
+        }
+        float largest = warp_max(all.largest);
+        if constexpr (FORM == BCE) {
+            // Of the lanes that have the largest, the first class.
+            all.top = all.largest == largest ? first : row.classes;
+            for (int offset = 16; offset > 0; offset /= 2) {
+                u32 other = __shfl_xor_sync(0xffffffffu, all.top, offset);
+                all.top = other < all.top ? other : all.top;
+            }
+        }
+        all.largest = largest;
+        for (u32 c = lane; c < row.classes; c += 32) {
+            if (c == i || c == j || c == all.top) continue;
+            float less = logit(row, c) - largest;
+            all.exponentials += expf(less);
+            all.sum += less;
+        }
+        all.exponentials = warp_sum(all.exponentials);
+        all.without_top = all.exponentials;
+        if (all.top < row.classes) all.exponentials += 1.0f;
     }
-    for (u32 c = lane; c < row.classes; c += 32) {
-        if (c == i || c == j || c == all.top) continue;
-        float less = logit(row, c) - all.largest;
-        all.exponentials += expf(less);
-        all.sum += less;
-    }
-    all.exponentials = warp_sum(all.exponentials);
     all.sum = warp_sum(all.sum);
-    all.without_top = all.exponentials;
-    if (all.top < row.classes) all.exponentials += 1.0f;
     return all;
 }
 
@@ -270,7 +266,8 @@ DEVICE void loss_of_row(const Head& head, const i32* labels, const i32* original
     }
 }
 
-extern "C" __global__ void __launch_bounds__(BLOCK)
+// Rows are few: registers that nothing spills are worth more than blocks side by side.
+extern "C" __global__ void __launch_bounds__(BLOCK, 1)
     supervised_loss(Head first, Head second, const i32* __restrict__ labels, const i32* __restrict__ originals,
                     const i32* __restrict__ partners, const float* __restrict__ shares,
                     const StepParams* __restrict__ scalars, float* __restrict__ rows, u32 count, u32 batch, u32 classes) {

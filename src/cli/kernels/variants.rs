@@ -14,6 +14,7 @@ use crate::ops::augment_mix::AugmentMixKernels;
 use crate::ops::ceilings::CeilingKernels;
 use crate::ops::load_step::STEP_WORDS;
 use crate::ops::sgd::SgdKernels;
+use crate::ops::supervised_loss::{ClassVector, Form, Head, Reduction, SupervisedLoss, SupervisedLossKernels};
 use crate::tensor::{DType, Precision};
 use crate::train::engine::{Data, Engine, model, step_config};
 use crate::train::feed::{Feed, Images};
@@ -74,7 +75,35 @@ fn run(backend: &Launched, config: &Config, stand_in: &StandIn) -> Result<()> {
     backend.ceiling_math(values, 2)?;
     let [from, to] = [0, 1].map(|_| tensor(&[1 << 20], DType::U8, "copy"));
     backend.ceilings_copy(from?, to?)?;
+    losses(backend)?;
     backend.checksum(views).map(|_| ())
+}
+
+/// Each form of the supervised loss, whichever the presets' methods use.
+fn losses(backend: &Launched) -> Result<()> {
+    let float = |shape: &[usize], what: &str| backend.tensor(shape, DType::F32, what);
+    let whole = |shape: &[usize], what: &str| backend.tensor(shape, DType::I32, what);
+    let (logits, vectors) = (float(&[2, 10], "logits")?, float(&[ClassVector::COUNT, 10], "class vectors")?);
+    let [labels, originals, partners, scalars] =
+        [(2, "labels"), (2, "originals"), (2, "partners"), (STEP_WORDS, "step")].map(|(n, what)| whole(&[n], what));
+    let (labels, originals, partners, scalars) = (labels?, originals?, partners?, scalars?);
+    let (shares, rows) = (float(&[2], "shares")?, float(&[1, 2], "rows")?);
+    let focal = 1.0;
+    for form in
+        [Form::Softmax { focal: 0.0 }, Form::Softmax { focal }, Form::BceOnSoftmax, Form::SigmoidFocal { focal }]
+    {
+        let heads = [Head { logits, vectors, form, reduction: Reduction::N, scale: 1.0, dlogits: None }];
+        backend.supervised_loss(&SupervisedLoss {
+            heads: &heads,
+            labels,
+            originals,
+            partners,
+            shares,
+            scalars,
+            rows,
+        })?;
+    }
+    Ok(())
 }
 
 /// A run's engine, and the step of a last batch of any size: other copies of the data leave other remainders.
