@@ -5,6 +5,7 @@
     python tools/make_reference.py variants DIR         # a dozen larger random step files, not for committing
     python tools/make_reference.py step FILE [options]  # one step file of any shape
     python tools/make_reference.py ops FILE             # the single-op fixtures
+    python tools/make_reference.py losses FILE          # those of the supervised losses
 
 Step files are what `glmc-engine verify` reads: a start, some GLMC training steps, their outcome. Every input is
 rounded to float32 first and the computation then continues in float64, so that a reader starts from the very same
@@ -25,6 +26,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from glmc_torch import DEPTHS, HIDDEN, GlmcResNet, StepSetup, check_file, cutmix_box, run_steps
+from reference_losses import loss_fixtures
 from reference_ops import op_fixtures
 
 
@@ -154,8 +156,9 @@ def main() -> int:
     committed.add_argument("--out", type=Path, default=Path(__file__).resolve().parent.parent / "tests" / "fixtures")
     variants = commands.add_parser("variants", help="larger random step files")
     variants.add_argument("out", type=Path)
-    ops = commands.add_parser("ops", help="single-op fixtures")
-    ops.add_argument("file", type=Path)
+    fixtures = {"ops": op_fixtures, "losses": loss_fixtures}
+    for name, what in (("ops", "single-op fixtures"), ("losses", "fixtures of the supervised losses")):
+        commands.add_parser(name, help=what).add_argument("file", type=Path)
     step = commands.add_parser("step", help="one step file", formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     step.add_argument("file", type=Path)
     step.add_argument("--arch", choices=list(DEPTHS), default="resnet32")
@@ -170,9 +173,11 @@ def main() -> int:
     options = parser.parse_args()
     torch.set_num_threads(1)  # the order of sums, and so the bytes, must not depend on the machine's cores
 
-    if options.command in ("committed", "ops"):
-        path = options.out / "ops.safetensors" if options.command == "committed" else options.file
-        tensors, metadata = op_fixtures()
+    for name, make in fixtures.items():
+        if options.command not in ("committed", name):
+            continue
+        path = options.out / f"{name}.safetensors" if options.command == "committed" else options.file
+        tensors, metadata = make()
         write_file(path, tensors, metadata)
         print(f"{path}  {path.stat().st_size / 1024:.0f} KiB  {len(metadata)} cases")
     if options.command in ("committed", "variants"):

@@ -21,8 +21,6 @@ from glmc_torch import (
     mixup,
     negative_cosine,
     shortcut_a,
-    soft_cross_entropy,
-    soft_labels,
 )
 
 EPS = 1e-5
@@ -187,50 +185,10 @@ def linear(out: Fixtures) -> None:
         out.add(case, {}, x=x, weight=weight, bias=bias, y=y, dy=dy, dx=dx, dweight=dweight, dbias=dbias)
 
 
-def losses(out: Fixtures) -> None:
-    """soft_label_cross_entropy and negative_cosine, both views stacked (MixUp's rows first).
-
-    soft_label_cross_entropy: logits and logits_cb 2N,C; label and label_weighted N,C, the same for both views;
-    loss_c = scale * (CE(view 0) + CE(view 1)), loss_cb likewise; the gradients are those of
-    alpha * loss_c + (1 - alpha) * loss_cb.
-    negative_cosine: u and h 2N,D; loss = -mean cos(u_0, h_1) - mean cos(u_1, h_0); du is that of gamma * loss, and
-    the gradient of h is zero.
+def cosines(out: Fixtures) -> None:
+    """negative_cosine, both views stacked: u and h 2N,D; loss = -mean cos(u_0, h_1) - mean cos(u_1, h_0); du is that of
+    gamma * loss, and the gradient of h is zero.
     """
-    for name, n, c, alpha, scale, spread in [
-        ("small", 4, 5, 0.7, 1.0, 2.0),
-        ("half", 3, 10, 0.25, 0.5, 3.0),
-        ("alpha_one", 1, 2, 1.0, 1.0, 1.0),
-        ("large_logits", 2, 7, 0.5, 1.0, 300.0),
-    ]:
-        case = f"soft_label_cross_entropy.{name}"
-        generator = torch.Generator().manual_seed(len(case) + n)
-        logits, logits_cb = (spread * t for t in randn(case, (2 * n, c), (2 * n, c)))
-        counts = [int(500 * 0.01 ** (index / (c - 1))) for index in range(c)]
-        first, second = (torch.randint(c, (n,), generator=generator, dtype=torch.int32) for _ in range(2))
-        lam = 0.375
-        label, label_weighted = soft_labels(first, second, lam, class_weights(counts, 1.2))
-        logits.requires_grad_()
-        logits_cb.requires_grad_()
-        loss_c = scale * (soft_cross_entropy(logits[:n], label) + soft_cross_entropy(logits[n:], label))
-        loss_cb = scale * (
-            soft_cross_entropy(logits_cb[:n], label_weighted) + soft_cross_entropy(logits_cb[n:], label_weighted)
-        )
-        total = alpha * loss_c + (1 - alpha) * loss_cb
-        dlogits, dlogits_cb = torch.autograd.grad(total, (logits, logits_cb))
-        out.add(
-            case,
-            {"alpha": alpha, "scale": scale, "lambda": lam, "k": 1.2, "counts": counts},
-            first=first,
-            second=second,
-            label=label,
-            label_weighted=label_weighted,
-            logits=logits,
-            logits_cb=logits_cb,
-            loss_c=loss_c.reshape(1),
-            loss_cb=loss_cb.reshape(1),
-            dlogits=dlogits,
-            dlogits_cb=dlogits_cb,
-        )
     for name, n, d, gamma in [("small", 3, 8, 1.0), ("odd", 5, 33, 4.0), ("batch_one", 1, 2, 0.5)]:
         case = f"negative_cosine.{name}"
         u, h = randn(case, (2 * n, d), (2 * n, d))
@@ -345,6 +303,6 @@ def boxes_and_weights(out: Fixtures) -> None:
 def op_fixtures() -> tuple[dict[str, Tensor], dict[str, str]]:
     """All cases: tensors by key, attributes by case."""
     out = Fixtures()
-    for add in (conv2d, batch_norm, shortcut_and_pool, linear, losses, sgd, mixtures, boxes_and_weights):
+    for add in (conv2d, batch_norm, shortcut_and_pool, linear, cosines, sgd, mixtures, boxes_and_weights):
         add(out)
     return out.tensors, out.metadata

@@ -1,4 +1,4 @@
-//! PyTorch's results for single ops: `tests/fixtures/ops.safetensors`, see the README there.
+//! PyTorch's results for single ops: `tests/fixtures/{ops,losses}.safetensors`, see the README there.
 
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
@@ -43,22 +43,26 @@ struct File {
 }
 
 fn read() -> File {
-    let bytes = include_bytes!("../fixtures/ops.safetensors");
-    let (_, header) = SafeTensors::read_metadata(bytes).expect("the fixture's header");
-    let attributes = header.metadata().clone().expect("the fixture's metadata");
-    let attributes = attributes.into_iter().map(|(case, json)| (case, serde_json::from_str(&json).expect("JSON")));
-    let file = SafeTensors::deserialize(bytes).expect("the fixture");
-    let array = |view: safetensors::tensor::TensorView<'_>| {
-        let dtype = match view.dtype() {
-            Dtype::U8 => DType::U8,
-            Dtype::I32 => DType::I32,
-            Dtype::F64 => DType::F64,
-            other => panic!("a fixture of {other:?}"),
+    let mut all = File { attributes: BTreeMap::new(), tensors: BTreeMap::new() };
+    let files = [&include_bytes!("../fixtures/ops.safetensors")[..], include_bytes!("../fixtures/losses.safetensors")];
+    for bytes in files {
+        let (_, header) = SafeTensors::read_metadata(bytes).expect("the fixture's header");
+        let attributes = header.metadata().clone().expect("the fixture's metadata");
+        let attributes = attributes.into_iter().map(|(case, json)| (case, serde_json::from_str(&json).expect("JSON")));
+        let file = SafeTensors::deserialize(bytes).expect("the fixture");
+        let array = |view: safetensors::tensor::TensorView<'_>| {
+            let dtype = match view.dtype() {
+                Dtype::U8 => DType::U8,
+                Dtype::I32 => DType::I32,
+                Dtype::F64 => DType::F64,
+                other => panic!("a fixture of {other:?}"),
+            };
+            Array::from_bytes(view.shape(), dtype, view.data())
         };
-        Array::from_bytes(view.shape(), dtype, view.data())
-    };
-    let tensors = file.tensors().into_iter().map(|(name, view)| (name, array(view))).collect();
-    File { attributes: attributes.collect(), tensors }
+        all.tensors.extend(file.tensors().into_iter().map(|(name, view)| (name, array(view))));
+        all.attributes.extend(attributes);
+    }
+    all
 }
 
 /// All cases of an op; there is at least one.
