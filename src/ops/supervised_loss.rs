@@ -1,7 +1,7 @@
 //! The supervised losses of long-tailed classification, loss and gradient of both heads and all views in one kernel.
 //!
-//! A sample has two label terms: the class i of its original with a share, and the class j of its partner with what is left of
-//! 1. Each head has five vectors over the classes ([`ClassVector`]: s, b, m, w, eps) and a scale S. Term t of a row of logits z
+//! A sample has two label terms: the class i of its original with a share, and the class j of its partner with the rest.
+//! Each head has five vectors over the classes ([`ClassVector`]: s, b, m, w, eps) and a scale S. Term t of a row of logits z
 //! sees `u = S (s z - m_y e_y) + b`, y its class: its own logit alone is lowered by the margin. The row's loss is
 //!
 //! ```text
@@ -141,7 +141,8 @@ pub struct SupervisedLoss<'a> {
 pub trait SupervisedLossKernels {
     /// For head k and row n, sample n % batch: `rows[k][n] = l` as above, with [`Reduction::SumW`] each term times
     /// `batch / D_t`, so that the sum of a view's rows over `batch` is its loss; and `dlogits = coefficients[k] / batch *
-    /// d rows[k][n] / d logits` with the coefficients of the scalars. A term whose share is 0 is left out.
+    /// d rows[k][n] / d logits` with the coefficients of the scalars. A term whose share is 0 is left out. Indices and classes must
+    /// be in range, as those of a store are, which is checked when it is opened: kernels trust them.
     fn supervised_loss(&self, t: &SupervisedLoss) -> Result<()>;
 }
 

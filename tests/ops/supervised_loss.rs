@@ -5,6 +5,7 @@ use glmc_engine::ops::supervised_loss::{ClassVector, Form, HeadLoss, Reduction, 
 use glmc_engine::tensor::DType;
 
 use crate::common::array::{Array, Random};
+use crate::common::devices::{self, ORACLE};
 use crate::common::fixtures;
 use crate::common::suite::{Case, Suite};
 use crate::common::tolerance;
@@ -398,7 +399,7 @@ fn extremes(suite: &mut Suite) {
     let left = (-20f64).exp();
     for (name, form, want) in [
         ("sure", PLAIN, left.ln_1p()),
-        ("sure_focal", Form::Softmax { focal: 1.0 }, left.ln_1p() * left.ln_1p()),
+        ("sure_focal", Form::Softmax { focal: 1.0 }, -(-left.ln_1p()).exp_m1() * left.ln_1p()),
         ("sure_bce", Form::BceOnSoftmax, left.ln_1p()),
     ] {
         let logits = Array::new(&[1, 2], vec![0.0, 20.0]);
@@ -459,6 +460,21 @@ pub fn add(suite: &mut Suite) {
     shapes(suite);
     identities(suite);
     extremes(suite);
+    // A store's labels are checked when it is opened; the CPU looks again.
+    suite.check(format!("supervised_loss::error::class on {}", ORACLE.label()), || {
+        let head = Head {
+            form: PLAIN,
+            reduction: Reduction::N,
+            scale: 1.0,
+            logits: Array::zeros(&[2, 3]),
+            vectors: vectors(3, &[]),
+        };
+        let error = case("class", [1.0, 0.0], &Labels::one(&[1, 3]), &[head]).run(&*devices::open(&ORACLE)).err();
+        match error.map(|e| e.to_string()) {
+            Some(error) if error.contains("supervised_loss") && error.contains("class 3 is not in 0..3") => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    });
     // Logits whose exponentials overflow, and a single class far ahead: the loss is the difference.
     let logits = Array::new(&[2, 3], vec![1e4, 0.0, -1e4, -2e4, -2e4 - 512.0, -3e4]);
     let given: &[(ClassVector, &[f64])] = &[(ClassVector::Weight, &[1.0, 2.0, 1.0])];
