@@ -127,7 +127,7 @@ fn ends(c: &mut Criterion) {
     };
     let augmentation = Augmentation { mean: [0.5; 3], std: [0.25; 3], padding: 4, flip: true };
     group.bench_function("augment_mix", |b| {
-        b.iter(|| native.augment_mix(Mixing::Glmc, &augmentation, &tensors).expect("shapes fit"));
+        b.iter(|| native.augment_mix(Mixing::GLMC, &augmentation, &tensors).expect("shapes fit"));
     });
     let [master, grad, momentum] = [(); 3].map(|()| floats(native, &[PARAMETERS]));
     let tensors = Sgd { master, compute: None, grad, momentum, scalars: step(native) };

@@ -389,10 +389,10 @@ impl Bench<'_> {
         let tensors = AugmentMix { pixels, originals, partners, scalars, out };
         let augmentation = Augmentation { mean: [0.5; 3], std: [0.25; 3], padding: extent / 8, flip: true };
         self.of(0.0, &[pixels.rows(0, 2 * batch), out]);
-        self.run("augment_mix", |b| b.augment_mix(Mixing::Glmc, &augmentation, &tensors))?;
+        self.run("augment_mix", |b| b.augment_mix(Mixing::GLMC, &augmentation, &tensors))?;
         let views = self.float(&[4 * batch, extent, extent, 3])?;
         self.of(0.0, &[views, out]);
-        self.run("mix_views", |b| b.mix_views(views, scalars, out))?;
+        self.run("mix_views", |b| b.mix_views(Mixing::GLMC, views, scalars, out))?;
         let (labels, class_weights) = (self.indices(images, CLASSES)?, self.float(&[CLASSES])?);
         let [label, label_weighted] = self.floats(&[batch, CLASSES])?;
         let tensors = SoftLabels { labels, originals, partners, class_weights, scalars, label, label_weighted };

@@ -4,7 +4,7 @@ use super::{Inputs, Method, StepDraw};
 use crate::error::Result;
 use crate::nn::model::{Extent, HeadKind, HeadSpec};
 use crate::nn::{Model, Recorder};
-use crate::ops::augment_mix::Mixing;
+use crate::ops::augment_mix::{Mixing, View};
 use crate::ops::load_step::StepParams;
 use crate::ops::soft_label_cross_entropy::soft_label_cross_entropy;
 use crate::ops::soft_labels::soft_labels;
@@ -25,7 +25,7 @@ impl Method for CrossEntropy {
     }
 
     fn mixing(&self) -> Mixing {
-        Mixing::Single
+        Mixing::One(View::Plain)
     }
 
     fn heads(&self) -> &'static [HeadSpec] {

@@ -31,7 +31,7 @@ impl Method for Glmc {
     }
 
     fn mixing(&self) -> Mixing {
-        Mixing::Glmc
+        Mixing::GLMC
     }
 
     fn heads(&self) -> &'static [HeadSpec] {

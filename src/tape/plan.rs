@@ -464,7 +464,7 @@ mod tests {
         let vars = load_step(&mut tape, table, cursor, 2).unwrap();
         let pixels = tape.external(tensor(&[50, 8, 8, 3], DType::U8));
         let augmentation = Augmentation { mean: [0.5; 3], std: [0.25; 3], padding: 1, flip: true };
-        let images = augment_mix(&mut tape, &native, pixels, vars, Mixing::Glmc, augmentation).unwrap();
+        let images = augment_mix(&mut tape, &native, pixels, vars, Mixing::GLMC, augmentation).unwrap();
         let mut weight = |shape: &[usize]| {
             let [value, grad] = [(); 2].map(|()| tensor(shape, DType::F32));
             tape.parameter(value, grad)

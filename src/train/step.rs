@@ -106,7 +106,7 @@ impl Shared<'_> {
             (Source::Views(v), _) => {
                 let on_tape = [v.scalars, v.originals, v.partners, v.pixels];
                 let [scalars, originals, partners, pixels] = on_tape.map(|t| r.tape.external(t));
-                let images = mix_views(&mut r.tape, backend, pixels, scalars)?;
+                let images = mix_views(&mut r.tape, backend, mixing, pixels, scalars)?;
                 (StepVars { scalars, originals, partners }, images, v.labels)
             }
         };

@@ -156,7 +156,7 @@ impl Step {
         // The views are augmented and normalised already.
         let augmentation = Augmentation { mean: [0.0; 3], std: [1.0; 3], padding: 0, flip: false };
         let config = step_config(&config, &f.counts, augmentation);
-        let views = Views::new(backend, f.batch, f.size, f.steps)?;
+        let views = Views::new(backend, config.method.mixing(), f.batch, f.size, f.steps)?;
         let step = TrainStep::new(backend, model, store, Source::Views(&views), config)?;
         Ok(Step { step, views })
     }

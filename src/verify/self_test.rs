@@ -348,7 +348,7 @@ fn views(backend: &dyn Backend) -> Result<Trial> {
     let scalars = integers(backend, &[STEP_WORDS], bytemuck::cast_slice(std::slice::from_ref(&step())))?;
     let mut tape = Tape::new();
     let [views, scalars] = [views, scalars].map(|tensor| tape.external(tensor));
-    mix_views(&mut tape, backend, views, scalars)?;
+    mix_views(&mut tape, backend, Mixing::GLMC, views, scalars)?;
     Ok(Trial { program: tape.plan(backend, false)?, sgd: None })
 }
 

@@ -285,7 +285,7 @@ impl Step {
         ] = self.work;
         let augmentation = Augmentation { mean: [0.5; 3], std: [0.25; 3], padding: 2, flip: true };
         b.load_step(&LoadStep { table, cursor, scalars, originals, partners })?;
-        b.augment_mix(Mixing::Glmc, &augmentation, &AugmentMix { pixels, originals, partners, scalars, out })?;
+        b.augment_mix(Mixing::GLMC, &augmentation, &AugmentMix { pixels, originals, partners, scalars, out })?;
         b.soft_labels(&SoftLabels { labels, originals, partners, class_weights, scalars, label, label_weighted })?;
         let g = norm_geometry(b, self.batch);
         let [sums, weight, bias, running_mean, running_var, z, statistics, scratch, dz] = self.norm;

@@ -2,7 +2,7 @@
 
 use glmc_engine::Error;
 use glmc_engine::ops::Backend;
-use glmc_engine::ops::augment_mix::{Augmentation, Mixing, augment_mix, mix_views};
+use glmc_engine::ops::augment_mix::{Augmentation, Mixing, View, augment_mix, mix_views};
 use glmc_engine::ops::batch_norm_apply::{Parameters, batch_norm_apply};
 use glmc_engine::ops::batch_norm_statistics::batch_norm_statistics;
 use glmc_engine::ops::classify::classify;
@@ -79,7 +79,7 @@ impl Attempt<'_> {
     fn augment(&mut self, pixels: &[usize], dtype: DType) -> Result<(), Error> {
         let (pixels, vars) = (self.tape.value(pixels, dtype), self.step(2));
         let augmentation = Augmentation { mean: [0.5; 3], std: [0.5; 3], padding: 4, flip: true };
-        augment_mix(&mut self.tape, self.backend, pixels, vars, Mixing::Glmc, augmentation).map(drop)
+        augment_mix(&mut self.tape, self.backend, pixels, vars, Mixing::GLMC, augmentation).map(drop)
     }
 }
 
@@ -133,7 +133,11 @@ const WRONG: &[(&str, &str, &[&str], Try)] = &[
     ("augment_mix", "type", &["bytes"], |t| t.augment(&[9, 8, 8, 3], DType::F32)),
     ("mix_views", "four_views", &["[6, 8, 8, 3]", "[4, 8, 8, 3]"], |t| {
         let (views, step) = (t.real(&[6, 8, 8, 3]), t.whole(&[16]));
-        mix_views(&mut t.tape, t.backend, views, step).map(drop)
+        mix_views(&mut t.tape, t.backend, Mixing::GLMC, views, step).map(drop)
+    }),
+    ("mix_views", "two_sets", &["[5, 8, 8, 3]", "[4, 8, 8, 3]"], |t| {
+        let (views, step) = (t.real(&[5, 8, 8, 3]), t.whole(&[16]));
+        mix_views(&mut t.tape, t.backend, Mixing::One(View::Cutmix), views, step).map(drop)
     }),
     ("soft_labels", "weights", &["[5, 2]", "[10]"], |t| {
         let (labels, weights, vars) = (t.whole(&[9]), t.real(&[5, 2]), t.step(2));

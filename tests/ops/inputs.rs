@@ -1,6 +1,6 @@
 //! Where a step begins and evaluation ends: `load_step`, `augment_mix`, `mix_views`, `soft_labels`, `classify`.
 
-use glmc_engine::ops::augment_mix::{Augmentation, Mixing, augment_mix, mix_views};
+use glmc_engine::ops::augment_mix::{Augmentation, Mixing, View, augment_mix, mix_views};
 use glmc_engine::ops::classify::classify;
 use glmc_engine::ops::load_step::{StepParams, StepVars, load_step};
 use glmc_engine::ops::soft_labels::soft_labels;
@@ -69,18 +69,20 @@ fn augment_one(pixels: &Array, image: usize, [row, column]: [usize; 2], flip: bo
     out
 }
 
-/// MixUp's batch, then CutMix's.
-fn mix(views: [&[f64]; 4], [n, h, w]: [usize; 3], step: &StepParams) -> Array {
+/// What a view shows of originals and partners that are augmented for it.
+fn show(view: View, own: &[f64], partner: &[f64], [h, w]: [usize; 2], step: &StepParams) -> Vec<f64> {
     let lambda = f64::from(step.lambda);
     let [top, bottom, left, right] = step.cut.map(|v| v as usize);
-    let [o1, o2, r1, r2] = views;
-    let mut out: Vec<f64> = o1.iter().zip(r1).map(|(o, r)| lambda * o + (1.0 - lambda) * r).collect();
-    for i in 0..n * h * w * 3 {
+    let value = |(i, (&o, &r)): (usize, (&f64, &f64))| {
         let (y, x) = (i / 3 / w % h, i / 3 % w);
-        let inside = (top..bottom).contains(&y) && (left..right).contains(&x);
-        out.push(if inside { r2[i] } else { o2[i] });
-    }
-    Array::new(&[2 * n, h, w, 3], out)
+        match view {
+            View::Plain => o,
+            View::Mixup => lambda * o + (1.0 - lambda) * r,
+            View::Cutmix if (top..bottom).contains(&y) && (left..right).contains(&x) => r,
+            View::Cutmix => o,
+        }
+    };
+    own.iter().zip(partner).enumerate().map(value).collect()
 }
 
 fn naive_augment(
@@ -92,35 +94,104 @@ fn naive_augment(
     let [_, h, w, _] = pixels.four();
     let batch = originals.data.len();
     let seed = u64::from(step.seed[0]) | u64::from(step.seed[1]) << 32;
-    let view = |indices: &Array, view: Option<u32>| -> Vec<f64> {
+    let augmented = |indices: &Array, stream: Option<u32>| -> Vec<f64> {
         let sample = |n: usize| {
             let image = indices.data[n] as usize;
-            let Some(view) = view else { return augment_one(pixels, image, [a.padding; 2], false, a) };
-            let words = philox::draw(seed, step.epoch, step.step, Purpose::Augment as u32 + view, n as u32);
+            let Some(stream) = stream else { return augment_one(pixels, image, [a.padding; 2], false, a) };
+            let words = philox::draw(seed, step.epoch, step.step, Purpose::Augment as u32 + stream, n as u32);
             let crop = [0, 1].map(|k| philox::below(words[k], 2 * a.padding as u32 + 1) as usize);
             augment_one(pixels, image, crop, a.flip && words[2] % 2 == 1, a)
         };
         (0..batch).flat_map(sample).collect()
     };
-    match mixing {
-        Mixing::Evaluate => Array::new(&[batch, h, w, 3], view(originals, None)),
-        Mixing::Single => Array::new(&[batch, h, w, 3], view(originals, Some(0))),
-        Mixing::Glmc => {
-            let views = [(originals, 0), (originals, 1), (partners, 2), (partners, 3)].map(|(i, v)| view(i, Some(v)));
-            mix([&views[0], &views[1], &views[2], &views[3]], [batch, h, w], step)
+    let views = match mixing {
+        Mixing::Evaluate => return Array::new(&[batch, h, w, 3], augmented(originals, None)),
+        Mixing::One(view) => vec![view],
+        Mixing::Two(first, second) => vec![first, second],
+    };
+    let mut out = Vec::new();
+    for (v, &view) in (0..).zip(&views) {
+        let (own, partner) = (augmented(originals, Some(v)), augmented(partners, Some(2 + v)));
+        out.extend(show(view, &own, &partner, [h, w], step));
+    }
+    Array::new(&[views.len() * batch, h, w, 3], out)
+}
+
+/// One view of each kind, and two of all kinds.
+fn mixings() -> Vec<Mixing> {
+    let kinds = [View::Plain, View::Mixup, View::Cutmix];
+    let two = kinds.into_iter().flat_map(|first| kinds.map(|second| Mixing::Two(first, second)));
+    kinds.map(Mixing::One).into_iter().chain(two).collect()
+}
+
+/// Black and white pixels, mean, deviation and lambda are such that every result is exact, in any type: all views, with the
+/// mixing on and off.
+fn exact_views(suite: &mut Suite) {
+    let mut random = Random::new(16);
+    let augmentation = Augmentation { mean: [0.5, 0.25, 0.75], std: [0.5, 0.25, 0.125], padding: 3, flip: true };
+    let [images, batch, height, width] = [7, 5, 9, 11];
+    let pixels = random.indices(&[images, height, width, 3], 2).map(|v| 255.0 * v);
+    let inputs = [pixels, random.indices(&[batch], images), random.indices(&[batch], images)];
+    let on = StepParams { seed: [3, 5], epoch: 1, step: 6, lambda: 0.75, cut: [2, 9, 1, 6], ..StepParams::default() };
+    // Empty boxes of each kind: no rows, no columns.
+    let offs =
+        [StepParams { lambda: 1.0, cut: [4, 4, 1, 6], ..on }, StepParams { lambda: 1.0, cut: [2, 9, 6, 6], ..on }];
+    assert_eq!(mixings().len(), 12);
+    for mixing in mixings() {
+        let plain = match mixing {
+            Mixing::Two(..) => Mixing::Two(View::Plain, View::Plain),
+            _ => Mixing::One(View::Plain),
+        };
+        let wanted = naive_augment(mixing, &augmentation, &on, &inputs);
+        let name = format!("{mixing}");
+        suite.exact(augment(&name, mixing, augmentation, on, inputs.clone()), vec![("out", wanted)]);
+        for (i, off) in offs.into_iter().enumerate() {
+            let wanted = naive_augment(plain, &augmentation, &off, &inputs);
+            let name = format!("{mixing}_off_{i}");
+            suite.exact(augment(&name, mixing, augmentation, off, inputs.clone()), vec![("out", wanted)]);
+        }
+
+        // Given images: as many sets as the mixing takes, of small integers.
+        let [n, h, w, views] = [3, 4, 5, mixing.views()];
+        let values = n * h * w * 3;
+        let given = random.integers(&[mixing.image_sets() * n, h, w, 3], 6);
+        let sets: Vec<&[f64]> = given.data.chunks(values).collect();
+        assert_eq!(sets.len(), if mixing == Mixing::One(View::Plain) { 1 } else { 2 * views });
+        for step in [on, offs[0], offs[1]].map(|s| StepParams { cut: [1, 3.min(s.cut[1]), s.cut[2].min(4), 4], ..s }) {
+            let kinds = match mixing {
+                Mixing::Two(first, second) => vec![first, second],
+                Mixing::One(view) => vec![view],
+                Mixing::Evaluate => Vec::new(),
+            };
+            let partner = |v: usize| sets.get(views + v).unwrap_or(&sets[v]);
+            let shown = kinds.iter().enumerate().flat_map(|(v, &kind)| show(kind, sets[v], partner(v), [h, w], &step));
+            let wanted = Array::new(&[views * n, h, w, 3], shown.collect());
+            let name = format!("{mixing}_{}_{:?}", step.lambda, step.cut);
+            suite.exact(given_views(&name, mixing, given.clone(), step), vec![("out", wanted)]);
         }
     }
 }
 
+fn given_views(name: &str, mixing: Mixing, images: Array, step: StepParams) -> Case {
+    Case::new("mix_views", name, [("images", images)], move |rig, i| {
+        rig.train = false;
+        let (images, step) = (rig.constant(&i["images"], rig.accumulate())?, rig.step(&step)?);
+        let out = mix_views(&mut rig.tape, rig.backend, mixing, images, step)?;
+        rig.output_through("out", out, colours);
+        Ok(())
+    })
+}
+
 fn augmentations(suite: &mut Suite) {
     let mut random = Random::new(6);
+    let single = Mixing::One(View::Plain);
     for (mixing, name, padding, flip, [images, batch, height, width]) in [
-        (Mixing::Glmc, "glmc", 4, true, [5, 6, 12, 12]),
-        (Mixing::Glmc, "glmc_batch_1", 4, true, [1, 1, 5, 9]),
-        (Mixing::Glmc, "glmc_plain", 0, false, [3, 4, 7, 6]),
-        (Mixing::Glmc, "glmc_wide_border", 9, true, [3, 8, 4, 4]),
-        (Mixing::Glmc, "glmc_32", 4, true, [40, 17, 32, 32]),
-        (Mixing::Single, "single", 4, true, [4, 9, 8, 10]),
+        (Mixing::GLMC, "glmc", 4, true, [5, 6, 12, 12]),
+        (Mixing::GLMC, "glmc_batch_1", 4, true, [1, 1, 5, 9]),
+        (Mixing::GLMC, "glmc_plain", 0, false, [3, 4, 7, 6]),
+        (Mixing::GLMC, "glmc_wide_border", 9, true, [3, 8, 4, 4]),
+        (Mixing::GLMC, "glmc_32", 4, true, [40, 17, 32, 32]),
+        (single, "single", 4, true, [4, 9, 8, 10]),
         (Mixing::Evaluate, "evaluate", 4, true, [6, 4, 9, 8]),
     ] {
         let pixels = random.indices(&[images, height, width, 3], 256);
@@ -149,13 +220,7 @@ fn augmentations(suite: &mut Suite) {
         let cut = cut.try_into().expect("four numbers");
         let step = StepParams { lambda: f.number("lambda") as f32, cut, ..StepParams::default() };
         let wanted = Array::new(&[2 * n, h, w, 3], [f.get("mixup").data, f.get("cutmix").data].concat());
-        let case = Case::new("mix_views", &f.name, [("views", views.reshaped(&[4 * n, h, w, 3]))], move |rig, i| {
-            rig.train = false;
-            let (views, step) = (rig.constant(&i["views"], rig.accumulate())?, rig.step(&step)?);
-            let out = mix_views(&mut rig.tape, rig.backend, views, step)?;
-            rig.output_through("out", out, colours);
-            Ok(())
-        });
+        let case = given_views(&f.name, Mixing::GLMC, views.reshaped(&[4 * n, h, w, 3]), step);
         suite.close("pytorch", case, vec![("out", wanted)]);
     }
 }
@@ -286,6 +351,7 @@ fn rankings(suite: &mut Suite) {
 
 pub fn add(suite: &mut Suite) {
     augmentations(suite);
+    exact_views(suite);
     labels(suite);
     steps(suite);
     rankings(suite);

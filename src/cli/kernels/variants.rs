@@ -10,7 +10,7 @@ use crate::driver::dry_run::DryRun;
 use crate::error::Result;
 use crate::memory::Memory;
 use crate::method::METHODS;
-use crate::ops::augment_mix::AugmentMixKernels;
+use crate::ops::augment_mix::{AugmentMixKernels, Mixing, View};
 use crate::ops::ceilings::CeilingKernels;
 use crate::ops::load_step::STEP_WORDS;
 use crate::ops::sgd::SgdKernels;
@@ -66,15 +66,17 @@ fn run(backend: &Launched, config: &Config, stand_in: &StandIn) -> Result<()> {
     stand_in.with_data(|data| steps(backend, config, data))?;
     let side = stand_in.size;
     let tensor = |shape: &[usize], dtype: DType, what: &str| backend.tensor(shape, dtype, what);
-    let views = tensor(&[4 * config.batch, side, side, 3], DType::F32, "views")?;
     let scalars = tensor(&[STEP_WORDS], DType::I32, "step")?;
-    let mixed = [2 * config.batch, side, side, backend.stem_channels()];
-    backend.mix_views(views, scalars, tensor(&mixed, backend.precision().compute(), "mixtures")?)?;
+    for mixing in [Mixing::GLMC, Mixing::One(View::Mixup)] {
+        let images = tensor(&[mixing.image_sets() * config.batch, side, side, 3], DType::F32, "images")?;
+        let shape = [mixing.views() * config.batch, side, side, backend.stem_channels()];
+        backend.mix_views(mixing, images, scalars, tensor(&shape, backend.precision().compute(), "views")?)?;
+    }
     let values = tensor(&[backend.ceiling_values()], DType::F32, "values")?;
     backend.ceiling_math(values, 2)?;
     let [from, to] = [0, 1].map(|_| tensor(&[1 << 20], DType::U8, "copy"));
     backend.ceilings_copy(from?, to?)?;
-    backend.checksum(views).map(|_| ())
+    backend.checksum(scalars).map(|_| ())
 }
 
 /// A run's engine, and the step of a last batch of any size: other copies of the data leave other remainders.
@@ -114,8 +116,8 @@ mod tests {
             variants.iter().filter(|v| v.spec.defines.contains(&define)).count()
         };
         assert!(storage("0") > 20 && storage("1") > 20);
-        let mixes = |mixing: &str| variants.iter().any(|v| v.spec.defines.contains(&("MIXING".into(), mixing.into())));
-        assert!(["0", "1", "2"].into_iter().all(mixes), "GLMC, plain cross-entropy, evaluation");
+        let shown = |views: &str| variants.iter().any(|v| v.spec.defines.contains(&("VIEWS".into(), views.into())));
+        assert!(["0", "1", "2"].into_iter().all(shown), "evaluation, plain cross-entropy, GLMC");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use super::*;
 use glmc_engine::memory::Memory;
-use glmc_engine::ops::augment_mix::{AugmentMix, AugmentMixKernels, Augmentation, Mixing};
+use glmc_engine::ops::augment_mix::{AugmentMix, AugmentMixKernels, Augmentation, Mixing, View};
 use glmc_engine::ops::classify::{Classify, ClassifyKernels};
 use glmc_engine::ops::load_step::{LoadStep, LoadStepKernels};
 use glmc_engine::ops::soft_labels::{SoftLabels, SoftLabelsKernels};
@@ -86,14 +86,25 @@ fn augment_mix() {
             };
             let blank = |n: usize| b.compute(&vec![5.0; n * height * width * stem], &[n, height, width, stem]);
             let mut results = Results::new();
-            for (name, mixing) in [("glmc", Mixing::Glmc), ("single", Mixing::Single), ("evaluate", Mixing::Evaluate)] {
+            let mixings = [
+                ("glmc", Mixing::GLMC),
+                ("cutmix and plain", Mixing::Two(View::Cutmix, View::Plain)),
+                ("single", Mixing::One(View::Plain)),
+                ("single mixup", Mixing::One(View::Mixup)),
+                ("evaluate", Mixing::Evaluate),
+            ];
+            for (name, mixing) in mixings {
                 let out = blank(mixing.views() * batch);
                 b.augment_mix(mixing, augmentation, &AugmentMix { pixels, originals, partners, scalars, out }).unwrap();
                 results.push((name, colours(out)));
             }
-            let (views, out) = (b.float(views, &[4 * batch, height, width, 3]), blank(2 * batch));
-            b.mix_views(views, scalars, out).unwrap();
-            results.push(("views", colours(out)));
+            for (name, mixing) in [("views", Mixing::GLMC), ("one view", Mixing::One(View::Cutmix))] {
+                let given = mixing.image_sets() * batch;
+                let given = b.float(&views[..given * height * width * 3], &[given, height, width, 3]);
+                let out = blank(mixing.views() * batch);
+                b.mix_views(mixing, given, scalars, out).unwrap();
+                results.push((name, colours(out)));
+            }
             results
         }
         sweep!("augment_mix", &format!("{batch} of {images}, {height}x{width}"), |b| run(
