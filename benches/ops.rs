@@ -90,9 +90,17 @@ fn heads(c: &mut Criterion) {
     });
     group.bench_function("linear 64 to 128 forward and backward", |b| {
         b.iter(|| {
-            native.linear_forward(&linear::Forward { x: r, weight: w, bias, y: h }).expect("shapes fit");
-            native.linear_weight_grad(&linear::WeightGrad { x: r, dy: h, dweight: dw, dbias }).expect("shapes fit");
+            native.linear_forward(&linear::Forward { x: r, weight: w, bias: Some(bias), y: h }).expect("shapes fit");
+            native
+                .linear_weight_grad(&linear::WeightGrad { x: r, dy: h, dweight: dw, dbias: Some(dbias) })
+                .expect("shapes fit");
             native.linear_input_grad(&linear::InputGrad { dy: h, weight: w, dx: Grad::write(dr) }).expect("shapes fit");
+        });
+    });
+    group.bench_function("normalize_rows forward and backward", |b| {
+        b.iter(|| {
+            native.normalize_rows_forward(r, dr).expect("shapes fit");
+            native.normalize_rows_backward(r, r, Grad::write(dr)).expect("shapes fit");
         });
     });
     group.bench_function("soft_label_cross_entropy", |b| {

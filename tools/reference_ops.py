@@ -187,6 +187,20 @@ def linear(out: Fixtures) -> None:
         out.add(case, {}, x=x, weight=weight, bias=bias, y=y, dy=dy, dx=dx, dweight=dweight, dbias=dbias)
 
 
+def normalize_rows(out: Fixtures) -> None:
+    """x N,D; y = x / max(|x|, 1e-12) for each row. In "short" one row is shorter than that, one is zero."""
+    for name, n, d in [("small", 4, 5), ("wide", 3, 33), ("short", 4, 3)]:
+        case = f"normalize_rows.{name}"
+        (x,) = randn(case, (n, d))
+        if name == "short":
+            x[1] *= 1e-13 / x[1].norm()
+            x[2] = 0
+        x.requires_grad_()
+        y = F.normalize(x)
+        (dy,) = randn(case + ".dy", (n, d))
+        out.add(case, {}, x=x, y=y, dy=dy, dx=torch.autograd.grad(y, x, dy)[0])
+
+
 def losses(out: Fixtures) -> None:
     """soft_label_cross_entropy and negative_cosine, both views stacked (MixUp's rows first).
 
@@ -345,6 +359,6 @@ def boxes_and_weights(out: Fixtures) -> None:
 def op_fixtures() -> tuple[dict[str, Tensor], dict[str, str]]:
     """All cases: tensors by key, attributes by case."""
     out = Fixtures()
-    for add in (conv2d, batch_norm, shortcut_and_pool, linear, losses, sgd, mixtures, boxes_and_weights):
+    for add in (conv2d, batch_norm, shortcut_and_pool, linear, normalize_rows, losses, sgd, mixtures, boxes_and_weights):
         add(out)
     return out.tensors, out.metadata

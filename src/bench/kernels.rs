@@ -345,13 +345,17 @@ impl Bench<'_> {
         let [bias, dbias] = self.floats(&[HIDDEN])?;
         let [h, u, du] = self.floats(&[rows, HIDDEN])?;
         self.of((2 * rows * features * HIDDEN) as f64, &[r, weight, h]);
-        self.run("linear forward", |b| b.linear_forward(&linear::Forward { x: r, weight, bias, y: h }))?;
+        self.run("linear forward", |b| b.linear_forward(&linear::Forward { x: r, weight, bias: Some(bias), y: h }))?;
         self.run("linear input gradient", |b| {
             b.linear_input_grad(&linear::InputGrad { dy: h, weight, dx: Grad::write(dr) })
         })?;
         self.run("linear weight gradient", |b| {
-            b.linear_weight_grad(&linear::WeightGrad { x: r, dy: h, dweight, dbias })
+            b.linear_weight_grad(&linear::WeightGrad { x: r, dy: h, dweight, dbias: Some(dbias) })
         })?;
+        self.of(0.0, &[r, dr]);
+        self.run("normalize_rows forward", |b| b.normalize_rows_forward(r, dr))?;
+        self.of(0.0, &[r, r, dr]);
+        self.run("normalize_rows backward", |b| b.normalize_rows_backward(r, r, Grad::write(dr)))?;
         let (scalars, cosines) = (self.step()?, self.float(&[rows])?);
         self.of(0.0, &[u, h, du]);
         self.run("negative_cosine", |b| {

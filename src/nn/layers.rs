@@ -116,6 +116,6 @@ impl Linear {
     /// Records the layer on x (batch, inputs).
     pub fn record(&self, r: &mut Recorder<'_>, x: Var) -> Result<Var> {
         let (weight, bias) = (r.parameter(self.weight), r.parameter(self.bias));
-        linear(&mut r.tape, r.backend, x, weight, bias)
+        linear(&mut r.tape, r.backend, x, weight, Some(bias))
     }
 }

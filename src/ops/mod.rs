@@ -14,6 +14,7 @@ pub mod global_avg_pool;
 pub mod linear;
 pub mod load_step;
 pub mod negative_cosine;
+pub mod normalize_rows;
 pub mod sgd;
 pub mod soft_label_cross_entropy;
 pub mod soft_labels;
@@ -36,6 +37,7 @@ pub trait Backend:
     + linear::LinearKernels
     + load_step::LoadStepKernels
     + negative_cosine::NegativeCosineKernels
+    + normalize_rows::NormalizeRowsKernels
     + sgd::SgdKernels
     + soft_label_cross_entropy::SoftLabelCrossEntropyKernels
     + soft_labels::SoftLabelsKernels

@@ -41,7 +41,7 @@ fn the_first_op_that_differs_is_named() {
     let folder = place.path().join("kernels");
     copy(&Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels"), &folder);
     for (file, right, wrong, wanted) in [
-        ("linear_forward.cu", "+ bias[n]", "- bias[n]", ["linear (", "), forward, output 0 of shape"]),
+        ("linear_forward.cu", "+ (bias ? bias[n]", "- (bias ? bias[n]", ["linear (", "), forward, output 0 of shape"]),
         (
             "global_avg_pool_backward.cu",
             "+ v] / pixels",

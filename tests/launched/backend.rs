@@ -306,7 +306,7 @@ impl Step {
         let features = Tensor::at_start(hidden.buffer, &[2 * self.batch, CHANNELS], DType::F32);
         let weight1 = matrix(0, &[pooled.shape.dims()[1], CHANNELS]);
         b.linear_input_grad(&linear::InputGrad { dy: pooled, weight: weight1, dx: Grad::write(features) })?;
-        b.linear_forward(&linear::Forward { x: features, weight: weight2, bias: bias2, y: logits })?;
+        b.linear_forward(&linear::Forward { x: features, weight: weight2, bias: Some(bias2), y: logits })?;
         let head = Head { logits, label, dlogits: Some(Grad::write(dlogits)) };
         b.soft_label_cross_entropy(&SoftLabelCrossEntropy { heads: &[head], scalars, rows })?;
         b.negative_cosine(&NegativeCosine {
@@ -332,7 +332,7 @@ impl Step {
             x: features,
             dy: dlogits,
             dweight: dmatrix(0, &[CLASSES, CHANNELS]),
-            dbias: dmatrix(CLASSES * CHANNELS, &[CLASSES]),
+            dbias: Some(dmatrix(CLASSES * CHANNELS, &[CLASSES])),
         })?;
         b.global_avg_pool_backward(pooled, Grad::write(dz))?;
         let backward = batch_norm_apply::Backward {

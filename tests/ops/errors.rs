@@ -11,6 +11,7 @@ use glmc_engine::ops::global_avg_pool::global_avg_pool;
 use glmc_engine::ops::linear::linear;
 use glmc_engine::ops::load_step::{StepVars, load_step};
 use glmc_engine::ops::negative_cosine::negative_cosine;
+use glmc_engine::ops::normalize_rows::normalize_rows;
 use glmc_engine::ops::soft_label_cross_entropy::soft_label_cross_entropy;
 use glmc_engine::ops::soft_labels::soft_labels;
 use glmc_engine::ops::total_loss::total_loss;
@@ -62,7 +63,7 @@ impl Attempt<'_> {
 
     fn dense(&mut self, x: &[usize], w: &[usize], b: usize) -> Result<(), Error> {
         let (x, w, b) = (self.real(x), self.real(w), self.real(&[b]));
-        linear(&mut self.tape, self.backend, x, w, b).map(drop)
+        linear(&mut self.tape, self.backend, x, w, Some(b)).map(drop)
     }
 
     fn cross_entropy(&mut self, heads: &[[&[usize]; 2]]) -> Result<(), Error> {
@@ -121,6 +122,10 @@ const WRONG: &[(&str, &str, &[&str], Try)] = &[
     ("linear", "input_rank", &["[2, 3, 4, 5]", "two"], |t| t.dense(&[2, 3, 4, 5], &[4, 5], 4)),
     ("linear", "inputs", &["[4, 6]", "[4, 5]"], |t| t.dense(&[2, 5], &[4, 6], 4)),
     ("linear", "bias", &["[3]", "[4]"], |t| t.dense(&[2, 5], &[4, 5], 3)),
+    ("normalize_rows", "rank", &["[5]", "two"], |t| {
+        let x = t.real(&[5]);
+        normalize_rows(&mut t.tape, t.backend, x).map(drop)
+    }),
     ("soft_label_cross_entropy", "classes", &["[2, 4]", "[2, 5]"], |t| t.cross_entropy(&[[&[4, 5], &[2, 4]]])),
     ("soft_label_cross_entropy", "batch", &["5 rows", "2 labels"], |t| t.cross_entropy(&[[&[5, 5], &[2, 5]]])),
     ("soft_label_cross_entropy", "heads", &["[4, 6]", "[4, 5]"], |t| {

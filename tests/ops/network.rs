@@ -56,7 +56,7 @@ fn dense(rig: &mut Rig<'_>, i: &Arrays, name: &str, x: Var) -> Result<Var> {
     let dtype = rig.accumulate();
     let bias = format!("{name}_bias");
     let (w, b) = (rig.parameter(name, &i[name], dtype)?, rig.parameter(&bias, &i[&bias], dtype)?);
-    linear(&mut rig.tape, rig.backend, x, w, b)
+    linear(&mut rig.tape, rig.backend, x, w, Some(b))
 }
 
 /// What the projections are compared with.

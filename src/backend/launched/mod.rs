@@ -16,6 +16,7 @@ mod grid;
 mod linear;
 mod load_step;
 mod negative_cosine;
+mod normalize_rows;
 mod operands;
 mod sgd;
 mod soft_label_cross_entropy;

@@ -19,6 +19,7 @@ mod load_step;
 mod matmul;
 mod memory;
 mod negative_cosine;
+mod normalize_rows;
 mod parallel;
 mod real;
 mod sgd;

@@ -6,7 +6,8 @@ use super::real::{Real, with_real};
 use crate::error::{Error, Result};
 use crate::ops::negative_cosine::{EPSILON, NAME, NegativeCosine, NegativeCosineKernels};
 
-fn dot<T: Real>(a: &[T], b: &[T]) -> f64 {
+/// The product of two vectors.
+pub(super) fn dot<T: Real>(a: &[T], b: &[T]) -> f64 {
     a.iter().zip(b).map(|(a, b)| a.to_f64() * b.to_f64()).sum()
 }
 

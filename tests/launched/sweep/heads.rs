@@ -5,6 +5,7 @@ use glmc_engine::memory::Memory;
 use glmc_engine::ops::global_avg_pool::GlobalAvgPoolKernels;
 use glmc_engine::ops::linear::{self, LinearKernels};
 use glmc_engine::ops::negative_cosine::{NegativeCosine, NegativeCosineKernels};
+use glmc_engine::ops::normalize_rows::NormalizeRowsKernels;
 use glmc_engine::ops::sgd::{Sgd, SgdConfig, SgdKernels};
 use glmc_engine::ops::soft_label_cross_entropy::{Head, SoftLabelCrossEntropy, SoftLabelCrossEntropyKernels};
 use glmc_engine::ops::total_loss::{TotalLoss, TotalLossKernels};
@@ -47,12 +48,18 @@ fn linear() {
             let [x, weight, bias, dy, before] = data;
             let (x, weight, bias) = (b.float(x, &[n, i]), b.float(weight, &[o, i]), b.float(bias, &[o]));
             let y = b.float(&vec![0.0; n * o], &[n, o]);
-            b.linear_forward(&linear::Forward { x, weight, bias, y }).unwrap();
+            b.linear_forward(&linear::Forward { x, weight, bias: Some(bias), y }).unwrap();
+            let bare = b.float(&vec![5.0; n * o], &[n, o]);
+            b.linear_forward(&linear::Forward { x, weight, bias: None, y: bare }).unwrap();
             let (dy, dx) = (b.float(dy, &[n, o]), b.float(before, &[n, i]));
             b.linear_input_grad(&linear::InputGrad { dy, weight, dx: Grad { tensor: dx, accumulate: add } }).unwrap();
             let (dweight, dbias) = (b.float(&vec![9.0; o * i], &[o, i]), b.float(&vec![9.0; o], &[o]));
-            b.linear_weight_grad(&linear::WeightGrad { x, dy, dweight, dbias }).unwrap();
-            [("y", y), ("dx", dx), ("dweight", dweight), ("dbias", dbias)].map(|(name, t)| (name, b.get(t))).into()
+            b.linear_weight_grad(&linear::WeightGrad { x, dy, dweight, dbias: Some(dbias) }).unwrap();
+            let alone = b.float(&vec![9.0; o * i], &[o, i]);
+            b.linear_weight_grad(&linear::WeightGrad { x, dy, dweight: alone, dbias: None }).unwrap();
+            assert!(b.get(alone) == b.get(dweight), "the same, without a bias");
+            let results = [("y", y), ("y", bare), ("dx", dx), ("dweight", dweight), ("dbias", dbias)];
+            results.map(|(name, t)| (name, b.get(t))).into()
         }
         sweep!("linear", &format!("{batch}x{inputs} -> {outputs}"), |b| run(
             b,
@@ -60,6 +67,29 @@ fn linear() {
             &data,
             accumulate
         ));
+    }
+}
+
+#[test]
+fn normalize_rows() {
+    let mut random = Random::new(9);
+    // One feature has no direction to learn: its gradient is what rounding leaves.
+    for [rows, features] in [[1, 2], [3, 31], [4, 32], [5, 33], [127, 64], [10, 100], [2, 2049]] {
+        let data = [0; 3].map(|_| random.values(rows * features));
+        let accumulate = random.flag();
+        fn run<B: Memory + NormalizeRowsKernels>(
+            b: &B,
+            shape: [usize; 2],
+            data: &[Vec<f64>; 3],
+            accumulate: bool,
+        ) -> Results {
+            let [x, dy, dx] = [0, 1, 2].map(|i| b.float(&data[i], &shape));
+            let y = b.float(&vec![7.0; data[0].len()], &shape);
+            b.normalize_rows_forward(x, y).unwrap();
+            b.normalize_rows_backward(x, dy, Grad { tensor: dx, accumulate }).unwrap();
+            vec![("y", b.get(y)), ("dx", b.get(dx))]
+        }
+        sweep!("normalize_rows", &format!("{rows}x{features}"), |b| run(b, [rows, features], &data, accumulate));
     }
 }
 
