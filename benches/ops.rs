@@ -114,7 +114,14 @@ fn heads(c: &mut Criterion) {
     group.bench_function("negative_cosine", |b| {
         b.iter(|| {
             native
-                .negative_cosine(&NegativeCosine { u, target: h, scalars, rows: cosines, du: Some(Grad::write(du)) })
+                .negative_cosine(&NegativeCosine {
+                    u,
+                    target: h,
+                    scalars,
+                    rows: cosines,
+                    du: Some(Grad::write(du)),
+                    dtarget: None,
+                })
                 .expect("shapes fit")
         });
     });

@@ -201,6 +201,17 @@ def normalize_rows(out: Fixtures) -> None:
         out.add(case, {}, x=x, y=y, dy=dy, dx=torch.autograd.grad(y, x, dy)[0])
 
 
+def scale_columns(out: Fixtures) -> None:
+    """x N,C; scales C; y = scales * x."""
+    for name, n, c in [("small", 4, 5), ("wide", 3, 33), ("tall", 40, 2)]:
+        case = f"scale_columns.{name}"
+        x, scales = (tensor.requires_grad_() for tensor in randn(case, (n, c), (c,)))
+        y = scales * x
+        (dy,) = randn(case + ".dy", (n, c))
+        dx, dscales = torch.autograd.grad(y, (x, scales), dy)
+        out.add(case, {}, x=x, scales=scales, y=y, dy=dy, dx=dx, dscales=dscales)
+
+
 def losses(out: Fixtures) -> None:
     """soft_label_cross_entropy and negative_cosine, both views stacked (MixUp's rows first).
 
@@ -208,7 +219,7 @@ def losses(out: Fixtures) -> None:
     loss_c = scale * (CE(view 0) + CE(view 1)), loss_cb likewise; the gradients are those of
     alpha * loss_c + (1 - alpha) * loss_cb.
     negative_cosine: u and h 2N,D; loss = -mean cos(u_0, h_1) - mean cos(u_1, h_0); du is that of gamma * loss, and
-    the gradient of h is zero.
+    the gradient of h is zero; dh is the gradient where it is not stopped, dh_own that of h in the place of u as well.
     """
     for name, n, c, alpha, scale, spread in [
         ("small", 4, 5, 0.7, 1.0, 2.0),
@@ -249,8 +260,15 @@ def losses(out: Fixtures) -> None:
         case = f"negative_cosine.{name}"
         u, h = randn(case, (2 * n, d), (2 * n, d))
         u.requires_grad_()
+        h.requires_grad_()
         loss = negative_cosine(u[:n], h[n:]) + negative_cosine(u[n:], h[:n])
-        out.add(case, {"gamma": gamma}, u=u, h=h, loss=loss.reshape(1), du=torch.autograd.grad(gamma * loss, u)[0])
+        du = torch.autograd.grad(gamma * loss, u)[0]
+        # negative_cosine itself stops the gradient; the ablations do not.
+        views = [(u[:n], h[n:]), (u[n:], h[:n])]
+        dh = torch.autograd.grad(-gamma * sum(F.cosine_similarity(a, b).mean() for a, b in views), h)[0]
+        views = [(h[:n], h[n:]), (h[n:], h[:n])]
+        dh_own = torch.autograd.grad(-gamma * sum(F.cosine_similarity(a, b).mean() for a, b in views), h)[0]
+        out.add(case, {"gamma": gamma}, u=u, h=h, loss=loss.reshape(1), du=du, dh=dh, dh_own=dh_own)
 
 
 def sgd(out: Fixtures) -> None:
@@ -359,6 +377,6 @@ def boxes_and_weights(out: Fixtures) -> None:
 def op_fixtures() -> tuple[dict[str, Tensor], dict[str, str]]:
     """All cases: tensors by key, attributes by case."""
     out = Fixtures()
-    for add in (conv2d, batch_norm, shortcut_and_pool, linear, normalize_rows, losses, sgd, mixtures, boxes_and_weights):
+    for add in (conv2d, batch_norm, shortcut_and_pool, linear, normalize_rows, scale_columns, losses, sgd, mixtures, boxes_and_weights):
         add(out)
     return out.tensors, out.metadata

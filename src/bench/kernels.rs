@@ -359,7 +359,14 @@ impl Bench<'_> {
         let (scalars, cosines) = (self.step()?, self.float(&[rows])?);
         self.of(0.0, &[u, h, du]);
         self.run("negative_cosine", |b| {
-            b.negative_cosine(&NegativeCosine { u, target: h, scalars, rows: cosines, du: Some(Grad::write(du)) })
+            b.negative_cosine(&NegativeCosine {
+                u,
+                target: h,
+                scalars,
+                rows: cosines,
+                du: Some(Grad::write(du)),
+                dtarget: None,
+            })
         })?;
         let [logits, dlogits] = self.floats(&[rows, CLASSES])?;
         let (label, losses) = (self.float(&[batch, CLASSES])?, self.float(&[1, rows])?);
@@ -375,7 +382,7 @@ impl Bench<'_> {
         let labels = self.indices(rows, CLASSES)?;
         let originals = self.indices(rows, rows)?;
         let (ranks, confidences) = (self.indices(rows, rows)?, self.tensor(&[rows], DType::F32)?);
-        let classify = Classify { logits, labels, originals, scalars, ranks, confidences };
+        let classify = Classify { logits, scale: 1.0, labels, originals, scalars, ranks, confidences };
         self.of(0.0, &[logits]);
         self.run("classify", |b| b.classify(&classify))?;
         self.free();

@@ -29,7 +29,8 @@ impl Method for CrossEntropy {
     }
 
     fn heads(&self) -> &'static [HeadSpec] {
-        &[HeadSpec { name: "fc", inputs: Extent::Features, outputs: Extent::Classes }]
+        const HEADS: &[HeadSpec] = &[HeadSpec::linear("fc", Extent::Features, Extent::Classes)];
+        HEADS
     }
 
     fn losses(&self) -> &'static [&'static str] {

@@ -36,12 +36,13 @@ impl Method for Glmc {
 
     fn heads(&self) -> &'static [HeadSpec] {
         use Extent::{Classes, Features, Hidden};
-        &[
-            HeadSpec { name: "fc", inputs: Features, outputs: Classes },
-            HeadSpec { name: "fc_cb", inputs: Features, outputs: Classes },
-            HeadSpec { name: "contrast_head.0", inputs: Hidden, outputs: Hidden },
-            HeadSpec { name: "projection_head.0", inputs: Features, outputs: Hidden },
-        ]
+        const HEADS: &[HeadSpec] = &[
+            HeadSpec::linear("fc", Features, Classes),
+            HeadSpec::linear("fc_cb", Features, Classes),
+            HeadSpec::linear("contrast_head.0", Hidden, Hidden),
+            HeadSpec::linear("projection_head.0", Features, Hidden),
+        ];
+        HEADS
     }
 
     fn losses(&self) -> &'static [&'static str] {

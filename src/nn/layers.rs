@@ -1,5 +1,6 @@
 //! Layers: a layer declares its parameters when it is built and records its ops when it is asked to.
 
+use super::model::{BiasStart, HeadShape, HeadSpec};
 use super::parameters::{Kind, ParameterId, ParameterStore, Specs};
 use crate::error::Result;
 use crate::ops::Backend;
@@ -7,6 +8,8 @@ use crate::ops::batch_norm_apply::{Parameters, batch_norm_apply};
 use crate::ops::batch_norm_statistics::batch_norm_statistics;
 use crate::ops::conv2d::{self, conv2d};
 use crate::ops::linear::linear;
+use crate::ops::normalize_rows::normalize_rows;
+use crate::ops::scale_columns::scale_columns;
 use crate::tape::{Tape, Var};
 
 /// For what a network is recorded.
@@ -97,25 +100,59 @@ impl ConvBn {
     }
 }
 
-/// An affine layer.
+/// A head: an affine layer, or one of its relatives. Its logits are (batch, outputs).
 #[derive(Clone, Debug)]
-pub struct Linear {
-    weight: ParameterId,
-    bias: ParameterId,
+pub enum Head {
+    /// `x weightᵀ + bias`.
+    Linear { weight: ParameterId, bias: ParameterId },
+    /// The cosine of x and each row of the weight.
+    Cosine { weight: ParameterId },
+    /// `scales ∘ (x weightᵀ + bias)`.
+    Scaled { weight: ParameterId, bias: ParameterId, scales: ParameterId },
 }
 
-impl Linear {
-    /// Declares `{name}.weight` (outputs, inputs) and `{name}.bias`.
-    pub fn new(specs: &mut Specs, name: &str, inputs: usize, outputs: usize) -> Linear {
-        Linear {
-            weight: specs.declare(format!("{name}.weight"), &[outputs, inputs], Kind::LinearWeight),
-            bias: specs.declare(format!("{name}.bias"), &[outputs], Kind::LinearBias { fan_in: inputs }),
+impl Head {
+    /// Declares `{name}.weight` (outputs, inputs), and by its shape `{name}.bias` and `{name}.scales` (outputs).
+    pub fn new(specs: &mut Specs, spec: &HeadSpec, inputs: usize, outputs: usize) -> Head {
+        let mut declare =
+            |what: &str, shape: &[usize], kind| specs.declare(format!("{}.{what}", spec.name), shape, kind);
+        let matrix = [outputs, inputs];
+        let start = match spec.bias {
+            BiasStart::Default => Kind::LinearBias { fan_in: inputs },
+            BiasStart::Constant(value) => Kind::ConstantBias { value },
+        };
+        match spec.shape {
+            HeadShape::Linear => Head::Linear {
+                weight: declare("weight", &matrix, Kind::LinearWeight),
+                bias: declare("bias", &[outputs], start),
+            },
+            HeadShape::Cosine => Head::Cosine { weight: declare("weight", &matrix, Kind::CosineWeight) },
+            HeadShape::Scaled => Head::Scaled {
+                weight: declare("weight", &matrix, Kind::LinearWeight),
+                bias: declare("bias", &[outputs], start),
+                scales: declare("scales", &[outputs], Kind::HeadScale),
+            },
         }
     }
 
-    /// Records the layer on x (batch, inputs).
+    /// Records the head on x (batch, inputs).
     pub fn record(&self, r: &mut Recorder<'_>, x: Var) -> Result<Var> {
-        let (weight, bias) = (r.parameter(self.weight), r.parameter(self.bias));
-        linear(&mut r.tape, r.backend, x, weight, Some(bias))
+        match *self {
+            Head::Linear { weight, bias } => {
+                let (weight, bias) = (r.parameter(weight), r.parameter(bias));
+                linear(&mut r.tape, r.backend, x, weight, Some(bias))
+            }
+            Head::Cosine { weight } => {
+                let weight = r.parameter(weight);
+                let x = normalize_rows(&mut r.tape, r.backend, x)?;
+                let weight = normalize_rows(&mut r.tape, r.backend, weight)?;
+                linear(&mut r.tape, r.backend, x, weight, None)
+            }
+            Head::Scaled { weight, bias, scales } => {
+                let logits = Head::Linear { weight, bias }.record(r, x)?;
+                let scales = r.parameter(scales);
+                scale_columns(&mut r.tape, r.backend, logits, scales)
+            }
+        }
     }
 }

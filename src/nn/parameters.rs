@@ -13,7 +13,7 @@ use crate::tensor::{DType, Shape, Tensor};
 const ALIGNMENT: usize = 128;
 
 /// What a parameter is for: decides its layout, its start and whether it is learned.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Kind {
     /// Convolution weight; OIHW in PyTorch, OHWI here. Kaiming-normal (fan in).
     ConvWeight,
@@ -24,6 +24,16 @@ pub enum Kind {
         /// Inputs of the layer.
         fan_in: usize,
     },
+    /// Linear bias that starts the same for every class.
+    ConstantBias {
+        /// Where it starts.
+        value: f64,
+    },
+    /// Cosine head's weight (out, in): uniform in ±1, then each row divided by its length (LDAM-DRW's `NormedLinear`, whose
+    /// weight is (in, out) with columns of length 1).
+    CosineWeight,
+    /// Scale of a class's logit: 1.
+    HeadScale,
     /// Scale of a normalisation: 1.
     NormWeight,
     /// Shift of a normalisation: 0.
@@ -208,7 +218,7 @@ impl ParameterStore {
             .collect()
     }
 
-    /// Draws the start that PyTorch's model draws: Kaiming-normal weights, default biases.
+    /// Draws the start that PyTorch's model draws: Kaiming-normal weights, default biases, and what [`Kind`] says of others.
     pub fn initialise(&self, backend: &dyn Backend, seed: u64) -> Result<()> {
         let mut snapshot = self.snapshot(backend, Field::Value)?;
         for (index, spec) in self.specs.iter().enumerate() {
@@ -228,7 +238,17 @@ impl ParameterStore {
                     let bound = 1.0 / (fan_in as f64).sqrt();
                     (0..spec.elements()).map(|_| f64::from((bound * (2.0 * words.unit() - 1.0)) as f32)).collect()
                 }
-                Kind::NormWeight | Kind::RunningVar => vec![1.0; spec.elements()],
+                Kind::CosineWeight => {
+                    let drawn: Vec<f64> = (0..spec.elements()).map(|_| 2.0 * words.unit() - 1.0).collect();
+                    let rows = drawn.chunks_exact(spec.shape[1].max(1));
+                    rows.flat_map(|row| {
+                        let length = row.iter().map(|v| v * v).sum::<f64>().sqrt();
+                        row.iter().map(move |v| f64::from((v / length) as f32))
+                    })
+                    .collect()
+                }
+                Kind::ConstantBias { value } => vec![f64::from(value as f32); spec.elements()],
+                Kind::NormWeight | Kind::RunningVar | Kind::HeadScale => vec![1.0; spec.elements()],
                 Kind::NormBias | Kind::RunningMean => vec![0.0; spec.elements()],
             };
             snapshot.set(index, &values);

@@ -15,6 +15,7 @@ pub mod linear;
 pub mod load_step;
 pub mod negative_cosine;
 pub mod normalize_rows;
+pub mod scale_columns;
 pub mod sgd;
 pub mod soft_label_cross_entropy;
 pub mod soft_labels;
@@ -38,6 +39,7 @@ pub trait Backend:
     + load_step::LoadStepKernels
     + negative_cosine::NegativeCosineKernels
     + normalize_rows::NormalizeRowsKernels
+    + scale_columns::ScaleColumnsKernels
     + sgd::SgdKernels
     + soft_label_cross_entropy::SoftLabelCrossEntropyKernels
     + soft_labels::SoftLabelsKernels

@@ -141,6 +141,7 @@ impl Evaluator {
             let input = augment_mix(&mut r.tape, backend, pixels, vars, Mixing::Evaluate, augmentation)?;
             let features = model.record_features(&mut r, input)?;
             let logits = model.record_head(&mut r, head.name(), features)?;
+            let logits = (logits, model.eval_scale(head.name())?);
             classify(&mut r.tape, backend, logits, labels, vars, (ranks, confidences))?;
             let program = r.tape.plan_in(backend, false, arena)?;
             let mut pass = SizedPass { program, cursor, replay: None, steps };

@@ -1,5 +1,5 @@
 //! The kernels of a device against the CPU in double precision, each op by itself (`lockstep`): a training step of each
-//! method, an evaluation, the optimiser, and convolutions that get every tiling of the presets' networks.
+//! method, an evaluation, the optimiser, heads of every shape, and convolutions that get every tiling of the presets' networks.
 //!
 //! Small numbers of few bits, so that bf16 holds the inputs exactly, and small networks: on a GPU compiling takes most of the
 //! time.
@@ -16,10 +16,11 @@ use crate::driver::watched::{Event, Launches, Watched};
 use crate::error::{Error, Result};
 use crate::memory::{read_floats, write_floats};
 use crate::method::{Inputs, METHODS, Method, class_weights};
+use crate::nn::model::{Extent, HeadShape, HeadSpec};
 use crate::nn::parameters::Kind;
 use crate::nn::{Field, Mode, Model, ModelConfig, ParameterStore, Recorder};
 use crate::ops::Backend;
-use crate::ops::augment_mix::{Augmentation, Mixing, augment_mix, mix_views};
+use crate::ops::augment_mix::{Augmentation, Mixing, View, augment_mix, mix_views};
 use crate::ops::classify::classify;
 use crate::ops::conv2d::{Config, Geometry, conv2d};
 use crate::ops::load_step::{STEP_WORDS, StepParams, StepVars, load_step};
@@ -40,6 +41,13 @@ const IMAGES: usize = 9;
 const AUGMENTATION: Augmentation =
     Augmentation { mean: [0.5, 0.25, 0.75], std: [0.25, 0.5, 0.25], padding: 2, flip: true };
 const SGD: SgdConfig = SgdConfig { momentum: 0.875, weight_decay: 0.015625 };
+
+/// A head of every shape.
+pub(crate) const HEADS: &[HeadSpec] = &[
+    HeadSpec::linear("linear", Extent::Hidden, Extent::Classes),
+    HeadSpec { shape: HeadShape::Cosine, ..HeadSpec::linear("cosine", Extent::Hidden, Extent::Classes) },
+    HeadSpec { shape: HeadShape::Scaled, ..HeadSpec::linear("scaled", Extent::Hidden, Extent::Classes) },
+];
 
 const fn convolution(
     [views, images, height, width]: [usize; 4],
@@ -121,7 +129,10 @@ fn trials(device: &Launched, launches: &Arc<Launches>) -> Result<Result<Proof, F
         builds.push(Box::new(move |backend| training(backend, method)));
     }
     builds.push(Box::new(evaluation));
-    builds.push(Box::new(views));
+    builds.push(Box::new(heads));
+    for mixing in [Mixing::GLMC, Mixing::One(View::Cutmix)] {
+        builds.push(Box::new(move |backend| views(backend, mixing)));
+    }
     builds.extend(CONVOLUTIONS.iter().map(|g| -> Build<'_> { Box::new(move |backend| product(backend, g)) }));
     let planned = builds.iter().map(|build| build(device)).collect::<Result<Vec<Trial>>>()?;
     // All kernels at once: they are compiled in parallel.
@@ -246,8 +257,7 @@ fn integers(backend: &dyn Backend, shape: &[usize], values: &[i32]) -> Result<Te
 }
 
 /// A network in the middle of its training.
-fn network(backend: &dyn Backend, method: &dyn Method) -> Result<(Model, ParameterStore)> {
-    let heads = method.heads();
+fn network(backend: &dyn Backend, heads: &'static [HeadSpec]) -> Result<(Model, ParameterStore)> {
     let config = ModelConfig { name: MODEL.into(), width: WIDTH, classes: COUNTS.len(), heads, hidden: Some(HIDDEN) };
     let model = Model::new(&config, backend.stem_channels())?;
     let store = ParameterStore::new(backend, model.specs().clone())?;
@@ -257,14 +267,16 @@ fn network(backend: &dyn Backend, method: &dyn Method) -> Result<(Model, Paramet
             let noise = noise(index as u32, spec.elements());
             let values: Vec<f64> = match spec.kind {
                 // Scaled by a power of two, which bf16 holds as well.
-                Kind::ConvWeight | Kind::LinearWeight => {
+                Kind::ConvWeight | Kind::LinearWeight | Kind::CosineWeight => {
                     let inputs: usize = spec.shape[1..].iter().product();
                     let scale = (-(inputs as f64).sqrt().log2().round()).exp2();
                     noise.map(|v| v * scale).collect()
                 }
-                Kind::NormWeight => noise.map(|v| 1.0 + v / 4.0).collect(),
+                Kind::NormWeight | Kind::HeadScale => noise.map(|v| 1.0 + v / 4.0).collect(),
                 Kind::RunningVar => noise.map(|v| 1.0 + v / 2.0).collect(),
-                Kind::NormBias | Kind::RunningMean | Kind::LinearBias { .. } => noise.map(|v| v / 4.0).collect(),
+                Kind::NormBias | Kind::RunningMean | Kind::LinearBias { .. } | Kind::ConstantBias { .. } => {
+                    noise.map(|v| v / 4.0).collect()
+                }
             };
             if field == Field::Value || spec.kind.is_learned() {
                 snapshot.set(index, &values);
@@ -308,7 +320,7 @@ fn inputs(backend: &dyn Backend, tape: &mut Tape, mixing: Mixing) -> Result<(Ste
 }
 
 fn training(backend: &dyn Backend, method: &dyn Method) -> Result<Trial> {
-    let (model, store) = network(backend, method)?;
+    let (model, store) = network(backend, method.heads())?;
     let mut r = Recorder::new(backend, &store, Mode::Train { views: method.mixing().views() });
     let (vars, labels, images) = inputs(backend, &mut r.tape, method.mixing())?;
     let float = backend.precision().accumulate();
@@ -330,7 +342,7 @@ fn training(backend: &dyn Backend, method: &dyn Method) -> Result<Trial> {
 
 fn evaluation(backend: &dyn Backend) -> Result<Trial> {
     let method = METHODS[0];
-    let (model, store) = network(backend, method)?;
+    let (model, store) = network(backend, method.heads())?;
     let mut r = Recorder::new(backend, &store, Mode::Inference);
     let (vars, labels, images) = inputs(backend, &mut r.tape, Mixing::Evaluate)?;
     let ranks = integers(backend, &[IMAGES], &[-1; IMAGES])?;
@@ -338,18 +350,36 @@ fn evaluation(backend: &dyn Backend) -> Result<Trial> {
     let [ranks, confidences] = [ranks, confidences].map(|tensor| r.tape.external(tensor));
     let features = model.record_features(&mut r, images)?;
     let logits = model.record_head(&mut r, method.classifier(false).name(), features)?;
-    classify(&mut r.tape, backend, logits, labels, vars, (ranks, confidences))?;
+    classify(&mut r.tape, backend, (logits, 1.0), labels, vars, (ranks, confidences))?;
     Ok(Trial { program: r.tape.plan(backend, false)?, sgd: None })
 }
 
-/// The mixtures of given views, as reference steps have them.
-fn views(backend: &dyn Backend) -> Result<Trial> {
-    let views = filled(backend, &[4 * BATCH, SIZE, SIZE, 3], backend.precision().accumulate(), 1)?;
+/// The views of given images, as reference steps have them.
+fn views(backend: &dyn Backend, mixing: Mixing) -> Result<Trial> {
+    let views = filled(backend, &[mixing.image_sets() * BATCH, SIZE, SIZE, 3], backend.precision().accumulate(), 1)?;
     let scalars = integers(backend, &[STEP_WORDS], bytemuck::cast_slice(std::slice::from_ref(&step())))?;
     let mut tape = Tape::new();
     let [views, scalars] = [views, scalars].map(|tensor| tape.external(tensor));
-    mix_views(&mut tape, backend, Mixing::GLMC, views, scalars)?;
+    mix_views(&mut tape, backend, mixing, views, scalars)?;
     Ok(Trial { program: tape.plan(backend, false)?, sgd: None })
+}
+
+/// Heads of every shape on the same vectors: which of them a run trains, its settings say.
+fn heads(backend: &dyn Backend) -> Result<Trial> {
+    let (model, store) = network(backend, HEADS)?;
+    let float = backend.precision().accumulate();
+    let mut r = Recorder::new(backend, &store, Mode::Train { views: 1 });
+    let [x, dx] = [7, 8].map(|salt| filled(backend, &[BATCH, HIDDEN], float, salt));
+    let x = r.tape.parameter(x?, dx?);
+    let outputs = HEADS.iter().map(|head| model.record_head(&mut r, head.name, x)).collect::<Result<Vec<_>>>()?;
+    outputs.iter().for_each(|&output| r.tape.keep(output));
+    let program = r.tape.plan(backend, true)?;
+    for (salt, output) in (9..).zip(outputs) {
+        if let Some(dy) = program.grad(output) {
+            write_floats(backend, dy, &noise(salt, dy.elements()).collect::<Vec<_>>())?;
+        }
+    }
+    Ok(Trial { program, sgd: None })
 }
 
 /// The three products of a convolution, by themselves.

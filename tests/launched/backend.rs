@@ -315,6 +315,7 @@ impl Step {
             scalars,
             rows: cosine,
             du: Some(Grad::write(du)),
+            dtarget: None,
         })?;
         b.total_loss(&TotalLoss {
             cross_entropy: rows,

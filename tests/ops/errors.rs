@@ -12,6 +12,7 @@ use glmc_engine::ops::linear::linear;
 use glmc_engine::ops::load_step::{StepVars, load_step};
 use glmc_engine::ops::negative_cosine::negative_cosine;
 use glmc_engine::ops::normalize_rows::normalize_rows;
+use glmc_engine::ops::scale_columns::scale_columns;
 use glmc_engine::ops::soft_label_cross_entropy::soft_label_cross_entropy;
 use glmc_engine::ops::soft_labels::soft_labels;
 use glmc_engine::ops::total_loss::total_loss;
@@ -64,6 +65,11 @@ impl Attempt<'_> {
     fn dense(&mut self, x: &[usize], w: &[usize], b: usize) -> Result<(), Error> {
         let (x, w, b) = (self.real(x), self.real(w), self.real(&[b]));
         linear(&mut self.tape, self.backend, x, w, Some(b)).map(drop)
+    }
+
+    fn scaled(&mut self, x: &[usize], scales: &[usize]) -> Result<(), Error> {
+        let (x, scales) = (self.real(x), self.real(scales));
+        scale_columns(&mut self.tape, self.backend, x, scales).map(drop)
     }
 
     fn cross_entropy(&mut self, heads: &[[&[usize]; 2]]) -> Result<(), Error> {
@@ -126,6 +132,8 @@ const WRONG: &[(&str, &str, &[&str], Try)] = &[
         let x = t.real(&[5]);
         normalize_rows(&mut t.tape, t.backend, x).map(drop)
     }),
+    ("scale_columns", "rank", &["[2, 3, 4, 5]", "two"], |t| t.scaled(&[2, 3, 4, 5], &[5])),
+    ("scale_columns", "scales", &["[4]", "[5]"], |t| t.scaled(&[3, 5], &[4])),
     ("soft_label_cross_entropy", "classes", &["[2, 4]", "[2, 5]"], |t| t.cross_entropy(&[[&[4, 5], &[2, 4]]])),
     ("soft_label_cross_entropy", "batch", &["5 rows", "2 labels"], |t| t.cross_entropy(&[[&[5, 5], &[2, 5]]])),
     ("soft_label_cross_entropy", "heads", &["[4, 6]", "[4, 5]"], |t| {
@@ -159,7 +167,7 @@ const WRONG: &[(&str, &str, &[&str], Try)] = &[
     ("classify", "rank", &["[2, 3, 4, 5]", "two"], |t| {
         let (logits, labels, vars) = (t.real(&[2, 3, 4, 5]), t.whole(&[9]), t.step(2));
         let results = (t.whole(&[9]), t.tape.value(&[9], DType::F32));
-        classify(&mut t.tape, t.backend, logits, labels, vars, results)
+        classify(&mut t.tape, t.backend, (logits, 1.0), labels, vars, results)
     }),
 ];
 

@@ -302,7 +302,7 @@ fn steps(suite: &mut Suite) {
 }
 
 /// Classifies into rows 2.. of ranks and confidences that start as -1.
-fn ranking(name: &str, logits: Array, labels: Array, originals: Array) -> Case {
+fn ranking(name: &str, (logits, scale): (Array, f32), labels: Array, originals: Array) -> Case {
     let rows = 2 + originals.data.len();
     let partners = originals.clone();
     let inputs = [("logits", logits), ("labels", labels), ("originals", originals), ("partners", partners)];
@@ -317,7 +317,7 @@ fn ranking(name: &str, logits: Array, labels: Array, originals: Array) -> Case {
         rig.output_memory("ranks", ranks);
         rig.output_memory("confidences", confidences);
         let results = (rig.tape.external(ranks), rig.tape.external(confidences));
-        classify(&mut rig.tape, rig.backend, logits, labels, vars, results)
+        classify(&mut rig.tape, rig.backend, (logits, scale), labels, vars, results)
     })
 }
 
@@ -332,20 +332,25 @@ fn rankings(suite: &mut Suite) {
     let logits = Array::new(&[4, 3], logits.concat());
     let (labels, originals) = (Array::vector(&[1.0, 2.0, 1.0, 1.0]), Array::vector(&[1.0, 0.0, 2.0, 3.0]));
     let ranks = Array::vector(&[-1.0, -1.0, 1.0, 1.0, 2.0, 0.0]);
-    suite.exact(ranking("ties_and_nan", logits, labels, originals), vec![("ranks", ranks)]);
+    suite.exact(ranking("ties_and_nan", (logits, 30.0), labels, originals), vec![("ranks", ranks)]);
 
     let mut random = Random::new(8);
     for [images, batch, classes] in [[9, 5, 10], [3, 1, 1], [70, 64, 100], [5, 3, 1000]] {
         let logits = random.normal(&[batch, classes]).map(|v| 4.0 * v);
         let (labels, originals) = (random.indices(&[images], classes), random.indices(&[batch], images));
-        suite.oracle(ranking(&format!("{batch}x{classes}"), logits.clone(), labels.clone(), originals.clone()));
-        let mut confidences = Array::filled(&[2 + batch], -1.0);
-        for (n, row) in logits.data.chunks_exact(classes).enumerate() {
-            let most = row.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-            confidences.data[2 + n] = 1.0 / row.iter().map(|v| (v - most).exp()).sum::<f64>();
+        // Logits as they are; and cosines, which a scale makes logits of.
+        for (logits, scale) in [(logits.clone(), 1.0), (logits.map(|v| v / 32.0), 16.0)] {
+            let name = format!("{batch}x{classes}_{scale}");
+            let case = || ranking(&name, (logits.clone(), scale), labels.clone(), originals.clone());
+            suite.oracle(case());
+            let mut confidences = Array::filled(&[2 + batch], -1.0);
+            for (n, row) in logits.data.chunks_exact(classes).enumerate() {
+                let most = row.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+                let exponentials = row.iter().map(|v| (f64::from(scale) * (v - most)).exp());
+                confidences.data[2 + n] = 1.0 / exponentials.sum::<f64>();
+            }
+            suite.close("naive", case(), vec![("confidences", confidences)]);
         }
-        let case = ranking(&format!("{batch}x{classes}"), logits, labels, originals);
-        suite.close("naive", case, vec![("confidences", confidences)]);
     }
 }
 

@@ -1,8 +1,9 @@
-//! `global_avg_pool`, `linear` and `normalize_rows`.
+//! `global_avg_pool`, `linear`, `normalize_rows` and `scale_columns`.
 
 use glmc_engine::ops::global_avg_pool::global_avg_pool;
 use glmc_engine::ops::linear::linear;
 use glmc_engine::ops::normalize_rows::normalize_rows;
+use glmc_engine::ops::scale_columns::scale_columns;
 
 use crate::common::array::{Array, Random};
 use crate::common::fixtures;
@@ -92,6 +93,51 @@ fn normalized(name: &str, x: Array, dy: Array, dy2: Option<Array>) -> Case {
     }
 }
 
+/// Scales the columns of x; of the same x by the same scales once more where there is a `dy2`.
+fn scaled(name: &str, x: Array, scales: Array, dy: Array, dy2: Option<Array>) -> Case {
+    let mut inputs = vec![("x", x), ("scales", scales), ("dy", dy.clone())];
+    inputs.extend(dy2.clone().map(|dy2| ("dy2", dy2)));
+    let case = Case::new("scale_columns", name, inputs, |rig, i| {
+        let dtype = rig.accumulate();
+        let (x, scales) = (rig.leaf("x", &i["x"], dtype), rig.parameter("scales", &i["scales"], dtype)?);
+        for (y, dy) in [("y", "dy"), ("y2", "dy2")] {
+            let Some(dy) = i.get(dy) else { continue };
+            let out = scale_columns(&mut rig.tape, rig.backend, x, scales)?;
+            rig.output(y, out);
+            rig.seed(out, dy);
+        }
+        Ok(())
+    })
+    .objective("y", dy);
+    match dy2 {
+        Some(dy2) => case.objective("y2", dy2),
+        None => case,
+    }
+}
+
+fn scaled_columns(suite: &mut Suite) {
+    let mut random = Random::new(17);
+    for f in fixtures::of("scale_columns") {
+        let wanted = ["y", "dx", "dscales"].map(|name| (name, f.get(name)));
+        suite.close("pytorch", scaled(&f.name, f.get("x"), f.get("scales"), f.get("dy"), None), wanted.to_vec());
+    }
+    for [rows, columns] in [[1, 1], [5, 3], [8, 32], [70, 33], [9, 100], [256, 10], [3, 1000]] {
+        let [x, dy] = [0; 2].map(|_| random.integers(&[rows, columns], 4));
+        let scales = random.integers(&[columns], 5);
+        let of = |at: usize| at % columns;
+        let by_scale = |a: &Array| (0..a.data.len()).map(|at| scales.data[of(at)] * a.data[at]).collect();
+        let (y, dx) = (Array::new(&x.shape, by_scale(&x)), Array::new(&x.shape, by_scale(&dy)));
+        let mut dscales = Array::zeros(&[columns]);
+        (0..x.data.len()).for_each(|at| dscales.data[of(at)] += x.data[at] * dy.data[at]);
+        let wanted = vec![("y", y), ("dx", dx), ("dscales", dscales)];
+        suite.exact(scaled(&format!("{rows}x{columns}"), x, scales.clone(), dy, None), wanted);
+        let [x, dy, dy2] = [0; 3].map(|_| random.normal(&[rows, columns]));
+        suite.oracle(scaled(&format!("{rows}x{columns}_twice"), x, scales, dy, Some(dy2)));
+    }
+    let [x, dy, dy2] = [0; 3].map(|_| random.normal(&[4, 5]));
+    suite.gradient(scaled("twice", x, random.normal(&[5]), dy, Some(dy2)));
+}
+
 /// y, dx, dweight and dbias by plain loops.
 fn naive(inputs: &[(&'static str, Array)]) -> Vec<(&'static str, Array)> {
     let [(_, x), (_, w), (_, b), (_, dy)] = inputs else { panic!("one layer") };
@@ -114,6 +160,7 @@ fn naive(inputs: &[(&'static str, Array)]) -> Vec<(&'static str, Array)> {
 }
 
 pub fn add(suite: &mut Suite) {
+    scaled_columns(suite);
     let mut random = Random::new(4);
     for f in fixtures::of("global_avg_pool") {
         let wanted = vec![("y", f.get("y")), ("dx", f.get("dx"))];

@@ -65,6 +65,43 @@ fn cosine(name: &str, gamma: f32, u: Array, target: Array) -> Case {
     .objective("rows", weights)
 }
 
+/// As [`cosine`] without a stop of the gradient; of u with itself where there is no target.
+fn flowing_cosine(name: &str, gamma: f32, u: Array, target: Option<Array>) -> Case {
+    let [count, _] = u.two();
+    let step = StepParams { coefficients: [f32::NAN, f32::NAN, gamma], ..StepParams::default() };
+    let weights = Array::filled(&[count], f64::from(gamma) / (count / 2) as f64);
+    let inputs = [("u", u)].into_iter().chain(target.map(|target| ("target", target)));
+    Case::new("negative_cosine", name, inputs, move |rig, i| {
+        let (dtype, step) = (rig.accumulate(), rig.step(&step)?);
+        let u = rig.leaf("u", &i["u"], dtype);
+        let target = i.get("target").map_or(u, |target| rig.leaf("target", target, dtype));
+        let rows = negative_cosine(&mut rig.tape, rig.backend, u, target, step)?;
+        rig.output("rows", rows);
+        Ok(())
+    })
+    .objective("rows", weights)
+}
+
+/// The gradient of the target, and of a value that meets itself.
+fn flowing_cosines(suite: &mut Suite) {
+    for f in fixtures::of("negative_cosine") {
+        let (u, h, gamma) = (f.get("u"), f.get("h"), f.number("gamma") as f32);
+        let both = flowing_cosine(&f.name, gamma, u, Some(h.clone()));
+        suite.close("pytorch_both", both, vec![("du", f.get("du")), ("dtarget", f.get("dh"))]);
+        let own = flowing_cosine(&f.name, gamma, h, None);
+        suite.close("pytorch_own", own, vec![("du", f.get("dh_own"))]);
+    }
+    let mut random = Random::new(18);
+    for [batch, features] in [[1, 3], [3, 8], [64, 128], [5, 33], [2, 257]] {
+        let [u, target] = [0; 2].map(|_| random.normal(&[2 * batch, features]));
+        suite.oracle(flowing_cosine(&format!("{batch}x{features}_both"), 4.0, u.clone(), Some(target)));
+        suite.oracle(flowing_cosine(&format!("{batch}x{features}_own"), 4.0, u, None));
+    }
+    let [u, target] = [0; 2].map(|_| random.normal(&[6, 5]));
+    suite.gradient(flowing_cosine("both", 0.5, u.clone(), Some(target)));
+    suite.gradient(flowing_cosine("own", 0.5, u, None));
+}
+
 fn total(name: &str, batch: usize, rows: Array, cosine: Option<Array>, coefficients: [f32; 3]) -> Case {
     let mut inputs = vec![("rows", rows)];
     inputs.extend(cosine.map(|c| ("cosine", c)));
@@ -88,6 +125,7 @@ fn log(values: [f64; 4]) -> Array {
 }
 
 pub fn add(suite: &mut Suite) {
+    flowing_cosines(suite);
     for f in fixtures::of("soft_label_cross_entropy") {
         let names = ["logits", "label", "logits_cb", "label_weighted"];
         let inputs: Vec<_> = names.map(|name| (name, f.get(name))).to_vec();

@@ -18,6 +18,7 @@ mod load_step;
 mod negative_cosine;
 mod normalize_rows;
 mod operands;
+mod scale_columns;
 mod sgd;
 mod soft_label_cross_entropy;
 mod soft_labels;

@@ -22,6 +22,7 @@ mod negative_cosine;
 mod normalize_rows;
 mod parallel;
 mod real;
+mod scale_columns;
 mod sgd;
 mod soft_label_cross_entropy;
 mod soft_labels;

@@ -11,7 +11,7 @@ use crate::ops::soft_label_cross_entropy::{NAME, SoftLabelCrossEntropy, SoftLabe
 const BLOCK: usize = 16;
 
 /// The largest value and the sum of `exp(v - largest)`, from which softmax follows without overflow.
-pub fn log_sum_exp<T: Real>(logits: &[T]) -> (f64, f64) {
+fn log_sum_exp<T: Real>(logits: &[T]) -> (f64, f64) {
     let largest = logits.iter().map(|v| v.to_f64()).fold(f64::NEG_INFINITY, f64::max);
     (largest, logits.iter().map(|v| (v.to_f64() - largest).exp()).sum())
 }

@@ -10,6 +10,7 @@ use crate::driver::dry_run::DryRun;
 use crate::error::Result;
 use crate::memory::Memory;
 use crate::method::METHODS;
+use crate::nn::{Mode, Model, ModelConfig, ParameterStore, Recorder};
 use crate::ops::augment_mix::{AugmentMixKernels, Mixing, View};
 use crate::ops::ceilings::CeilingKernels;
 use crate::ops::load_step::STEP_WORDS;
@@ -18,11 +19,15 @@ use crate::tensor::{DType, Precision};
 use crate::train::engine::{Data, Engine, model, step_config};
 use crate::train::feed::{Feed, Images};
 use crate::train::step::{Source, TrainStep};
+use crate::verify::self_test::HEADS;
 
 /// The GPU that launches are noted for: an H100's multiprocessors, and the shared memory a block that every supported GPU
 /// has.
 const MULTIPROCESSORS: u32 = 132;
 const SHARED_BYTES: u32 = 99 * 1024;
+
+/// What the heads read that no method trains yet.
+const HIDDEN: usize = 128;
 
 /// Every kernel, with its knobs and launch, that training and evaluating any preset launches on data of its shapes, by
 /// GLMC and by plain cross-entropy, in f32 and bf16. The same on every GPU: no launcher asks what the device is, but for
@@ -61,9 +66,10 @@ fn list(presets: &[Preset], (arch, multiprocessors, shared_bytes): (&str, u32, u
     Ok(variants)
 }
 
-/// Training steps of each size, an evaluation, and what only `verify`, `bench` and tests launch.
+/// Training steps of each size, an evaluation, heads of every shape, and what only `verify`, `bench` and tests launch.
 fn run(backend: &Launched, config: &Config, stand_in: &StandIn) -> Result<()> {
     stand_in.with_data(|data| steps(backend, config, data))?;
+    heads(backend, config, stand_in.counts.len())?;
     let side = stand_in.size;
     let tensor = |shape: &[usize], dtype: DType, what: &str| backend.tensor(shape, dtype, what);
     let scalars = tensor(&[STEP_WORDS], DType::I32, "step")?;
@@ -77,6 +83,26 @@ fn run(backend: &Launched, config: &Config, stand_in: &StandIn) -> Result<()> {
     let [from, to] = [0, 1].map(|_| tensor(&[1 << 20], DType::U8, "copy"));
     backend.ceilings_copy(from?, to?)?;
     backend.checksum(scalars).map(|_| ())
+}
+
+/// Heads of every shape, forward and backward, on the vectors of a step with two views and of one with one.
+fn heads(backend: &Launched, config: &Config, classes: usize) -> Result<()> {
+    let (name, hidden) = (config.model.clone(), Some(HIDDEN));
+    let model = ModelConfig { name, width: config.width, classes, heads: HEADS, hidden };
+    let model = Model::new(&model, backend.stem_channels())?;
+    let store = ParameterStore::new(backend, model.specs().clone())?;
+    for views in [1, 2] {
+        let mut r = Recorder::new(backend, &store, Mode::Train { views });
+        let [x, dx] = [0; 2].map(|_| backend.tensor(&[views * config.batch, HIDDEN], DType::F32, "vectors"));
+        let x = r.tape.parameter(x?, dx?);
+        for head in HEADS {
+            model.record_head(&mut r, head.name, x)?;
+        }
+        let program = r.tape.plan(backend, true)?;
+        program.forward(backend)?;
+        program.backward(backend)?;
+    }
+    Ok(())
 }
 
 /// A run's engine, and the step of a last batch of any size: other copies of the data leave other remainders.

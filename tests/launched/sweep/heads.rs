@@ -6,6 +6,7 @@ use glmc_engine::ops::global_avg_pool::GlobalAvgPoolKernels;
 use glmc_engine::ops::linear::{self, LinearKernels};
 use glmc_engine::ops::negative_cosine::{NegativeCosine, NegativeCosineKernels};
 use glmc_engine::ops::normalize_rows::NormalizeRowsKernels;
+use glmc_engine::ops::scale_columns::{self, ScaleColumnsKernels};
 use glmc_engine::ops::sgd::{Sgd, SgdConfig, SgdKernels};
 use glmc_engine::ops::soft_label_cross_entropy::{Head, SoftLabelCrossEntropy, SoftLabelCrossEntropyKernels};
 use glmc_engine::ops::total_loss::{TotalLoss, TotalLossKernels};
@@ -94,6 +95,42 @@ fn normalize_rows() {
 }
 
 #[test]
+fn scale_columns() {
+    let mut random = Random::new(10);
+    for [rows, columns] in [[1, 1], [3, 31], [8, 32], [9, 33], [128, 10], [70, 129], [2, 2049]] {
+        let data = [0; 3].map(|_| random.values(rows * columns));
+        let vectors = [0; 2].map(|_| random.values(columns));
+        let add = [random.flag(), random.flag()];
+        fn run<B: Memory + ScaleColumnsKernels>(
+            b: &B,
+            shape: [usize; 2],
+            data: &[Vec<f64>; 3],
+            vectors: &[Vec<f64>; 2],
+            [add_x, add_scales]: [bool; 2],
+        ) -> Results {
+            let [x, dy, dx] = [0, 1, 2].map(|i| b.float(&data[i], &shape));
+            let [scales, dscales] = [0, 1].map(|i| b.float(&vectors[i], &shape[1..]));
+            let y = b.float(&vec![7.0; data[0].len()], &shape);
+            b.scale_columns_forward(x, scales, y).unwrap();
+            let dx = Grad { tensor: dx, accumulate: add_x };
+            let dscales = Grad { tensor: dscales, accumulate: add_scales };
+            let all = scale_columns::Backward { x, scales, dy, dx: Some(dx), dscales: Some(dscales) };
+            b.scale_columns_backward(&all).unwrap();
+            let mut results = vec![("y", b.get(y)), ("dx", b.get(dx.tensor)), ("dscales", b.get(dscales.tensor))];
+            // One without the other.
+            let again = [("dx", Some(dx), None), ("dscales", None, Some(dscales))];
+            for (name, dx, dscales) in again {
+                b.scale_columns_backward(&scale_columns::Backward { dx, dscales, ..all }).unwrap();
+                // Found by name: one of the two is given.
+                results.push((name, b.get(dx.or(dscales).unwrap().tensor)));
+            }
+            results
+        }
+        sweep!("scale_columns", &format!("{rows}x{columns}"), |b| run(b, [rows, columns], &data, &vectors, add));
+    }
+}
+
+#[test]
 fn losses() {
     let mut random = Random::new(5);
     // Two features at least: the cosine of one has no gradient, and what each side rounds cannot be compared.
@@ -134,15 +171,18 @@ fn losses() {
                 let (u, target) = (b.float(u, &[count, features]), b.float(target, &[count, features]));
                 let cosine = b.float(&vec![0.0; count], &[count]);
                 let du = b.float(&before[..count * features], &[count, features]);
-                b.negative_cosine(&NegativeCosine {
-                    u,
-                    target,
-                    scalars,
-                    rows: cosine,
-                    du: Some(Grad { tensor: du, accumulate }),
-                })
-                .unwrap();
+                let grad = |tensor: Tensor, accumulate| Some(Grad { tensor, accumulate });
+                let one = NegativeCosine { u, target, scalars, rows: cosine, du: grad(du, accumulate), dtarget: None };
+                b.negative_cosine(&one).unwrap();
                 results.extend([("cosine", b.get(cosine)), ("du", b.get(du))]);
+                // With the target's gradient, and of u with itself.
+                let dtarget = b.float(&before[..count * features], &[count, features]);
+                let both = NegativeCosine { dtarget: grad(dtarget, accumulate), ..one };
+                b.negative_cosine(&both).unwrap();
+                results.extend([("du", b.get(du)), ("dtarget", b.get(dtarget))]);
+                let own = NegativeCosine { target: u, du: grad(du, accumulate), dtarget: grad(du, true), ..one };
+                b.negative_cosine(&own).unwrap();
+                results.push(("du", b.get(du)));
 
                 let log = b.float(&[7.0; 16], &[4, 4]);
                 let cosine = (heads.len() == 2).then_some(cosine);

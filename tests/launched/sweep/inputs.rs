@@ -39,7 +39,7 @@ fn steps_labels_and_ranks() {
             let ranks = b.int(&vec![0; images + 2], &[images + 2]);
             let confidences = b.put(&vec![0.0; images + 2], &[images + 2], DType::F32);
             let logits = b.float(logits, &[batch, classes]);
-            b.classify(&Classify { logits, labels, originals, scalars, ranks, confidences }).unwrap();
+            b.classify(&Classify { logits, scale: 0.5, labels, originals, scalars, ranks, confidences }).unwrap();
             results.extend([("ranks", b.get(ranks)), ("confidences", b.get(confidences))]);
             results
         }
