@@ -8,7 +8,7 @@ mod common;
 
 use common::{floats, indices, place, scratch, step};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use glmc_engine::ops::augment_mix::{AugmentMix, Augmentation, Mixing};
+use glmc_engine::ops::augment_mix::{AugmentMix, Augmentation, Mixing, View};
 use glmc_engine::ops::batch_norm_apply::{Backward, Forward, Geometry, Shortcut};
 use glmc_engine::ops::batch_norm_statistics::{self, BatchNormStatistics};
 use glmc_engine::ops::linear;
@@ -143,6 +143,11 @@ fn ends(c: &mut Criterion) {
     let augmentation = Augmentation { mean: [0.5; 3], std: [0.25; 3], padding: 4, flip: true };
     group.bench_function("augment_mix", |b| {
         b.iter(|| native.augment_mix(Mixing::GLMC, &augmentation, &tensors).expect("shapes fit"));
+    });
+    // Plain cross-entropy's.
+    let single = AugmentMix { out: floats(native, &[BATCH, 32, 32, native.stem_channels()]), ..tensors };
+    group.bench_function("augment_mix plain", |b| {
+        b.iter(|| native.augment_mix(Mixing::One(View::Plain), &augmentation, &single).expect("shapes fit"));
     });
     let [master, grad, momentum] = [(); 3].map(|()| floats(native, &[PARAMETERS]));
     let tensors = Sgd { master, compute: None, grad, momentum, scalars: step(native) };

@@ -9,7 +9,7 @@ use super::{Ceilings, Workload};
 use crate::error::{Error, Result};
 use crate::memory::write_floats;
 use crate::ops::Backend;
-use crate::ops::augment_mix::{AugmentMix, Augmentation, Mixing};
+use crate::ops::augment_mix::{AugmentMix, Augmentation, Mixing, View};
 use crate::ops::batch_norm_apply::{self, Shortcut};
 use crate::ops::batch_norm_statistics::{self, BatchNormStatistics};
 use crate::ops::classify::Classify;
@@ -17,6 +17,7 @@ use crate::ops::conv2d;
 use crate::ops::linear;
 use crate::ops::load_step::{LoadStep, STEP_WORDS, StepParams};
 use crate::ops::negative_cosine::NegativeCosine;
+use crate::ops::scale_columns;
 use crate::ops::sgd::{Sgd, SgdConfig};
 use crate::ops::soft_label_cross_entropy::{Head, SoftLabelCrossEntropy};
 use crate::ops::soft_labels::SoftLabels;
@@ -32,7 +33,7 @@ const TIMES: usize = 5;
 /// Share of the time that measuring the ceilings takes.
 const CEILINGS: f64 = 0.2;
 /// Rows of the whole table, about: what is left of the time is divided among as many.
-const ROWS: f64 = 50.0;
+const ROWS: f64 = 60.0;
 
 /// The times of kernels, with what they are held against.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -375,6 +376,13 @@ impl Bench<'_> {
         self.run("soft_label_cross_entropy", |b| {
             b.soft_label_cross_entropy(&SoftLabelCrossEntropy { heads: &[head], scalars, rows: losses })
         })?;
+        let [scales, dscales] = self.floats(&[CLASSES])?;
+        self.of(0.0, &[logits, dlogits]);
+        self.run("scale_columns forward", |b| b.scale_columns_forward(logits, scales, dlogits))?;
+        let dx = Some(Grad::write(dlogits));
+        let tensors =
+            scale_columns::Backward { x: logits, scales, dy: logits, dx, dscales: Some(Grad::write(dscales)) };
+        self.run("scale_columns backward", |b| b.scale_columns_backward(&tensors))?;
         let log = self.float(&[1, LOSS_COLUMNS])?;
         let total = TotalLoss { cross_entropy: losses, cosine: Some(cosines), scalars, log, batch };
         self.of(0.0, &[losses, cosines]);
@@ -401,6 +409,15 @@ impl Bench<'_> {
         let augmentation = Augmentation { mean: [0.5; 3], std: [0.25; 3], padding: extent / 8, flip: true };
         self.of(0.0, &[pixels.rows(0, 2 * batch), out]);
         self.run("augment_mix", |b| b.augment_mix(Mixing::GLMC, &augmentation, &tensors))?;
+        let out = self.compute(&[batch, extent, extent, self.backend.stem_channels()])?;
+        for view in [View::Plain, View::Mixup, View::Cutmix] {
+            let images = 1 + usize::from(view != View::Plain);
+            self.of(0.0, &[pixels.rows(0, images * batch), out]);
+            let one = AugmentMix { out, ..tensors };
+            let name = format!("augment_mix {view} alone");
+            self.run(&name, |b| b.augment_mix(Mixing::One(view), &augmentation, &one))?;
+        }
+        let out = tensors.out;
         let views = self.float(&[4 * batch, extent, extent, 3])?;
         self.of(0.0, &[views, out]);
         self.run("mix_views", |b| b.mix_views(Mixing::GLMC, views, scalars, out))?;
