@@ -38,7 +38,14 @@ fn batch_norm(c: &mut Criterion) {
             let sums = floats(native, &[views, parts, 2, channels]);
             let statistics = floats(native, &[views, rows, channels]);
             let scratch = scratch(native, native.batch_norm_backward_scratch(&g));
-            let first = BatchNormStatistics { x, sums, weight, running_mean, running_var, statistics };
+            let first = BatchNormStatistics {
+                x,
+                sums,
+                weight,
+                running_mean: Some(running_mean),
+                running_var: Some(running_var),
+                statistics,
+            };
             let forward = Forward { x, statistics, weight, bias, shortcut: source.map(|[s, _]| s), z };
             let backward = Backward {
                 x,
@@ -131,7 +138,7 @@ fn ends(c: &mut Criterion) {
     });
     let [master, grad, momentum] = [(); 3].map(|()| floats(native, &[PARAMETERS]));
     let tensors = Sgd { master, compute: None, grad, momentum, scalars: step(native) };
-    let config = SgdConfig { momentum: 0.9, weight_decay: 5e-3 };
+    let config = SgdConfig::plain(0.9, 5e-3);
     group.throughput(Throughput::Bytes(5 * 4 * PARAMETERS as u64));
     group.bench_function("sgd", |b| b.iter(|| native.sgd(&config, &tensors).expect("shapes fit")));
 }

@@ -304,7 +304,14 @@ impl Bench<'_> {
             let scratch = Some(self.scratch(self.backend.batch_norm_backward_scratch(&g))?);
             let name = format!("batch_norm {}x{extent}x{extent}x{width}{name}", g.batch);
             let shortcut = source.map(|[source, _]| source);
-            let first = BatchNormStatistics { x, sums, weight, running_mean, running_var, statistics };
+            let first = BatchNormStatistics {
+                x,
+                sums,
+                weight,
+                running_mean: Some(running_mean),
+                running_var: Some(running_var),
+                statistics,
+            };
             let forward = batch_norm_apply::Forward { x, statistics, weight, bias, shortcut, z };
             let others: Vec<Tensor> = shortcut.into_iter().collect();
             self.of(0.0, &[&[x, z], others.as_slice()].concat());
@@ -410,7 +417,7 @@ impl Bench<'_> {
         let [master, grad, momentum] = self.floats(&[parameters])?;
         let compute = (self.backend.precision() == Precision::Bf16).then(|| self.compute(&[parameters])).transpose()?;
         let tensors = Sgd { master, compute, grad, momentum, scalars };
-        let config = SgdConfig { momentum: 0.9, weight_decay: 5e-3 };
+        let config = SgdConfig::plain(0.9, 5e-3);
         let others: Vec<Tensor> = compute.into_iter().collect();
         self.of(0.0, &[&[master, master, momentum, momentum, grad], others.as_slice()].concat());
         self.run("sgd", |b| b.sgd(&config, &tensors))?;

@@ -114,7 +114,7 @@ impl<'a> Setup<'a> {
             ..Settings::default()
         })?;
         let engine = Engine::new(backend, &config, &samples.data())?;
-        engine.parameters.initialise(backend, config.seed)?;
+        engine.initialise(backend, config.seed)?;
         let plan = engine.draw(0)?;
         Ok(Setup { backend, engine, plan })
     }

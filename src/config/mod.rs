@@ -1,9 +1,11 @@
 //! What a run is: flags over a configuration file over a preset, resolved into one validated [`Config`].
 
+mod optimizer;
 mod placement;
 mod presets;
 mod select;
 
+pub use optimizer::{Every, Norm, OptimizerConfig, Passes, Projection, Sam};
 pub use placement::{Placement, PlacementSettings};
 pub use presets::{DataSet, Preset, preset, presets};
 pub use select::Select;
@@ -16,7 +18,7 @@ use crate::error::{Error, Result};
 use crate::files::read_text;
 use crate::method::schedule::{Decay, LearningRate, SetAt, WarmUp};
 use crate::method::{METHODS, Method};
-use crate::nn::{HeadKind, encoder};
+use crate::nn::{Group, HeadKind, encoder};
 
 /// The groups of flags in `--help`.
 const DATA: &str = "Data";
@@ -84,6 +86,13 @@ settings! {
         /// Momentum of SGD [default: 0.9]
         #[arg(long, help_heading = SCHEDULE)]
         pub momentum: Option<f64>,
+        /// Nesterov's momentum: steps look ahead along it [default: false]
+        #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL", help_heading = SCHEDULE)]
+        pub nesterov: Option<bool>,
+        /// Sharpness-aware minimisation: a second gradient where the weights have climbed by RHO along the first; twice the
+        /// work [default: none]
+        #[arg(long, value_name = "RHO", help_heading = SCHEDULE)]
+        pub sam: Option<Sam>,
         /// Factor of the similarity loss [default: 1.0]
         #[arg(long, help_heading = METHOD, alias = "contrast_weight")]
         pub gamma: Option<f64>,
@@ -114,6 +123,11 @@ settings! {
         /// Random seed [default: 0]
         #[arg(long, help_heading = SCHEDULE)]
         pub seed: Option<u64>,
+        // Only in files: what they say does not fit into a flag.
+        #[arg(skip)]
+        pub groups: Option<Vec<Group>>,
+        #[arg(skip)]
+        pub project: Option<Projection>,
     }
 }
 
@@ -139,10 +153,12 @@ impl Settings {
     }
 }
 
-/// Serde cannot flatten and refuse unknown keys at once, so they are refused here: every key must be a flag's name.
+/// Serde cannot flatten and refuse unknown keys at once, so they are refused here: every key must be a flag's name, or a
+/// table's that is no flag.
 fn refuse_unknown(path: &Path, text: &str, table: &toml::Table) -> Result<()> {
     let flags = <Settings as clap::Args>::augment_args(clap::Command::new("settings"));
-    let known: Vec<&str> = flags.get_arguments().map(|flag| flag.get_id().as_str()).collect();
+    let tables = ["groups", "project"];
+    let known: Vec<&str> = flags.get_arguments().map(|flag| flag.get_id().as_str()).chain(tables).collect();
     match table.keys().find(|key| !known.contains(&key.as_str())) {
         Some(key) => {
             let line = 1 + text.lines().position(|line| line.trim_start().starts_with(key.as_str())).unwrap_or(0);
@@ -171,6 +187,10 @@ pub struct Config {
     pub warmup_epochs: usize,
     pub weight_decay: f64,
     pub momentum: f64,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub nesterov: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sam: Option<Sam>,
     pub gamma: f64,
     pub k: f64,
     pub resample: f64,
@@ -184,6 +204,10 @@ pub struct Config {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub select: Option<Select>,
     pub seed: u64,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub groups: Vec<Group>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub project: Option<Projection>,
 }
 
 impl Config {
@@ -205,6 +229,8 @@ impl Config {
             warmup_epochs: settings.warmup_epochs.unwrap_or(0),
             weight_decay: settings.weight_decay.unwrap_or(5e-3),
             momentum: settings.momentum.unwrap_or(0.9),
+            nesterov: settings.nesterov.unwrap_or(false),
+            sam: settings.sam,
             gamma: settings.gamma.unwrap_or(1.0),
             k: settings.k.unwrap_or(1.2),
             resample: settings.resample.unwrap_or(0.0),
@@ -215,6 +241,8 @@ impl Config {
             head: settings.head,
             select: settings.select,
             seed: settings.seed.unwrap_or(0),
+            groups: settings.groups.unwrap_or_default(),
+            project: settings.project,
         };
         config.check()?;
         Ok(config)
@@ -258,7 +286,19 @@ impl Config {
                 return Err(Error::Config(format!("{name} must lie in {low}..={high}, not {value}")));
             }
         }
-        Ok(())
+        self.optimizer().check()
+    }
+
+    /// What the optimiser does besides the learning rate.
+    pub fn optimizer(&self) -> OptimizerConfig {
+        OptimizerConfig {
+            momentum: self.momentum,
+            weight_decay: self.weight_decay,
+            nesterov: self.nesterov,
+            groups: self.groups.clone(),
+            project: self.project.clone(),
+            sam: self.sam,
+        }
     }
 
     /// The learning rate's schedule.

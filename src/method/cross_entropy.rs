@@ -51,7 +51,7 @@ impl Method for CrossEntropy {
         let features = model.record_features(r, images)?;
         let logits = model.record_head(r, "fc", features)?;
         let rows = soft_label_cross_entropy(&mut r.tape, r.backend, &[(logits, label)], vars.scalars)?;
-        total_loss(&mut r.tape, r.backend, rows, None, vars.scalars, log, batch)?;
+        total_loss(&mut r.tape, r.backend, rows, None, vars.logged, log, batch)?;
         Ok(vec![("label", label), ("logits", logits)])
     }
 }

@@ -82,7 +82,7 @@ impl Method for Glmc {
         let rows = soft_label_cross_entropy(&mut r.tape, r.backend, &heads, vars.scalars)?;
         let target = r.tape.stop_gradient(h);
         let cosine = negative_cosine(&mut r.tape, r.backend, u, target, vars.scalars)?;
-        total_loss(&mut r.tape, r.backend, rows, Some(cosine), vars.scalars, log, batch)?;
+        total_loss(&mut r.tape, r.backend, rows, Some(cosine), vars.logged, log, batch)?;
         let outputs = [("logits", logits), ("logits_cb", logits_cb), ("h", h), ("u", u)];
         Ok([&[("label", label), ("label_weighted", label_weighted)], &outputs[..]].concat())
     }

@@ -1,7 +1,8 @@
 //! Layers: a layer declares its parameters when it is built and records its ops when it is asked to.
 
+use super::groups::{BatchNorm, Rules};
 use super::parameters::{Kind, ParameterId, ParameterStore, Specs};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::ops::Backend;
 use crate::ops::batch_norm_apply::{Parameters, batch_norm_apply};
 use crate::ops::batch_norm_statistics::batch_norm_statistics;
@@ -26,14 +27,36 @@ pub struct Recorder<'a> {
     /// Training or inference.
     pub mode: Mode,
     parameters: Vec<Var>,
+    /// Per parameter, what a batch normalisation uses whose scale it is.
+    norms: Vec<BatchNorm>,
 }
 
 impl<'a> Recorder<'a> {
     /// A fresh tape with a store's parameters on it.
     pub fn new(backend: &'a dyn Backend, store: &ParameterStore, mode: Mode) -> Recorder<'a> {
         let mut tape = Tape::new();
-        let parameters = store.bind(&mut tape);
-        Recorder { tape, backend, mode, parameters }
+        let parameters = store.bind(&mut tape, None);
+        let norms = vec![BatchNorm::Train; parameters.len()];
+        Recorder { tape, backend, mode, parameters, norms }
+    }
+
+    /// As [`Recorder::new`], where parameters are trained by `rules`: those that are frozen get no gradient. Without
+    /// `updates` all running statistics stay as they are.
+    pub fn with_rules(
+        backend: &'a dyn Backend,
+        store: &ParameterStore,
+        mode: Mode,
+        rules: &Rules,
+        updates: bool,
+    ) -> Recorder<'a> {
+        let mut tape = Tape::new();
+        let parameters = store.bind(&mut tape, Some(rules));
+        let norm = |index| match rules.get(index).batch_norm {
+            BatchNorm::Train if !updates => BatchNorm::BatchStatistics,
+            norm => norm,
+        };
+        let norms = (0..parameters.len()).map(norm).collect();
+        Recorder { tape, backend, mode, parameters, norms }
     }
 
     /// A parameter's value on the tape.
@@ -47,6 +70,8 @@ impl<'a> Recorder<'a> {
 pub struct ConvBn {
     weight: ParameterId,
     norm: [ParameterId; 4],
+    /// The normalisation's name, for messages.
+    name: String,
     stride: usize,
     padding: usize,
 }
@@ -77,22 +102,34 @@ impl ConvBn {
             norm("running_mean", Kind::RunningMean),
             norm("running_var", Kind::RunningVar),
         ];
-        ConvBn { weight, norm, stride: c.stride, padding: c.kernel / 2 }
+        ConvBn { weight, norm, name: bn.into(), stride: c.stride, padding: c.kernel / 2 }
     }
 
     /// Records `relu(bn(conv(x)) + shortcut)`.
     pub fn record(&self, r: &mut Recorder<'_>, x: Var, shortcut: Option<Var>, relu: bool) -> Result<Var> {
         let [weight, bias, running_mean, running_var] = self.norm.map(|id| r.parameter(id));
         let parameters = Parameters { weight, bias, running_mean, running_var };
+        let norm = r.norms[self.norm[0].index()];
+        let kernel = r.parameter(self.weight);
         let (views, sums) = match r.mode {
-            Mode::Train { views } => (views, true),
+            Mode::Train { views } if norm != BatchNorm::Running => (views, true),
+            Mode::Train { .. } => {
+                let trained = [Some(x), Some(kernel), Some(weight), Some(bias), shortcut];
+                if trained.into_iter().flatten().any(|var| r.tape.requires_grad(var)) {
+                    return Err(Error::Config(format!(
+                        "batch_norm = \"running\" for {}: it and all before it must be frozen; take \"batch\" or \"train\"",
+                        self.name
+                    )));
+                }
+                (1, false)
+            }
             Mode::Inference => (1, false),
         };
-        let kernel = r.parameter(self.weight);
+        let updates = norm == BatchNorm::Train;
         let config = conv2d::Config { stride: self.stride, padding: self.padding, views, sums };
         let (y, sums) = conv2d(&mut r.tape, r.backend, x, kernel, config)?;
         let statistics =
-            sums.map(|sums| batch_norm_statistics(&mut r.tape, r.backend, y, sums, parameters)).transpose()?;
+            sums.map(|sums| batch_norm_statistics(&mut r.tape, r.backend, y, sums, parameters, updates)).transpose()?;
         batch_norm_apply(&mut r.tape, r.backend, y, parameters, statistics, shortcut, relu)
     }
 }

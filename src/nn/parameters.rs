@@ -2,6 +2,7 @@
 
 use rand_distr::{Distribution, StandardNormal};
 
+use super::groups::{Rule, Rules};
 use crate::error::Result;
 use crate::memory::{read_floats, write_floats};
 use crate::ops::Backend;
@@ -183,27 +184,52 @@ impl ParameterStore {
         &self.specs
     }
 
-    /// Puts every parameter on a tape, in the order of declaration.
-    pub fn bind(&self, tape: &mut Tape) -> Vec<Var> {
-        let view = |flat: Tensor, at: usize, shape: &[usize]| Tensor {
-            offset: flat.offset + at * flat.dtype.bytes(),
-            shape: Shape::new(shape),
-            ..flat
-        };
+    /// The parameters that are trained, as few pieces as have one rule each: their first element and their number in the
+    /// learned arrays, and the rule.
+    pub fn runs(&self, rules: &Rules) -> Vec<(usize, usize, Rule)> {
+        let mut runs: Vec<(usize, usize, Rule)> = Vec::new();
+        for (index, (spec, &at)) in self.specs.iter().zip(&self.offsets).enumerate() {
+            let rule = rules.get(index);
+            if !spec.kind.is_learned() || rule.frozen {
+                continue;
+            }
+            let elements = spec.stored_elements().next_multiple_of(ALIGNMENT);
+            // What a batch normalisation uses is no matter of the optimiser's.
+            let same = |other: &Rule| (other.lr_factor, other.weight_decay) == (rule.lr_factor, rule.weight_decay);
+            match runs.last_mut() {
+                Some((start, count, last)) if *start + *count == at && same(last) => *count += elements,
+                _ => runs.push((at, elements, rule)),
+            }
+        }
+        runs
+    }
+
+    /// Parameter `index` as stored, its master weights and the copy that products read.
+    pub fn weights(&self, index: usize) -> (Tensor, Option<Tensor>) {
+        let (at, shape) = (self.offsets[index], self.specs.0[index].stored_shape());
+        (part(self.master, at, &shape), self.compute.map(|compute| part(compute, at, &shape)))
+    }
+
+    /// Puts every parameter on a tape, in the order of declaration; those whose gradient `rules` do not want, without one.
+    pub fn bind(&self, tape: &mut Tape, rules: Option<&Rules>) -> Vec<Var> {
         self.specs
             .iter()
             .zip(&self.offsets)
-            .map(|(spec, &at)| {
+            .enumerate()
+            .map(|(index, (spec, &at))| {
                 let shape = spec.stored_shape();
                 if !spec.kind.is_learned() {
-                    return tape.external(view(self.statistics, at, &shape));
+                    return tape.external(part(self.statistics, at, &shape));
                 }
                 // Convolutions read the compute type; heads and normalisations run in the accumulation type.
                 let weights = match (spec.kind, self.compute) {
                     (Kind::ConvWeight, Some(compute)) => compute,
                     _ => self.master,
                 };
-                tape.parameter(view(weights, at, &shape), view(self.grad, at, &shape))
+                match rules {
+                    Some(rules) if !rules.is_differentiated(index) => tape.external(part(weights, at, &shape)),
+                    _ => tape.parameter(part(weights, at, &shape), part(self.grad, at, &shape)),
+                }
             })
             .collect()
     }
@@ -265,6 +291,11 @@ impl ParameterStore {
             }
         }
     }
+}
+
+/// A piece of a flat array, from element `at` on.
+pub fn part(flat: Tensor, at: usize, shape: &[usize]) -> Tensor {
+    Tensor { offset: flat.offset + at * flat.dtype.bytes(), shape: Shape::new(shape), ..flat }
 }
 
 /// Offsets of all parameters and the sizes of the two flat arrays, in elements.

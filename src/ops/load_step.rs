@@ -64,6 +64,9 @@ pub trait LoadStepKernels {
 pub struct StepVars {
     /// (16): a [`StepParams`].
     pub scalars: Var,
+    /// (16): the same, with the coefficients of the total that is logged. Other ones than `scalars` only where SAM climbs along
+    /// some of the losses.
+    pub logged: Var,
     /// (batch): indices of the originals in the data set.
     pub originals: Var,
     /// (batch): indices of their partners.
@@ -85,8 +88,10 @@ struct Record {
 pub fn load_step(tape: &mut Tape, table: Var, cursor: Var, batch: usize) -> Result<StepVars> {
     let rows = tape.shape(table).dims()[0];
     expect(NAME, "the table", tape.shape(table), &[rows, STEP_WORDS + 2 * batch])?;
+    let scalars = tape.value(&[STEP_WORDS], DType::I32);
     let out = StepVars {
-        scalars: tape.value(&[STEP_WORDS], DType::I32),
+        scalars,
+        logged: scalars,
         originals: tape.value(&[batch], DType::I32),
         partners: tape.value(&[batch], DType::I32),
     };
@@ -119,7 +124,7 @@ impl Op for Record {
     }
 
     fn forward(&self, run: &Run<'_>) -> Result<()> {
-        let StepVars { scalars, originals, partners } = self.out;
+        let StepVars { scalars, originals, partners, .. } = self.out;
         run.backend.load_step(&LoadStep {
             table: run.value(self.table),
             cursor: run.value(self.cursor),

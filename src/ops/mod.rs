@@ -14,6 +14,8 @@ pub mod global_avg_pool;
 pub mod linear;
 pub mod load_step;
 pub mod negative_cosine;
+pub mod project_rows;
+pub mod sam;
 pub mod sgd;
 pub mod soft_label_cross_entropy;
 pub mod soft_labels;
@@ -36,6 +38,8 @@ pub trait Backend:
     + linear::LinearKernels
     + load_step::LoadStepKernels
     + negative_cosine::NegativeCosineKernels
+    + project_rows::ProjectRowsKernels
+    + sam::SamKernels
     + sgd::SgdKernels
     + soft_label_cross_entropy::SoftLabelCrossEntropyKernels
     + soft_labels::SoftLabelsKernels

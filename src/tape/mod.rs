@@ -245,6 +245,11 @@ impl Tape {
         self.values[var.index()].shape
     }
 
+    /// Whether a value gets a gradient.
+    pub fn requires_grad(&self, var: Var) -> bool {
+        self.values[var.index()].requires_grad
+    }
+
     /// A value's element type.
     pub fn dtype(&self, var: Var) -> DType {
         self.values[var.index()].dtype

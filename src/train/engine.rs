@@ -11,7 +11,6 @@ use crate::method::{EpochPlan, PartnerSampler, PlanConfig, class_weights};
 use crate::nn::{HeadKind, Model, ModelConfig, ParameterStore};
 use crate::ops::Backend;
 use crate::ops::augment_mix::Augmentation;
-use crate::ops::sgd::SgdConfig;
 
 /// Images of one evaluation batch.
 pub const EVALUATION_BATCH: usize = 256;
@@ -165,6 +164,15 @@ impl<'a> Engine<'a> {
         Ok(Engine { parameters, feed: train, step, plan, sampler, test, val })
     }
 
+    /// Starts a run: draws the parameters, and measures what the optimiser wants to know of them.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn initialise(&self, backend: &dyn Backend, seed: u64) -> Result<()> {
+        self.parameters.initialise(backend, seed)?;
+        self.step.optimizer.begin(backend)
+    }
+
     /// Draws the steps of 0-based epoch `epoch`.
     ///
     /// # Errors
@@ -231,7 +239,7 @@ pub fn step_config(config: &Config, counts: &[usize], augmentation: Augmentation
         method: config.method,
         batch: config.batch,
         augmentation,
-        sgd: SgdConfig { momentum: config.momentum as f32, weight_decay: config.weight_decay as f32 },
+        optimizer: config.optimizer(),
         class_weights: class_weights(counts, config.k),
     }
 }

@@ -7,6 +7,7 @@ pub mod feed;
 pub mod losses;
 pub mod manifest;
 pub mod metrics;
+pub mod optimizer;
 pub mod parent;
 pub mod report;
 pub mod run_folder;

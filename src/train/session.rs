@@ -55,7 +55,7 @@ struct Session<'a> {
 pub fn start(config: &Config, folder: impl FnOnce() -> Result<RunFolder>, backend: &dyn Backend) -> Result<()> {
     let store = Store::open(&config.placement.data)?;
     let session = Session::new(config, folder, backend, &store)?;
-    session.engine.parameters.initialise(backend, config.seed)?;
+    session.engine.initialise(backend, config.seed)?;
     session.folder.add_process(Process::this(backend)?)?;
     session.train()
 }
@@ -69,7 +69,7 @@ pub fn resume(config: &Config, folder: RunFolder, restart: bool, backend: &dyn B
     let store = Store::open(&config.placement.data)?;
     let mut session = Session::new(config, || Ok(folder), backend, &store)?;
     if restart {
-        session.engine.parameters.initialise(backend, config.seed)?;
+        session.engine.initialise(backend, config.seed)?;
         session.folder.restart()?;
     } else {
         session.restore()?;
@@ -144,7 +144,7 @@ impl<'a> Session<'a> {
         if !last.exists() {
             self.folder.check_not_lost(self.config.placement.checkpoint_every)?;
             self.folder.rewind_metrics(0, &digest(&[]), false)?;
-            return self.engine.parameters.initialise(self.backend, self.config.seed);
+            return self.engine.initialise(self.backend, self.config.seed);
         }
         let checkpoint = Checkpoint::read(&last)?;
         let manifest = &checkpoint.manifest;
@@ -156,7 +156,7 @@ impl<'a> Session<'a> {
             let best = Checkpoint::read(&self.folder.best())?;
             self.check_belongs(&self.folder.best(), &best.manifest)?;
         }
-        checkpoint.load(self.backend, &self.engine.parameters, true)?;
+        self.load(&checkpoint)?;
         self.losses_so_far = checkpoint.losses()?;
         self.history = self.folder.rewind_metrics(epoch, &self.progress.metrics, manifest.is_old())?;
         self.saved = Some((epoch, step));
@@ -171,13 +171,19 @@ impl<'a> Session<'a> {
             let progress = &checkpoint.manifest.progress;
             self.check_fits(&file, progress)?;
             self.progress = Progress { metrics: digest(&self.history[..progress.epoch]), ..progress.clone() };
-            checkpoint.load(self.backend, &self.engine.parameters, true)?;
+            self.load(checkpoint)?;
             self.losses_so_far = checkpoint.losses()?;
             self.state("the parent's last epoch")?.save(&file, self.manifest(), &self.losses_so_far)?;
         }
         self.saved = Some((self.progress.epoch, self.progress.step));
         self.folder.write_metrics(&self.history)?;
         self.folder.write_config(self.config)
+    }
+
+    /// Takes over a checkpoint's model and its optimiser's state.
+    fn load(&self, checkpoint: &Checkpoint) -> Result<()> {
+        checkpoint.load(self.backend, &self.engine.parameters, true)?;
+        self.engine.step.optimizer.set_limits(self.backend, &|name| checkpoint.limit(name))
     }
 
     /// Whether a checkpoint is of this run.
@@ -248,6 +254,7 @@ impl<'a> Session<'a> {
                 return self.interrupt(epoch, step + 1, first);
             }
         }
+        self.engine.step.optimizer.end_epoch(self.backend)?;
         let log = self.losses_now(epoch, plan.steps())?;
         let seconds = start.elapsed().as_secs_f64();
         let trained: usize = (first..plan.steps()).map(samples).sum();
@@ -301,7 +308,8 @@ impl<'a> Session<'a> {
 
     /// The model as it is now, whose numbers must all be finite.
     fn state(&self, when: &str) -> Result<State> {
-        let state = State::take(self.backend, &self.engine.parameters)?;
+        let limits = self.engine.step.optimizer.limits(self.backend)?;
+        let state = State::take(self.backend, &self.engine.parameters, &limits)?;
         state.map_err(|tensor| self.diverged(&format!("{tensor} is no longer finite after {when}")))
     }
 

@@ -12,7 +12,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use crate::config::{Config, PlacementSettings, Settings};
+use crate::config::{Config, PlacementSettings, Sam, Settings};
 use crate::error::{Error, Result};
 use crate::memory::{read_floats, write_floats};
 use crate::method::Method;
@@ -150,6 +150,8 @@ impl Step {
             k: Some(f.k),
             momentum: Some(f.momentum),
             weight_decay: Some(f.weight_decay),
+            nesterov: Some(f.nesterov),
+            sam: f.sam.map(|rho| Sam { ascent: [1.0, 1.0, 0.0], ..Sam::new(rho) }),
             ..Settings::default()
         });
         let config = config.map_err(|e| Error::file(f.path(), e.to_string()))?;

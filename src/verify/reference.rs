@@ -47,6 +47,9 @@ pub struct Reference {
     pub lr: f64,
     pub momentum: f64,
     pub weight_decay: f64,
+    /// How far SAM climbs, without the similarity loss; `None` where there is none.
+    pub sam: Option<f64>,
+    pub nesterov: bool,
 }
 
 impl Reference {
@@ -83,6 +86,11 @@ impl Reference {
             let value: Option<usize> = text(key)?.parse().ok().filter(|v| (1..=most).contains(v));
             value.ok_or_else(|| wrong(format!("metadata {key:?} is {:?}, not in 1..={most}", metadata[key])))
         };
+        let flag = |key: &str| match metadata.get(key).map(String::as_str) {
+            None | Some("false") => Ok(false),
+            Some("true") => Ok(true),
+            Some(other) => Err(wrong(format!("metadata {key:?} is {other:?}, not true or false"))),
+        };
         let classes = whole("classes", 1 << 20)?;
         let counts: Vec<usize> = serde_json::from_str(text("counts")?)
             .map_err(|e| wrong(format!("metadata \"counts\" is no list of whole numbers ({e})")))?;
@@ -110,6 +118,8 @@ impl Reference {
             lr: real("lr")?,
             momentum: real("momentum")?,
             weight_decay: real("weight_decay")?,
+            sam: metadata.contains_key("sam").then(|| real("sam")).transpose()?,
+            nesterov: flag("nesterov")?,
             path: path.to_path_buf(),
             bytes,
         };

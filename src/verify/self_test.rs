@@ -39,7 +39,7 @@ const COUNTS: [usize; 7] = [40, 20, 11, 7, 3, 2, 1];
 const IMAGES: usize = 9;
 const AUGMENTATION: Augmentation =
     Augmentation { mean: [0.5, 0.25, 0.75], std: [0.25, 0.5, 0.25], padding: 2, flip: true };
-const SGD: SgdConfig = SgdConfig { momentum: 0.875, weight_decay: 0.015625 };
+const SGD: SgdConfig = SgdConfig::plain(0.875, 0.015625);
 
 const fn convolution(
     [views, images, height, width]: [usize; 4],

@@ -291,7 +291,14 @@ impl Step {
         let [sums, weight, bias, running_mean, running_var, z, statistics, scratch, dz] = self.norm;
         let (views, parts, pixels, channels) = (g.views, PARTS, g.pixels(), g.channels);
         let geometry = batch_norm_statistics::Geometry { views, parts, pixels, channels };
-        let tensors = BatchNormStatistics { x: out, sums, weight, running_mean, running_var, statistics };
+        let tensors = BatchNormStatistics {
+            x: out,
+            sums,
+            weight,
+            running_mean: Some(running_mean),
+            running_var: Some(running_var),
+            statistics,
+        };
         b.batch_norm_statistics(&geometry, &tensors)?;
         let forward = batch_norm_apply::Forward { x: out, statistics, weight, bias, shortcut: Some(out), z };
         b.batch_norm_apply(&g, &forward)?;
@@ -350,7 +357,7 @@ impl Step {
         // The shortcut is the input itself here, so its gradient goes on top of dx: in a pass of its own.
         b.batch_norm_backward(&g, &batch_norm_apply::Backward { dshortcut: None, ..backward })?;
         b.batch_norm_backward(&g, &batch_norm_apply::Backward { dx: None, ..backward })?;
-        let config = SgdConfig { momentum: 0.9, weight_decay: 5e-4 };
+        let config = SgdConfig::plain(0.9, 5e-4);
         b.sgd(
             &config,
             &Sgd {
@@ -448,7 +455,7 @@ fn addresses_that_vectors_do_not_fit_give_the_same_results() {
                 b.upload(grad, bytemuck::cast_slice(&values)).unwrap();
                 let scalars = tensor(&b, &[STEP_WORDS], DType::I32);
                 b.upload(scalars, bytemuck::bytes_of(&StepParams { lr: 0.5, ..StepParams::default() })).unwrap();
-                let config = SgdConfig { momentum: 0.5, weight_decay: 0.25 };
+                let config = SgdConfig::plain(0.5, 0.25);
                 b.sgd(&config, &Sgd { master, compute: None, grad, momentum, scalars }).unwrap();
                 (bytes(&b, y), bytes(&b, master), bytes(&b, momentum))
             })

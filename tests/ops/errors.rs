@@ -35,7 +35,8 @@ impl Attempt<'_> {
     }
 
     fn step(&mut self, batch: usize) -> StepVars {
-        StepVars { scalars: self.whole(&[16]), originals: self.whole(&[batch]), partners: self.whole(&[batch]) }
+        let scalars = self.whole(&[16]);
+        StepVars { scalars, logged: scalars, originals: self.whole(&[batch]), partners: self.whole(&[batch]) }
     }
 
     fn conv(&mut self, x: &[usize], w: &[usize], stride: usize, views: usize) -> Result<(), Error> {
@@ -50,7 +51,7 @@ impl Attempt<'_> {
 
     fn statistics(&mut self, x: &[usize], c: usize, sums: &[usize]) -> Result<(), Error> {
         let (x, sums, parameters) = (self.real(x), self.real(sums), self.norm(c));
-        batch_norm_statistics(&mut self.tape, self.backend, x, sums, parameters).map(drop)
+        batch_norm_statistics(&mut self.tape, self.backend, x, sums, parameters, true).map(drop)
     }
 
     fn apply(&mut self, x: &[usize], c: usize, views: usize, source: Option<&[usize]>) -> Result<(), Error> {

@@ -31,8 +31,10 @@ fn colours(out: &Array) -> Array {
 }
 
 fn step_vars(rig: &mut Rig<'_>, i: &Arrays, step: &StepParams) -> glmc_engine::Result<StepVars> {
+    let scalars = rig.step(step)?;
     Ok(StepVars {
-        scalars: rig.step(step)?,
+        scalars,
+        logged: scalars,
         originals: rig.constant(&i["originals"], DType::I32)?,
         partners: rig.constant(&i["partners"], DType::I32)?,
     })

@@ -48,7 +48,7 @@ fn block(rig: &mut Rig<'_>, i: &Arrays, k: usize, x: Var, stride: usize, shortcu
         running_var: rig.constant(&Array::filled(&channels, 1.0), accumulate)?,
     };
     let sums = sums.expect("asked for");
-    let statistics = batch_norm_statistics(&mut rig.tape, rig.backend, y, sums, parameters)?;
+    let statistics = batch_norm_statistics(&mut rig.tape, rig.backend, y, sums, parameters, true)?;
     batch_norm_apply(&mut rig.tape, rig.backend, y, parameters, Some(statistics), shortcut, true)
 }
 

@@ -54,14 +54,14 @@ fn steps(name: &str, config: SgdConfig, rates: Vec<f32>, param: Array, grads: Ve
 pub fn add(suite: &mut Suite) {
     for f in fixtures::of("sgd") {
         let rates = f.attributes["lr"].as_array().expect("rates").iter().map(|v| v.as_f64().expect("a rate") as f32);
-        let config = SgdConfig { momentum: f.number("momentum") as f32, weight_decay: f.number("weight_decay") as f32 };
+        let config = SgdConfig::plain(f.number("momentum") as f32, f.number("weight_decay") as f32);
         let grads = GRADS.map(|name| f.get(name)).to_vec();
         let mut wanted: Vec<_> = PARAMS.map(|name| (name, f.get(name))).to_vec();
         wanted.extend(MOMENTA.iter().filter_map(|&name| Some((name, f.maybe(name)?))));
         suite.close("pytorch", steps(&f.name, config, rates.collect(), f.get("param"), grads), wanted);
     }
     // Powers of two and small integers: exact.
-    let config = SgdConfig { momentum: 0.5, weight_decay: 0.25 };
+    let config = SgdConfig::plain(0.5, 0.25);
     let (param, grad) = (Array::vector(&[8.0, -4.0, 0.0]), Array::vector(&[1.0, 2.0, -3.0]));
     let wanted = vec![
         ("momentum0", Array::vector(&[3.0, 1.0, -3.0])),
@@ -74,7 +74,7 @@ pub fn add(suite: &mut Suite) {
     for elements in [1, 17, 40_001] {
         let param = random.normal(&[elements]);
         let grads = (0..3).map(|_| random.normal(&[elements])).collect();
-        let config = SgdConfig { momentum: 0.9, weight_decay: 5e-3 };
+        let config = SgdConfig::plain(0.9, 5e-3);
         suite.oracle(steps(&format!("{elements}"), config, vec![0.1, 0.05, 0.2], param, grads));
     }
     suite.check("sgd::exact::cast_weights on cpu f32", || {

@@ -17,6 +17,8 @@ mod linear;
 mod load_step;
 mod negative_cosine;
 mod operands;
+mod project_rows;
+mod sam;
 mod sgd;
 mod soft_label_cross_entropy;
 mod soft_labels;

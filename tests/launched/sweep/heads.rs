@@ -148,7 +148,7 @@ fn sgd() {
             let copy = (b.precision() == Precision::Bf16).then(|| b.compute(&vec![0.0; shape[0]], &shape));
             let scalars = b.step(&some_step());
             let tensors = Sgd { master, compute: copy, grad, momentum, scalars };
-            let config = SgdConfig { momentum: 0.875, weight_decay: 0.0625 };
+            let config = SgdConfig::plain(0.875, 0.0625);
             b.sgd(&config, &tensors).unwrap();
             b.sgd(&config, &tensors).unwrap();
             let weights = b.get(master);
