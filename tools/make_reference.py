@@ -25,7 +25,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from glmc_torch import DEPTHS, HIDDEN, GlmcResNet, StepSetup, check_file, cutmix_box, run_steps
-from reference_ops import op_fixtures
+from reference_ops import op_fixtures, optimizer_fixtures
 
 
 def write_file(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
@@ -173,6 +173,11 @@ def main() -> int:
     if options.command in ("committed", "ops"):
         path = options.out / "ops.safetensors" if options.command == "committed" else options.file
         tensors, metadata = op_fixtures()
+        write_file(path, tensors, metadata)
+        print(f"{path}  {path.stat().st_size / 1024:.0f} KiB  {len(metadata)} cases")
+    if options.command == "committed":
+        path = options.out / "optimizer.safetensors"
+        tensors, metadata = optimizer_fixtures()
         write_file(path, tensors, metadata)
         print(f"{path}  {path.stat().st_size / 1024:.0f} KiB  {len(metadata)} cases")
     if options.command in ("committed", "variants"):

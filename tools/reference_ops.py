@@ -241,12 +241,17 @@ def losses(out: Fixtures) -> None:
 
 def sgd(out: Fixtures) -> None:
     """Three steps, the learning rate changing between them; paramS and momentumS are the state after step S."""
-    for name, momentum, decay in [("momentum_decay", 0.9, 5e-3), ("plain", 0.0, 0.0), ("no_decay", 0.9, 0.0)]:
+    sgd_steps(out, [("momentum_decay", 0.9, 5e-3), ("plain", 0.0, 0.0), ("no_decay", 0.9, 0.0)], nesterov=False)
+
+
+def sgd_steps(out: Fixtures, settings: list[tuple[str, float, float]], *, nesterov: bool) -> None:
+    """The cases of `sgd`: name, momentum, weight decay."""
+    for name, momentum, decay in settings:
         case = f"sgd.{name}"
         start, *gradients = randn(case, *[(11,)] * 4)
         rates = [0.1, 0.05, 0.2]
         parameter = start.clone().requires_grad_()
-        optimizer = torch.optim.SGD([parameter], lr=0.1, momentum=momentum, weight_decay=decay)
+        optimizer = torch.optim.SGD([parameter], lr=0.1, momentum=momentum, weight_decay=decay, nesterov=nesterov)
         tensors = {"param": start}
         for step, (rate, gradient) in enumerate(zip(rates, gradients, strict=True)):
             optimizer.param_groups[0]["lr"] = rate
@@ -256,7 +261,42 @@ def sgd(out: Fixtures) -> None:
             tensors[f"param{step}"] = parameter.detach().clone()
             if momentum:
                 tensors[f"momentum{step}"] = optimizer.state[parameter]["momentum_buffer"].clone()
-        out.add(case, {"lr": rates, "momentum": momentum, "weight_decay": decay}, **tensors)
+        attributes: dict[str, object] = {"lr": rates, "momentum": momentum, "weight_decay": decay}
+        out.add(case, attributes | ({"nesterov": True} if nesterov else {}), **tensors)
+
+
+def sam(out: Fixtures) -> None:
+    """Two steps of SAM by autograd on f(w) = sum (A w)^2 / 2 + sum w^4 / 4; the step has weight decay, the ascent none.
+
+    climbedS is w + eps, gradS and aboveS the gradients at w and there, paramS the weights after step S.
+    """
+    for name, rho, momentum, decay in [("momentum_decay", 0.05, 0.9, 5e-3), ("far", 2.0, 0.0, 0.0)]:
+        case = f"sam.{name}"
+        start, matrix = randn(case, (11,), (11, 11))
+        parameter = start.clone().requires_grad_()
+        optimizer = torch.optim.SGD([parameter], lr=0.01, momentum=momentum, weight_decay=decay)
+        tensors = {"param": start}
+
+        def gradient(w: Tensor, by: Tensor = matrix) -> Tensor:
+            loss = ((by @ w) ** 2).sum() / 2 + (w**4).sum() / 4
+            return torch.autograd.grad(loss, w)[0]
+
+        for step in range(2):
+            at = gradient(parameter)
+            climbed = (parameter + rho * at / (at.norm() + 1e-12)).detach().requires_grad_()
+            parameter.grad = gradient(climbed)
+            tensors |= {f"grad{step}": at, f"climbed{step}": climbed, f"above{step}": parameter.grad.clone()}
+            optimizer.step()
+            tensors[f"param{step}"] = parameter.detach().clone()
+        out.add(case, {"rho": rho, "lr": 0.01, "momentum": momentum, "weight_decay": decay}, **tensors)
+
+
+def optimizer_fixtures() -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The cases of the optimiser's options, in a file of their own: tensors by key, attributes by case."""
+    out = Fixtures()
+    sgd_steps(out, [("nesterov", 0.9, 5e-3), ("nesterov_no_decay", 0.5, 0.0)], nesterov=True)
+    sam(out)
+    return out.tensors, out.metadata
 
 
 def augment(image: Tensor, corner: list[int], flip: bool, mean: Tensor, std: Tensor) -> Tensor:

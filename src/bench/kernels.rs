@@ -17,6 +17,8 @@ use crate::ops::conv2d;
 use crate::ops::linear;
 use crate::ops::load_step::{LoadStep, STEP_WORDS, StepParams};
 use crate::ops::negative_cosine::NegativeCosine;
+use crate::ops::project_rows::ProjectRows;
+use crate::ops::sam::{Climb, PART};
 use crate::ops::sgd::{Sgd, SgdConfig};
 use crate::ops::soft_label_cross_entropy::{Head, SoftLabelCrossEntropy};
 use crate::ops::soft_labels::SoftLabels;
@@ -421,6 +423,20 @@ impl Bench<'_> {
         let others: Vec<Tensor> = compute.into_iter().collect();
         self.of(0.0, &[&[master, master, momentum, momentum, grad], others.as_slice()].concat());
         self.run("sgd", |b| b.sgd(&config, &tensors))?;
+        let (backup, parts, scale) =
+            (self.float(&[parameters])?, self.float(&[parameters.div_ceil(PART)])?, self.float(&[1])?);
+        let climb = Climb { master, compute, backup, grad, scale };
+        // The gradient is read twice.
+        self.of(0.0, &[&[master; 3][..], &[backup; 2], &[grad; 2], others.as_slice(), others.as_slice()].concat());
+        self.run("sam, up and back", |b| {
+            b.sam_squares(grad, parts)?;
+            b.sam_scale(0.05, parts, scale)?;
+            b.sam_perturb(&climb)?;
+            b.sam_restore(&climb)
+        })?;
+        let rows = ProjectRows { master: self.float(&[CLASSES, 256])?, compute: None, limit: scale, exact: false };
+        self.of(0.0, &[rows.master, rows.master]);
+        self.run("project_rows", |b| b.project_rows(&rows))?;
         let compute = self.compute(&[parameters])?;
         self.of(0.0, &[master, compute]);
         self.run("cast_weights", |b| b.cast_weights(master, compute))?;

@@ -12,22 +12,23 @@ use super::lockstep::{self, Difference, Side, lockstep};
 use super::{Reference, verify_reference};
 use crate::backend::launched::Launched;
 use crate::backend::native::Native;
+use crate::config::{Every, OptimizerConfig, Projection, Sam};
 use crate::driver::watched::{Event, Launches, Watched};
 use crate::error::{Error, Result};
 use crate::memory::{read_floats, write_floats};
 use crate::method::{Inputs, METHODS, Method, class_weights};
 use crate::nn::parameters::Kind;
-use crate::nn::{Field, Mode, Model, ModelConfig, ParameterStore, Recorder};
+use crate::nn::{Field, Mode, Model, ModelConfig, ParameterStore, Recorder, Rules};
 use crate::ops::Backend;
 use crate::ops::augment_mix::{Augmentation, Mixing, augment_mix, mix_views};
 use crate::ops::classify::classify;
 use crate::ops::conv2d::{Config, Geometry, conv2d};
 use crate::ops::load_step::{STEP_WORDS, StepParams, StepVars, load_step};
-use crate::ops::sgd::{Sgd, SgdConfig};
 use crate::ops::total_loss::LOSS_COLUMNS;
 use crate::rng::philox;
 use crate::tape::{Program, Tape, Var};
 use crate::tensor::{DType, Precision, Tensor};
+use crate::train::optimizer::Optimizer;
 
 const MODEL: &str = "resnet20";
 const WIDTH: usize = 8;
@@ -39,7 +40,6 @@ const COUNTS: [usize; 7] = [40, 20, 11, 7, 3, 2, 1];
 const IMAGES: usize = 9;
 const AUGMENTATION: Augmentation =
     Augmentation { mean: [0.5, 0.25, 0.75], std: [0.25, 0.5, 0.25], padding: 2, flip: true };
-const SGD: SgdConfig = SgdConfig::plain(0.875, 0.015625);
 
 const fn convolution(
     [views, images, height, width]: [usize; 4],
@@ -82,13 +82,42 @@ pub struct Failure(pub String);
 /// A recording, planned for one backend.
 struct Trial {
     program: Program,
-    /// The optimiser's part of a training step.
-    sgd: Option<(ParameterStore, Sgd)>,
+    /// What follows the passes of a training step: the parameters, the optimiser, the step's scalars.
+    update: Option<(ParameterStore, Optimizer, Tensor)>,
+}
+
+/// What the optimiser can do after the passes, by the op that does it.
+type Move = (&'static str, fn(&Optimizer, &dyn Backend, Tensor) -> Result<()>);
+const MOVES: [Move; 4] = [
+    ("sam", |optimizer, backend, scalars| {
+        optimizer.prepare(backend, scalars)?;
+        optimizer.climb(backend)
+    }),
+    ("sam", |optimizer, backend, _| optimizer.restore(backend)),
+    ("sgd", |optimizer, backend, scalars| optimizer.update(backend, scalars)),
+    ("project_rows", |optimizer, backend, _| optimizer.end_epoch(backend)),
+];
+
+/// The optimiser of the trials, with all that it may have; its numbers are of few bits.
+fn optimizer() -> OptimizerConfig {
+    OptimizerConfig {
+        momentum: 0.875,
+        weight_decay: 0.015625,
+        nesterov: true,
+        groups: Vec::new(),
+        project: Some(Projection {
+            max_norm: Some(0.25),
+            l2_norm: None,
+            pattern: "fc.weight".into(),
+            every: Every::Epoch,
+        }),
+        sam: Some(Sam { ascent: [1.0, 1.0, 0.0], ..Sam::new(0.5) }),
+    }
 }
 
 impl Trial {
-    fn update(&self, backend: &dyn Backend) -> Result<()> {
-        self.sgd.as_ref().map_or(Ok(()), |(_, tensors)| backend.sgd(&SGD, tensors))
+    fn after(&self, backend: &dyn Backend, (_, work): Move) -> Result<()> {
+        self.update.as_ref().map_or(Ok(()), |(_, optimizer, scalars)| work(optimizer, backend, *scalars))
     }
 }
 
@@ -129,7 +158,7 @@ fn trials(device: &Launched, launches: &Arc<Launches>) -> Result<Result<Proof, F
         planned.iter().try_for_each(|trial| {
             trial.program.forward(device)?;
             trial.program.backward(device)?;
-            trial.update(device)
+            MOVES.iter().try_for_each(|&work| trial.after(device, work))
         })
     })?;
     launches.take();
@@ -145,10 +174,12 @@ fn trials(device: &Launched, launches: &Arc<Launches>) -> Result<Result<Proof, F
             proof.share = proof.share.max(if limit > 0.0 { error / limit } else { 0.0 });
         };
         let mut difference = lockstep(sides[0], sides[1], &mut agreed)?;
-        if difference.is_none() {
-            trial.update(device)?;
-            expected.update(&oracle)?;
-            difference = updated((device, trial), (&oracle, &expected), &mut agreed)?;
+        for work in MOVES {
+            if difference.is_none() {
+                trial.after(device, work)?;
+                expected.after(&oracle, work)?;
+                difference = updated(work.0, (device, trial), (&oracle, &expected), &mut agreed)?;
+            }
         }
         if let Some(difference) = difference {
             return Ok(Err(named(&difference, &launches.take())));
@@ -184,13 +215,14 @@ fn graphs(device: &Launched) -> Result<Result<(), Failure>> {
     }))
 }
 
-/// Parameters, running statistics and momentum after the optimiser's step, and the copy that products read.
+/// Parameters, running statistics and momentum after what an op did with them, and the copy that products read.
 fn updated(
+    op: &str,
     (device, found): (&dyn Backend, &Trial),
     (oracle, expected): (&dyn Backend, &Trial),
     agreed: &mut dyn FnMut(f64, f64),
 ) -> Result<Option<Difference>> {
-    let (Some((found, tensors)), Some((expected, _))) = (&found.sgd, &expected.sgd) else { return Ok(None) };
+    let (Some((found, ..)), Some((expected, ..))) = (&found.update, &expected.update) else { return Ok(None) };
     let mut differs = |what: String, error: f64, limit: f64| -> Option<Difference> {
         if error > limit {
             return Some(Difference { what, error, limit });
@@ -198,17 +230,17 @@ fn updated(
         agreed(error, limit);
         None
     };
-    if let Some(compute) = tensors.compute {
+    if let Some(compute) = found.compute {
         let rounded = |device: &dyn Backend| -> Result<f64> {
-            let master = read_floats(device, tensors.master)?;
+            let master = read_floats(device, found.master)?;
             let master: Vec<f64> = master.iter().map(|&v| f64::from(bf16::from_f32(v as f32))).collect();
             Ok(lockstep::error(&read_floats(device, compute)?, &master))
         };
-        if let Some(difference) = differs("sgd, the rounded weights".into(), rounded(device)?, 0.0) {
+        if let Some(difference) = differs(format!("{op}, the rounded weights"), rounded(device)?, 0.0) {
             return Ok(Some(difference));
         }
         write_floats(device, compute, &vec![0.0; compute.elements()])?;
-        device.cast_weights(tensors.master, compute)?;
+        device.cast_weights(found.master, compute)?;
         if let Some(difference) = differs("cast_weights, the rounded weights".into(), rounded(device)?, 0.0) {
             return Ok(Some(difference));
         }
@@ -216,7 +248,7 @@ fn updated(
     for (field, what) in [(Field::Value, "value"), (Field::Momentum, "momentum")] {
         let (values, wanted) = (found.snapshot(device, field)?, expected.snapshot(oracle, field)?);
         for (index, spec) in found.specs().iter().enumerate() {
-            let op = if spec.kind.is_learned() { "sgd" } else { "batch_norm_statistics" };
+            let op = if spec.kind.is_learned() { op } else { "batch_norm_statistics" };
             let error = lockstep::error(&values.get(index), &wanted.get(index));
             if let Some(difference) = differs(format!("{op}, {what} of {}", spec.name), error, 2e-5) {
                 return Ok(Some(difference));
@@ -318,14 +350,12 @@ fn training(backend: &dyn Backend, method: &dyn Method) -> Result<Trial> {
     let [class_weights, log] = [weights, log].map(|tensor| r.tape.external(tensor));
     method.record(&mut r, &model, &Inputs { images, labels, class_weights, vars, log, batch: BATCH })?;
     let program = r.tape.plan(backend, true)?;
-    let sgd = Sgd {
-        master: store.master,
-        compute: store.compute,
-        grad: store.grad,
-        momentum: store.momentum,
-        scalars: program.value(vars.scalars),
-    };
-    Ok(Trial { program, sgd: Some((store, sgd)) })
+    let settings = optimizer();
+    let rules = Rules::new(store.specs(), settings.weight_decay, &settings.groups)?;
+    let optimizer = Optimizer::new(backend, &store, &rules, &settings)?;
+    optimizer.begin(backend)?;
+    let scalars = program.value(vars.scalars);
+    Ok(Trial { program, update: Some((store, optimizer, scalars)) })
 }
 
 fn evaluation(backend: &dyn Backend) -> Result<Trial> {
@@ -339,7 +369,7 @@ fn evaluation(backend: &dyn Backend) -> Result<Trial> {
     let features = model.record_features(&mut r, images)?;
     let logits = model.record_head(&mut r, method.classifier(false).name(), features)?;
     classify(&mut r.tape, backend, logits, labels, vars, (ranks, confidences))?;
-    Ok(Trial { program: r.tape.plan(backend, false)?, sgd: None })
+    Ok(Trial { program: r.tape.plan(backend, false)?, update: None })
 }
 
 /// The mixtures of given views, as reference steps have them.
@@ -349,7 +379,7 @@ fn views(backend: &dyn Backend) -> Result<Trial> {
     let mut tape = Tape::new();
     let [views, scalars] = [views, scalars].map(|tensor| tape.external(tensor));
     mix_views(&mut tape, backend, views, scalars)?;
-    Ok(Trial { program: tape.plan(backend, false)?, sgd: None })
+    Ok(Trial { program: tape.plan(backend, false)?, update: None })
 }
 
 /// The three products of a convolution, by themselves.
@@ -367,5 +397,5 @@ fn product(backend: &dyn Backend, g: &Geometry) -> Result<Trial> {
     if let Some(dy) = program.grad(y) {
         write_floats(backend, dy, &noise(6, dy.elements()).collect::<Vec<_>>())?;
     }
-    Ok(Trial { program, sgd: None })
+    Ok(Trial { program, update: None })
 }

@@ -31,6 +31,8 @@ const OTHERS: &[(&str, &str, Limits)] = &[
     ("network", "", [1e-12, 1e-5, 3e-1]),
     // The step's learning rate, weight decay and momentum are singles on every device; PyTorch's are doubles.
     ("sgd", "", [1e-7, 1e-6, 1.6e-2]),
+    // So are SAM's rho and the rate of its step.
+    ("sam", "", [1e-7, 1e-6, 1.6e-2]),
     // Mean, deviation and lambda are singles on every device; PyTorch's are doubles.
     ("augment_mix", "", [1e-6, 1e-6, 8e-3]),
     ("mix_views", "", [1e-7, 1e-6, 8e-3]),

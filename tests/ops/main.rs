@@ -13,6 +13,7 @@ mod inputs;
 mod layers;
 mod losses;
 mod network;
+mod optimizer;
 mod sgd;
 
 fn main() -> std::process::ExitCode {
@@ -24,6 +25,7 @@ fn main() -> std::process::ExitCode {
     losses::add(&mut suite);
     inputs::add(&mut suite);
     sgd::add(&mut suite);
+    optimizer::add(&mut suite);
     network::add(&mut suite);
     ceilings::add(&mut suite);
     errors::add(&mut suite);

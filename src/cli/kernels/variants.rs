@@ -4,12 +4,13 @@ use std::collections::HashSet;
 
 use super::super::stand_in::StandIn;
 use crate::backend::launched::Launched;
-use crate::config::{Config, PlacementSettings, Preset, Settings, presets};
+use crate::config::{Config, Every, OptimizerConfig, PlacementSettings, Preset, Projection, Sam, Settings, presets};
 use crate::driver::Variant;
 use crate::driver::dry_run::DryRun;
 use crate::error::Result;
 use crate::memory::Memory;
 use crate::method::METHODS;
+use crate::nn::Rules;
 use crate::ops::augment_mix::AugmentMixKernels;
 use crate::ops::ceilings::CeilingKernels;
 use crate::ops::load_step::STEP_WORDS;
@@ -17,6 +18,7 @@ use crate::ops::sgd::SgdKernels;
 use crate::tensor::{DType, Precision};
 use crate::train::engine::{Data, Engine, model, step_config};
 use crate::train::feed::{Feed, Images};
+use crate::train::optimizer::Optimizer;
 use crate::train::step::{Source, TrainStep};
 
 /// The GPU that launches are noted for: an H100's multiprocessors, and the shared memory a block that every supported GPU
@@ -84,6 +86,17 @@ fn steps(backend: &Launched, config: &Config, data: &Data<'_>) -> Result<()> {
         backend.cast_weights(engine.parameters.master, compute)?;
     }
     let model = model(config, data.counts.len(), backend)?;
+    // What no preset asks for launches the same kernels whatever the network is.
+    let project = Projection { max_norm: Some(0.1), l2_norm: None, pattern: "fc.weight".into(), every: Every::Epoch };
+    let sam = Sam { ascent: [1.0, 1.0, 0.0], ..Sam::new(0.05) };
+    let settings = OptimizerConfig { sam: Some(sam), project: Some(project), ..config.optimizer() };
+    let rules = Rules::new(model.specs(), settings.weight_decay, &[])?;
+    let optimizer = Optimizer::new(backend, &engine.parameters, &rules, &settings)?;
+    optimizer.begin(backend)?;
+    optimizer.prepare(backend, backend.tensor(&[STEP_WORDS], DType::I32, "step")?)?;
+    optimizer.climb(backend)?;
+    optimizer.restore(backend)?;
+    optimizer.end_epoch(backend)?;
     for count in 1..config.batch {
         let images = Images { labels: &data.train.labels[..count], ..data.train };
         let feed = Feed::new(backend, images, config.batch, usize::MAX)?;
