@@ -41,6 +41,8 @@ struct Projected {
     name: String,
     rows: ProjectRows,
     norm: Norm,
+    /// Accumulation type (rows): norms at the start.
+    norms: Tensor,
 }
 
 /// The optimiser of a run on its device.
@@ -88,14 +90,12 @@ impl Optimizer {
     /// # Errors
     /// When the device fails.
     pub fn begin(&self, backend: &dyn Backend) -> Result<()> {
-        for Projected { rows, norm, .. } in &self.projected {
+        for Projected { rows, norm, norms, .. } in &self.projected {
             let limit = match *norm {
                 Norm::L2 { radius } => radius,
                 Norm::Max { t } => {
-                    let norms = backend.tensor(&rows.master.shape.dims()[..1], rows.limit.dtype, "norms of rows")?;
-                    backend.row_norms(rows.master, norms)?;
-                    let lengths = read_floats(backend, norms)?;
-                    backend.free(norms.buffer);
+                    backend.row_norms(rows.master, *norms)?;
+                    let lengths = read_floats(backend, *norms)?;
                     let (low, high) =
                         lengths.iter().fold((f64::INFINITY, 0.0_f64), |(low, high), &n| (low.min(n), high.max(n)));
                     // In this form t = 1 is the longest row's norm itself.
@@ -178,7 +178,9 @@ impl Optimizer {
 
     /// Gives its memory back.
     pub fn release(self, backend: &dyn Backend) {
-        self.projected.iter().for_each(|p| backend.free(p.rows.limit.buffer));
+        for Projected { rows, norms, .. } in &self.projected {
+            [rows.limit, *norms].iter().for_each(|tensor| backend.free(tensor.buffer));
+        }
         if let Some(Ascent { scalars, parts, backup, scale, .. }) = self.ascent {
             [scalars, parts, backup, scale].iter().for_each(|tensor| backend.free(tensor.buffer));
         }
@@ -232,7 +234,8 @@ fn projected(
         let limit = backend.tensor(&[1], master.dtype, "a limit of norms")?;
         let exact = matches!(norm, Norm::L2 { .. });
         let rows = ProjectRows { master, compute, limit, exact };
-        found.push(Projected { name: spec.name.clone(), rows, norm });
+        let norms = backend.tensor(&master.shape.dims()[..1], master.dtype, "norms of rows")?;
+        found.push(Projected { name: spec.name.clone(), rows, norm, norms });
     }
     if found.is_empty() {
         let what = format!("project: {pattern:?} matches no weight with rows, such as fc.weight");
