@@ -18,6 +18,7 @@ import argparse
 import json
 import random
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -124,6 +125,7 @@ COMMITTED: dict[str, tuple[StepSetup, int, int]] = {
     "step_w4_c10_b5": (setup_of("resnet20", 4, 10, 5, 12, 2), 1, 128),
     "step_w2_c7_b3": (setup_of("resnet32", 2, 7, 3, 16, 1, alpha=1.0, gamma=0.0), 2, 24),
     "step_w3_c100_b2": (setup_of("resnet20", 3, 100, 2, 12, 5, alpha=0.3, gamma=1.0, lr=0.02), 3, 32),
+    "step_w2_c5_b4_sam": (replace(setup_of("resnet20", 2, 5, 4, 12, 2), sam=0.05, nesterov=True), 4, 16),
 }
 
 #: Wider coverage for `verify`, not committed.
