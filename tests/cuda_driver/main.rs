@@ -29,6 +29,7 @@ fn trials() -> ExitCode {
         Trial::test("verify gives the emulator's numbers", program::verify),
         Trial::test("training gives the emulator's bits in f32", || program::training("f32")),
         Trial::test("training gives the emulator's bits in bf16", || program::training("bf16")),
+        Trial::test("training with SAM and projections gives the emulator's bits", program::optimizer),
         Trial::test("a run goes on after Ctrl-C and after a kill", program::interrupted),
         Trial::test("bench step gives its JSON", program::bench),
         Trial::test("bench ops times copies in graphs", program::bench_ops),

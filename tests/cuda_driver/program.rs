@@ -141,9 +141,26 @@ fn same_run(run: &Path, expected: &Path) -> Result<(), Failed> {
 
 /// Late and early work, resident and streamed images: all the same bits.
 pub fn training(precision: &str) -> Result<(), Failed> {
+    trained(precision, "")
+}
+
+/// Both passes of SAM, the way up and back, and projections are in the one graph of a step.
+pub fn optimizer() -> Result<(), Failed> {
+    trained(
+        "bf16",
+        "project = { max_norm = 0.1, match = \"fc*.weight\", every = \"step\" }\nnesterov = true\n\
+         sam = { rho = 0.05, ascent = [1, 1, 0] }\ngroups = [{ match = \"*.bias\", weight_decay = 0.0 }]\n",
+    )
+}
+
+fn trained(precision: &str, settings: &str) -> Result<(), Failed> {
     let place = Place::new()?;
+    let file = place.path("settings.toml");
+    fs::write(&file, settings)?;
+    let config = ["--config".to_string(), file.display().to_string()];
     let expected = place.path("emulator");
-    ok(glmc(&place.folder, "", &place.training("emulator", precision, &expected))?.0)?;
+    let arguments = [place.training("emulator", precision, &expected), config.to_vec()].concat();
+    ok(glmc(&place.folder, "", &arguments)?.0)?;
     for (name, settings, more) in [
         ("late", "timing=late", ""),
         ("early", "timing=early", ""),
@@ -151,7 +168,7 @@ pub fn training(precision: &str) -> Result<(), Failed> {
         ("streamed-early", "timing=early", "--resident-limit 0"),
     ] {
         let run = place.path(name);
-        let mut arguments = place.training("cuda", precision, &run);
+        let mut arguments = [place.training("cuda", precision, &run), config.to_vec()].concat();
         arguments.extend(more.split_whitespace().map(String::from));
         let (_, report) = clean(glmc(&place.folder, settings, &arguments)?)?;
         same_run(&run, &expected)?;

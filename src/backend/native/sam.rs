@@ -59,11 +59,9 @@ fn scale<T: Real>(native: &Native, rho: f32, parts: Tensor, scale: Tensor) -> Re
 
 #[inline(always)]
 fn climb<T: Real>(weight: &mut [T], backup: &mut [T], grad: &[T], scale: T) {
-    let n = weight.len();
-    let (backup, grad) = (&mut backup[..n], &grad[..n]);
-    for i in 0..n {
-        backup[i] = weight[i];
-        weight[i] = weight[i] + scale * grad[i];
+    backup.copy_from_slice(weight);
+    for (weight, &grad) in weight.iter_mut().zip(grad) {
+        *weight += scale * grad;
     }
 }
 
