@@ -103,7 +103,8 @@ impl Op for Record {
     }
 
     fn reads(&self) -> Vec<Var> {
-        vec![self.x, self.sums, self.parameters.weight]
+        let p = &self.parameters;
+        vec![self.x, self.sums, p.weight, p.running_mean, p.running_var]
     }
 
     fn writes(&self) -> Vec<Var> {

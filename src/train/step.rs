@@ -11,7 +11,7 @@ use crate::ops::augment_mix::{Augmentation, augment_mix, mix_views};
 use crate::ops::load_step::{STEP_WORDS, StepVars, load_step};
 use crate::ops::sgd::{Sgd, SgdConfig};
 use crate::ops::total_loss::LOSS_COLUMNS;
-use crate::tape::{Arena, OpTime, Program, Tape, Var, time_repeated};
+use crate::tape::{Arena, OpTime, Operands, Program, Room, Tape, Var};
 use crate::tensor::{BufferId, DType, Tensor};
 
 /// What training needs besides the model.
@@ -236,16 +236,30 @@ impl TrainStep {
     /// Runs one full step op by op, each timed by itself.
     pub fn timed(&self, backend: &dyn Backend) -> Result<Vec<OpTime>> {
         let Some(full) = &self.full else { return Ok(Vec::new()) };
-        let mut times = full.program.timed(backend)?;
-        let time = time_repeated(backend, &mut || backend.sgd(&self.config.sgd, &full.sgd))?;
+        let mut room = Room::new(backend);
+        let mut times = full.program.timed(backend, &mut room)?;
         // Master and momentum are read and written, the gradient read, the compute copy written.
         let bytes = 5 * full.sgd.master.bytes() + full.sgd.compute.map_or(0, |compute| compute.bytes());
+        let Sgd { master, compute, grad, momentum, scalars } = full.sgd;
+        let operands = [Some(master), compute, Some(grad), Some(momentum), Some(scalars)].into_iter().flatten();
+        let (time, copies) = room.time(&Operands::new(operands, bytes as f64), &mut |place| {
+            let at = |tensor: Tensor| place.map_or(tensor, |place| place.at(tensor));
+            let tensors = Sgd {
+                master: at(master),
+                compute: compute.map(at),
+                grad: at(grad),
+                momentum: at(momentum),
+                scalars: at(scalars),
+            };
+            backend.sgd(&self.config.sgd, &tensors)
+        })?;
         times.push(OpTime {
             name: "sgd",
             label: format!("{} parameters", full.sgd.master.elements()),
             pass: crate::tape::Pass::Backward,
             cost: crate::tape::Cost { flops: full.sgd.master.elements() as f64 * 6.0, bytes: bytes as f64 },
             time,
+            copies,
         });
         Ok(times)
     }

@@ -173,6 +173,10 @@ impl Memory for Launched {
         Ok(usize::try_from(self.driver.memory()?.free).unwrap_or(usize::MAX))
     }
 
+    fn cache_bytes(&self) -> usize {
+        self.driver.properties().cache_bytes as usize
+    }
+
     fn padding(&self) -> usize {
         self.driver.padding()
     }

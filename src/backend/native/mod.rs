@@ -27,6 +27,7 @@ mod soft_labels;
 mod total_loss;
 mod workspace;
 
+use crate::driver::host_cache::host_cache_bytes;
 use crate::error::{Error, Result};
 use crate::memory::Memory;
 use crate::ops::Backend;
@@ -83,6 +84,10 @@ impl Memory for Native {
 
     fn available(&self) -> Result<usize> {
         memory::available()
+    }
+
+    fn cache_bytes(&self) -> usize {
+        host_cache_bytes() as usize
     }
 
     fn upload(&self, to: Tensor, bytes: &[u8]) -> Result<()> {
