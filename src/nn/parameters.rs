@@ -236,6 +236,16 @@ impl ParameterStore {
         self.restore(backend, Field::Value, &snapshot)
     }
 
+    /// How many numbers of parameters, running statistics and momentum are not finite, counted where they lie.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn not_finite(&self, backend: &dyn Backend) -> Result<u64> {
+        [self.master, self.statistics, self.momentum]
+            .into_iter()
+            .try_fold(0, |all, flat| Ok(all + backend.checksum(flat)?.not_finite))
+    }
+
     /// Copies one field to the host. Parameters that the field does not have (gradients of running statistics) are zero.
     pub fn snapshot(&self, backend: &dyn Backend, field: Field) -> Result<Snapshot<'_>> {
         let flat = match field {

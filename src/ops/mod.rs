@@ -8,6 +8,7 @@ pub mod augment_mix;
 pub mod batch_norm_apply;
 pub mod batch_norm_statistics;
 pub mod ceilings;
+pub mod checksum;
 pub mod classify;
 pub mod conv2d;
 pub mod global_avg_pool;
@@ -30,6 +31,7 @@ pub trait Backend:
     + batch_norm_apply::BatchNormApplyKernels
     + batch_norm_statistics::BatchNormStatisticsKernels
     + ceilings::CeilingKernels
+    + checksum::ChecksumKernels
     + classify::ClassifyKernels
     + conv2d::Conv2dKernels
     + global_avg_pool::GlobalAvgPoolKernels

@@ -5,6 +5,7 @@
 
 mod batch_norm;
 mod ceilings;
+mod checksum;
 #[path = "../common/mod.rs"]
 mod common;
 mod conv2d;
@@ -26,6 +27,7 @@ fn main() -> std::process::ExitCode {
     sgd::add(&mut suite);
     network::add(&mut suite);
     ceilings::add(&mut suite);
+    checksum::add(&mut suite);
     errors::add(&mut suite);
     let conclusion = libtest_mimic::run(&arguments, suite.trials);
     if !arguments.list {

@@ -10,6 +10,7 @@ mod batch_norm_apply;
 mod batch_norm_apply_rows;
 mod batch_norm_statistics;
 mod ceilings;
+mod checksum;
 mod classify;
 mod conv2d;
 pub mod cpu;

@@ -12,6 +12,7 @@ use crate::memory::Memory;
 use crate::method::METHODS;
 use crate::ops::augment_mix::AugmentMixKernels;
 use crate::ops::ceilings::CeilingKernels;
+use crate::ops::checksum::ChecksumKernels;
 use crate::ops::load_step::STEP_WORDS;
 use crate::ops::sgd::SgdKernels;
 use crate::tensor::{DType, Precision};
@@ -61,7 +62,7 @@ fn list(presets: &[Preset], (arch, multiprocessors, shared_bytes): (&str, u32, u
     Ok(variants)
 }
 
-/// Training steps of each size, an evaluation, and what only `verify`, `bench` and tests launch.
+/// Training steps of each size, an evaluation, what a checkpoint asks, and what only `verify`, `bench` and tests launch.
 fn run(backend: &Launched, config: &Config, stand_in: &StandIn) -> Result<()> {
     stand_in.with_data(|data| steps(backend, config, data))?;
     let side = stand_in.size;
