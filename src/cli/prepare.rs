@@ -6,7 +6,7 @@ use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use clap::{Args, Subcommand};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::console::{self, Stream, note, say};
 use crate::data::cifar::{self, Cifar, CifarConfig};
@@ -284,7 +284,7 @@ const LINE_EVERY: Duration = Duration::from_secs(5);
 impl Meter {
     fn new() -> Meter {
         // Hidden by itself where stderr is no terminal.
-        let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr());
+        let bar = ProgressBar::with_draw_target(Some(0), console::bar_target());
         let template = match console::width(Stream::Err) {
             ..70 => "{msg:5} {wide_bar} {pos}/{len}  {eta} left",
             _ => "{msg:5} {wide_bar} {pos}/{len} images  {per_sec}  {eta} left",

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use super::self_test::TrustArgs;
 use super::signals;
 use crate::backend::{self, AUTO};
-use crate::config::{Config, DataSet, Placement, PlacementSettings, Preset, Select, Settings, preset, presets};
+use crate::config::{Config, DEVICE, DataSet, Placement, PlacementSettings, Preset, Select, Settings, preset, presets};
 use crate::console::{Column, Table, note};
 use crate::data::store::Store;
 use crate::data::synthetic::{self, SyntheticConfig};
@@ -49,9 +49,9 @@ pub struct TrainArgs {
     #[arg(long)]
     list_presets: bool,
     #[command(flatten)]
-    trust: TrustArgs,
-    #[command(flatten)]
     settings: Settings,
+    #[command(flatten, next_help_heading = DEVICE)]
+    trust: TrustArgs,
 }
 
 /// Runs the subcommand.

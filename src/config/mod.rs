@@ -23,7 +23,7 @@ const DATA: &str = "Data";
 const MODEL: &str = "Model";
 const METHOD: &str = "Method";
 const SCHEDULE: &str = "Schedule";
-const DEVICE: &str = "Device";
+pub(crate) const DEVICE: &str = "Device";
 const RUN: &str = "Run";
 
 /// Longest file of settings that is read.

@@ -174,7 +174,8 @@ impl<'a> Room<'a> {
                     self.places = None;
                     self.backend.free(buffer);
                 }
-                let buffer = self.backend.alloc(count * each, "copies of an op's operands, to time it past the cache")?;
+                let buffer =
+                    self.backend.alloc(count * each, "copies of an op's operands, to time it past the cache")?;
                 self.places = Some((buffer, count * each));
                 buffer
             }
@@ -273,19 +274,16 @@ mod tests {
 
     #[test]
     fn tensors_that_share_bytes_move_together() {
-        let tensor = |offset: usize, floats: usize| Tensor {
-            offset,
-            ..Tensor::at_start(BufferId(3), &[floats], DType::F32)
-        };
+        let tensor =
+            |offset: usize, floats: usize| Tensor { offset, ..Tensor::at_start(BufferId(3), &[floats], DType::F32) };
         let (whole, half, other) = (tensor(256, 100), tensor(456, 50), tensor(1024, 3));
         let operands = Operands::new([other, half, whole, whole], 0.0);
         assert_eq!((operands.stretches.len(), operands.bytes()), (2, 512 + 256));
         let place = operands.place(BufferId(9), 4096);
-        assert_eq!([whole, half, other].map(|t| (place.at(t).buffer.0, place.at(t).offset)), [
-            (9, 4096),
-            (9, 4096 + 200),
-            (9, 4096 + 512)
-        ]);
+        assert_eq!(
+            [whole, half, other].map(|t| (place.at(t).buffer.0, place.at(t).offset)),
+            [(9, 4096), (9, 4096 + 200), (9, 4096 + 512)]
+        );
         let stranger = tensor(800, 10);
         assert_eq!(place.at(stranger), stranger);
     }

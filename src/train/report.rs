@@ -4,7 +4,7 @@
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{ProgressBar, ProgressStyle};
 
 use super::evaluate::Evaluation;
 use super::metrics::EpochMetrics;
@@ -99,7 +99,7 @@ impl Reporter {
     pub fn epoch_begins(&mut self, epoch: usize, steps: usize, first: usize) {
         (self.epoch, self.steps, self.at) = (epoch, steps, first);
         if std::io::stderr().is_terminal() {
-            let bar = ProgressBar::with_draw_target(Some(steps as u64), ProgressDrawTarget::stderr());
+            let bar = ProgressBar::with_draw_target(Some(steps as u64), console::bar_target());
             // The template is written here and known to be valid.
             let style = ProgressStyle::with_template("{prefix} [{wide_bar}] {pos}/{len} {msg}").expect("valid");
             bar.set_style(style.progress_chars("=> "));

@@ -14,12 +14,13 @@ use crate::backend::launched::Launched;
 use crate::backend::native::Native;
 use crate::driver::watched::{Event, Launches, Watched};
 use crate::error::{Error, Result};
-use crate::memory::{read_floats, write_floats};
+use crate::memory::{Memory, read_floats, write_floats};
 use crate::method::{Inputs, METHODS, Method, class_weights};
 use crate::nn::parameters::Kind;
 use crate::nn::{Field, Mode, Model, ModelConfig, ParameterStore, Recorder};
 use crate::ops::Backend;
 use crate::ops::augment_mix::{Augmentation, Mixing, augment_mix, mix_views};
+use crate::ops::checksum::{Checksum, ChecksumKernels};
 use crate::ops::classify::classify;
 use crate::ops::conv2d::{Config, Geometry, conv2d};
 use crate::ops::load_step::{STEP_WORDS, StepParams, StepVars, load_step};
@@ -154,8 +155,32 @@ fn trials(device: &Launched, launches: &Arc<Launches>) -> Result<Result<Proof, F
             return Ok(Err(named(&difference, &launches.take())));
         }
     }
+    if let Some(failure) = checksums(device, &oracle)? {
+        return Ok(Err(failure));
+    }
+    proof.outputs += 2;
     proof.kernels = launches.kernels();
     Ok(graphs(device)?.map(|()| proof))
+}
+
+/// The checksum of numbers of both types, two of which are not finite: no op records it.
+fn checksums(device: &Launched, oracle: &Native) -> Result<Option<Failure>> {
+    // Not a multiple of anything.
+    let mut values: Vec<f64> = noise(8, 5003).collect();
+    (values[17], values[5002]) = (f64::NAN, f64::INFINITY);
+    for dtype in [device.precision().compute(), DType::F32] {
+        let tensor = device.tensor(&[values.len()], dtype, "self-test")?;
+        write_floats(device, tensor, &values)?;
+        let mut bytes = vec![0; tensor.bytes()];
+        device.download(tensor, &mut bytes)?;
+        let copy = oracle.tensor(&[bytes.len()], DType::U8, "self-test")?;
+        oracle.upload(copy, &bytes)?;
+        let (found, expected) = (device.checksum(tensor)?, Checksum { not_finite: 2, ..oracle.checksum(copy)? });
+        if found != expected {
+            return Ok(Some(Failure(format!("kernel checksum: {found:?} of {dtype:?}, but it is {expected:?}"))));
+        }
+    }
+    Ok(None)
 }
 
 /// What a difference comes from: the kernels of the pass, of which the last one that wrote the output is most likely wrong.

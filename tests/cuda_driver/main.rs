@@ -32,6 +32,7 @@ fn trials() -> ExitCode {
         Trial::test("a run goes on after Ctrl-C and after a kill", program::interrupted),
         Trial::test("bench step gives its JSON", program::bench),
         Trial::test("bench ops times copies in graphs", program::bench_ops),
+        Trial::test("a model that is not finite is not saved", program::divergence),
         Trial::test("every fault gets one line", program::faults),
         Trial::test("a new GPU is tested once", self_test::once),
         Trial::test("a wrong kernel is named", self_test::wrong),

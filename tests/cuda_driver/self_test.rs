@@ -126,7 +126,8 @@ fn broken(settings: &str, parts: &[&str]) -> Result<(), Failed> {
 
 pub fn wrong() -> Result<(), Failed> {
     broken("wrong=conv2d_forward", &["kernel conv2d_forward<", "conv2d (", "forward, output", " is off by "])?;
-    broken("wrong=linear_input_grad", &["linear_input_grad", "linear (", "backward", " is off by "])
+    broken("wrong=linear_input_grad", &["linear_input_grad", "linear (", "backward", " is off by "])?;
+    broken("wrong=checksum", &["kernel checksum: ", ", but it is "])
 }
 
 pub fn hanging() -> Result<(), Failed> {

@@ -24,10 +24,10 @@ use self::compiler::Compiler;
 pub use self::schedule::Order;
 use self::schedule::{Entry, Job, Stop, Worker};
 use super::cache::Cache;
+use super::host_cache::host_cache_bytes;
 use super::pinned::HostMemory;
 use super::spec::PackedArgs;
 use super::table::KernelTable;
-use super::host_cache::host_cache_bytes;
 use super::{DevicePtr, Kernel, KernelSpec, Launch, Outline, Properties};
 use crate::{Error, Result};
 
