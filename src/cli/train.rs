@@ -101,7 +101,8 @@ fn start(args: TrainArgs) -> Result<()> {
         std::fs::create_dir_all(&out).map_err(Error::io(&out))?;
         if !data.exists() {
             note!("drawing the demo's images into {}", data.display());
-            synthetic::prepare(&data, &SyntheticConfig { seed: config.seed, ..SyntheticConfig::default() })?;
+            // The same images whatever the run's seed: figures of several seeds are of one data set.
+            synthetic::prepare(&data, &SyntheticConfig::default())?;
         }
     }
     // An absolute path, so that the run can be resumed from anywhere.
