@@ -18,9 +18,9 @@ use crate::error::one_line;
 use crate::ops::Backend;
 
 /// The pace of this much training says how long a run will take.
-const PACE: Duration = Duration::from_secs(2);
+pub(super) const PACE: Duration = Duration::from_secs(2);
 /// ... and of this many steps, the first of which touches all memory for the first time.
-const FIRST_STEPS: usize = 4;
+pub(super) const FIRST_STEPS: usize = 4;
 /// Plain lines come at most this often within an epoch.
 const LINE_EVERY: Duration = Duration::from_secs(10);
 /// The headings of the epochs' lines come again after so much else.
@@ -257,7 +257,7 @@ fn loss_text(loss: f64) -> String {
 }
 
 /// A time in the two largest units that it has.
-fn spell(time: Duration) -> String {
+pub fn spell(time: Duration) -> String {
     let seconds = time.as_secs_f64().round() as u64;
     let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);
     match (days, hours, minutes) {

@@ -30,8 +30,18 @@ const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// shown and Ctrl-C obeyed at once.
 const AHEAD: usize = 8;
 
+/// What a run is to those who watch it.
+#[derive(Clone, Copy, Debug)]
+pub enum Role<'a> {
+    /// All there is: its outcome is printed, and an interrupted one says how it is resumed.
+    Alone,
+    /// One of many: an interrupted one says by which command all of them go on.
+    Part(&'a str),
+}
+
 /// A run that is under way.
 struct Session<'a> {
+    role: Role<'a>,
     config: &'a Config,
     backend: &'a dyn Backend,
     folder: RunFolder,
@@ -52,9 +62,14 @@ struct Session<'a> {
 ///
 /// # Errors
 /// Bad data or settings, a failing device, a loss that is no number, or [`Error::Interrupted`] after Ctrl-C.
-pub fn start(config: &Config, folder: impl FnOnce() -> Result<RunFolder>, backend: &dyn Backend) -> Result<()> {
+pub fn start(
+    config: &Config,
+    folder: impl FnOnce() -> Result<RunFolder>,
+    role: Role<'_>,
+    backend: &dyn Backend,
+) -> Result<()> {
     let store = Store::open(&config.placement.data)?;
-    let session = Session::new(config, folder, backend, &store)?;
+    let session = Session { role, ..Session::new(config, folder, backend, &store)? };
     session.engine.parameters.initialise(backend, config.seed)?;
     session.folder.add_process(Process::this(backend)?)?;
     session.train()
@@ -65,9 +80,9 @@ pub fn start(config: &Config, folder: impl FnOnce() -> Result<RunFolder>, backen
 ///
 /// # Errors
 /// As for [`start`], and when the folder's files are damaged or belong to another run.
-pub fn resume(config: &Config, folder: RunFolder, restart: bool, backend: &dyn Backend) -> Result<()> {
+pub fn resume(config: &Config, folder: RunFolder, restart: bool, role: Role<'_>, backend: &dyn Backend) -> Result<()> {
     let store = Store::open(&config.placement.data)?;
-    let mut session = Session::new(config, || Ok(folder), backend, &store)?;
+    let mut session = Session { role, ..Session::new(config, || Ok(folder), backend, &store)? };
     if restart {
         session.engine.parameters.initialise(backend, config.seed)?;
         session.folder.restart()?;
@@ -124,6 +139,7 @@ impl<'a> Session<'a> {
         let losses = LossReader::new(backend, engine.step.log)?;
         let progress = Progress { metrics: digest(&[]), ..Progress::default() };
         Ok(Session {
+            role: Role::Alone,
             config,
             backend,
             folder: folder()?,
@@ -371,7 +387,12 @@ impl<'a> Session<'a> {
         let path = word(self.folder.path());
         let Progress { epoch, step, .. } = self.progress;
         let at = if step == 0 { format!("epoch {epoch}") } else { format!("step {step} of epoch {}", epoch + 1) };
-        Error::Interrupted(format!("stopped and saved after {at}; to continue: glmc-engine train --resume {path}"))
+        Error::Interrupted(match self.role {
+            Role::Alone => {
+                format!("stopped and saved after {at}; to continue: glmc-engine train --resume {path}")
+            }
+            Role::Part(command) => format!("{path}: stopped and saved after {at}; to continue: {command}"),
+        })
     }
 
     /// Shows and records the outcome of a finished run.
@@ -380,6 +401,9 @@ impl<'a> Session<'a> {
         let (last, best) = (&self.history[self.history.len() - 1], &self.history[best - 1]);
         let (_, peak_bytes) = self.backend.allocated();
         self.folder.write_result(&Outcome { last, best, select: self.config.select(), peak_bytes })?;
+        if let Role::Part(_) = self.role {
+            return Ok(());
+        }
         reporter.summary(last, best, self.store.meta(), &self.folder, peak_bytes);
         tell!("{}", chosen(self.config.select(), best));
         console::finish()

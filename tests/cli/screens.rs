@@ -28,6 +28,9 @@ const COMMANDS: &[&str] = &[
     "bench kernels --width 16 --batch 2 --size 8 --seconds 0 --device cpu --compare k.json",
     "info --preset cifar100-lt-if100",
     "verify step.safetensors --device cpu",
+    "sweep --base demo --data a.lt --width 2 --epochs 2 --batch 8 --threads 1 --device cpu --seeds 0..1 --grid k=1,1.2 --out s",
+    "sweep --base demo --data a.lt --width 2 --epochs 2 --batch 8 --threads 1 --device cpu --seeds 0..2 --grid k=1,1.2 --out s \
+     --dry-run",
 ];
 
 /// The commands whose help is looked at.
@@ -40,6 +43,7 @@ const HELPED: &[&str] = &[
     "prepare synthetic",
     "prepare check",
     "train",
+    "sweep",
     "eval",
     "verify",
     "bench",
