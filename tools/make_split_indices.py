@@ -3,7 +3,7 @@
 
     python tools/make_split_indices.py > tests/fixtures/split_indices.json
 
-`ldam` is LDAM-DRW's `gen_imbalanced_data`, `glmc` the draw in GLMC's cifar10Imbanlance.py and cifar100Imbanlance.py.
+`ldam` is LDAM-DRW's `gen_imbalanced_data`, `glmc` the draw of GLMC's published data sets.
 
 Image i of a set has label (i * 7 + i // classes) % classes. A large selection is given by its first indices of each
 class and by a checksum: h = (h * 1099511628211 + index) mod 2^64 over all indices in order, from h = 0.

@@ -72,7 +72,7 @@ pub struct Finished {
 pub enum State {
     /// Its folder is not there yet.
     New,
-    /// So many epochs are finished and saved.
+    /// This many epochs are finished and saved.
     Partway(usize),
     /// All of them are.
     Finished(Box<Finished>),
