@@ -346,9 +346,9 @@ def parse() -> argparse.Namespace:
     training.add_argument("--out", type=Path, help="folder for metrics.jsonl, in the engine's format")
     training.add_argument("--method", choices=["glmc", *METHODS], default="glmc")
     training.add_argument("--epochs", type=int, default=200)
-    training.add_argument("--lr-schedule", default="cosine", help="cosine, or finished epochs with factors of --lr: E:F,E:F")
+    training.add_argument("--lr-schedule", default="cosine", help="cosine, or epochs with factors of --lr: E:F,E:F")
     training.add_argument("--warmup-epochs", type=int, default=0, help="of linear warm-up")
-    training.add_argument("--drw-epoch", type=int, default=160, help="of ldam-drw: weights classes after so many epochs")
+    training.add_argument("--drw-epoch", type=int, default=160, help="of ldam-drw: weights classes from this one on")
     training.add_argument("--checkpoint", type=Path, metavar="FILE", help="save here; the same command goes on from it")
     training.add_argument("--checkpoint-every", type=int, default=1, metavar="EPOCHS")
     training.add_argument("--seed", type=int, default=0)
@@ -373,7 +373,7 @@ def parse() -> argparse.Namespace:
     if min(options.epochs, options.checkpoint_every, options.eval_every) < 1 or options.warmup_epochs < 0:
         parser.error("--epochs, --checkpoint-every and --eval-every must be at least 1, --warmup-epochs at least 0")
     if not re.fullmatch(r"cosine|\d+:[\d.e+-]+(,\d+:[\d.e+-]+)*", options.lr_schedule):
-        parser.error(f"--lr-schedule {options.lr_schedule}: give cosine, or epochs and factors as in 160:0.01,180:0.0001")
+        parser.error(f"--lr-schedule {options.lr_schedule}: give cosine, or epochs with factors: 160:0.01,180:0.0001")
     return options
 
 

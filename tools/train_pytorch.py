@@ -46,8 +46,8 @@ def learning_rate(options: argparse.Namespace, epoch: int) -> float:
 
 #: Options that a resumed run must share with the one that it goes on with.
 SETTINGS = (
-    ("method", "model", "width", "batch", "epochs", "lr", "lr_schedule", "warmup_epochs", "weight_decay", "momentum")
-    + ("gamma", "k", "resample", "beta", "drw_epoch", "seed", "precision", "mode", "device", "eval_every")
+    *("method", "model", "width", "batch", "epochs", "lr", "lr_schedule", "warmup_epochs", "weight_decay", "momentum"),
+    *("gamma", "k", "resample", "beta", "drw_epoch", "seed", "precision", "mode", "device", "eval_every"),
 )
 
 
@@ -80,7 +80,7 @@ def evaluate(trainer: Trainer, pixels: torch.Tensor, labels: torch.Tensor, count
 
 
 def train(options: argparse.Namespace, device: torch.device) -> None:
-    """Trains as `glmc-engine train` does, printing one line per epoch; with `--out`, metrics.jsonl in the engine's format.
+    """Trains as `glmc-engine train` does, one line per epoch; with `--out`, metrics.jsonl in the engine's format.
 
     GLMC is scored with `fc_cb`, the others with `fc`. The last, smaller batch of an epoch is trained on, too. With
     `--checkpoint` the same command goes on with a run that was stopped, on a CPU to the same bits.
