@@ -1,8 +1,8 @@
-"""The losses of methods that train on one plain view, for `bench_pytorch.py --train`: an oracle beside the engine's own.
+"""The losses of methods that train on one plain view, for `bench_pytorch.py --train`: an oracle beside the engine's.
 
-`ce` is cross-entropy, `bs` balanced softmax (Ren et al. 2020: logits plus the logarithm of the class counts), `ldam-drw`
-the label-distribution-aware margins of Cao et al. (2019) on a cosine classifier, with class weights by the effective
-number of images (Cui et al. 2019) from a late epoch on, as in their code (kaidic/LDAM-DRW).
+`ce` is cross-entropy, `bs` balanced softmax (Ren et al. 2020: logits plus the logarithm of the class counts),
+`ldam-drw` the label-distribution-aware margins of Cao et al. (2019) on a cosine classifier, with class weights by the
+effective number of images (Cui et al. 2019) from a late epoch on, as in their code (kaidic/LDAM-DRW).
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class SingleView:
             self.weights.copy_(self.late_weights if epoch >= self.drw_epoch else torch.ones_like(self.weights))
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """logits N,C; labels N int64 -> scalar. A weighted mean is divided by the sum of its weights, as PyTorch does."""
+        """logits N,C; labels N int64 -> scalar. A weighted mean is divided by the sum of its weights, as in PyTorch."""
         if self.method == "ce":
             return F.cross_entropy(logits, labels)
         if self.method == "bs":
