@@ -8,13 +8,13 @@ mod common;
 
 use common::{floats, indices, place, scratch, step};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use glmc_engine::ops::augment_mix::{AugmentMix, Augmentation, Mixing};
+use glmc_engine::ops::augment_mix::{AugmentMix, Augmentation, Mixing, View};
 use glmc_engine::ops::batch_norm_apply::{Backward, Forward, Geometry, Shortcut};
 use glmc_engine::ops::batch_norm_statistics::{self, BatchNormStatistics};
 use glmc_engine::ops::linear;
 use glmc_engine::ops::negative_cosine::NegativeCosine;
 use glmc_engine::ops::sgd::{Sgd, SgdConfig};
-use glmc_engine::ops::soft_label_cross_entropy::{Head, SoftLabelCrossEntropy};
+use glmc_engine::ops::supervised_loss::{ClassVector, Form, Head, Reduction, SupervisedLoss};
 use glmc_engine::tensor::DType;
 use glmc_engine::tensor::Grad;
 
@@ -38,7 +38,14 @@ fn batch_norm(c: &mut Criterion) {
             let sums = floats(native, &[views, parts, 2, channels]);
             let statistics = floats(native, &[views, rows, channels]);
             let scratch = scratch(native, native.batch_norm_backward_scratch(&g));
-            let first = BatchNormStatistics { x, sums, weight, running_mean, running_var, statistics };
+            let first = BatchNormStatistics {
+                x,
+                sums,
+                weight,
+                running_mean: Some(running_mean),
+                running_var: Some(running_var),
+                statistics,
+            };
             let forward = Forward { x, statistics, weight, bias, shortcut: source.map(|[s, _]| s), z };
             let backward = Backward {
                 x,
@@ -80,7 +87,9 @@ fn heads(c: &mut Criterion) {
     let [bias, dbias] = [(); 2].map(|()| floats(native, &[128]));
     let [h, u, du] = [(); 3].map(|()| floats(native, &[2 * BATCH, 128]));
     let [logits, dlogits] = [(); 2].map(|()| floats(native, &[2 * BATCH, 10]));
-    let (label, scalars) = (floats(native, &[BATCH, 10]), step(native));
+    let (vectors, scalars) = (floats(native, &[ClassVector::COUNT, 10]), step(native));
+    let [labels, originals, partners] = [10, BATCH, BATCH].map(|limit| indices(native, BATCH, limit));
+    let shares = common::values(native, &[BATCH], DType::F32);
     let (rows, cosines) = (floats(native, &[1, 2 * BATCH]), floats(native, &[2 * BATCH]));
     group.bench_function("global_avg_pool forward and backward", |b| {
         b.iter(|| {
@@ -90,23 +99,36 @@ fn heads(c: &mut Criterion) {
     });
     group.bench_function("linear 64 to 128 forward and backward", |b| {
         b.iter(|| {
-            native.linear_forward(&linear::Forward { x: r, weight: w, bias, y: h }).expect("shapes fit");
-            native.linear_weight_grad(&linear::WeightGrad { x: r, dy: h, dweight: dw, dbias }).expect("shapes fit");
+            native.linear_forward(&linear::Forward { x: r, weight: w, bias: Some(bias), y: h }).expect("shapes fit");
+            native
+                .linear_weight_grad(&linear::WeightGrad { x: r, dy: h, dweight: dw, dbias: Some(dbias) })
+                .expect("shapes fit");
             native.linear_input_grad(&linear::InputGrad { dy: h, weight: w, dx: Grad::write(dr) }).expect("shapes fit");
         });
     });
-    group.bench_function("soft_label_cross_entropy", |b| {
-        let head = Head { logits, label, dlogits: Some(Grad::write(dlogits)) };
+    group.bench_function("normalize_rows forward and backward", |b| {
         b.iter(|| {
-            native
-                .soft_label_cross_entropy(&SoftLabelCrossEntropy { heads: &[head], scalars, rows })
-                .expect("shapes fit")
+            native.normalize_rows_forward(r, dr).expect("shapes fit");
+            native.normalize_rows_backward(r, r, Grad::write(dr)).expect("shapes fit");
         });
+    });
+    group.bench_function("supervised_loss", |b| {
+        let (form, reduction, scale) = (Form::Softmax { focal: 0.0 }, Reduction::N, 1.0);
+        let heads = [Head { logits, vectors, form, reduction, scale, dlogits: Some(Grad::write(dlogits)) }];
+        let loss = SupervisedLoss { heads: &heads, labels, originals, partners, shares, scalars, rows };
+        b.iter(|| native.supervised_loss(&loss).expect("shapes fit"));
     });
     group.bench_function("negative_cosine", |b| {
         b.iter(|| {
             native
-                .negative_cosine(&NegativeCosine { u, target: h, scalars, rows: cosines, du: Some(Grad::write(du)) })
+                .negative_cosine(&NegativeCosine {
+                    u,
+                    target: h,
+                    scalars,
+                    rows: cosines,
+                    du: Some(Grad::write(du)),
+                    dtarget: None,
+                })
                 .expect("shapes fit")
         });
     });
@@ -127,11 +149,16 @@ fn ends(c: &mut Criterion) {
     };
     let augmentation = Augmentation { mean: [0.5; 3], std: [0.25; 3], padding: 4, flip: true };
     group.bench_function("augment_mix", |b| {
-        b.iter(|| native.augment_mix(Mixing::Glmc, &augmentation, &tensors).expect("shapes fit"));
+        b.iter(|| native.augment_mix(Mixing::GLMC, &augmentation, &tensors).expect("shapes fit"));
+    });
+    // Plain cross-entropy's.
+    let single = AugmentMix { out: floats(native, &[BATCH, 32, 32, native.stem_channels()]), ..tensors };
+    group.bench_function("augment_mix plain", |b| {
+        b.iter(|| native.augment_mix(Mixing::One(View::Plain), &augmentation, &single).expect("shapes fit"));
     });
     let [master, grad, momentum] = [(); 3].map(|()| floats(native, &[PARAMETERS]));
     let tensors = Sgd { master, compute: None, grad, momentum, scalars: step(native) };
-    let config = SgdConfig { momentum: 0.9, weight_decay: 5e-3 };
+    let config = SgdConfig::plain(0.9, 5e-3);
     group.throughput(Throughput::Bytes(5 * 4 * PARAMETERS as u64));
     group.bench_function("sgd", |b| b.iter(|| native.sgd(&config, &tensors).expect("shapes fit")));
 }

@@ -9,12 +9,12 @@ use std::time::Duration;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use glmc_engine::bench::{Samples, Setup, Workload};
-use glmc_engine::method::glmc::Glmc;
+use glmc_engine::method::METHODS;
 
 fn step(c: &mut Criterion) {
     let mut group = c.benchmark_group("step");
     for (width, batch) in [(16, 64), (64, 8)] {
-        let workload = Workload { model: "resnet32".into(), width, method: &Glmc, batch, classes: 10, size: 32 };
+        let workload = Workload { model: "resnet32".into(), width, method: METHODS[0], batch, classes: 10, size: 32 };
         let samples = Samples::new(&workload).expect("a workload that makes sense");
         let backend = common::cpu();
         let setup = Setup::new(backend.as_ref(), &workload, &samples).expect("memory for a step");

@@ -1,22 +1,23 @@
 // From bytes to a step's input in one pass: gather, crop, flip, normalise, MixUp and CutMix (GLMC paper, section 3).
 //
 //   normalised byte p of colour c: (p / 255 - mean[c]) / std[c]; a pixel outside the image is a black byte
-//   view v of sample n: word 0 of philox_draw(seed, epoch, step, AUGMENT + v, n) gives the crop's row below(w, 2 * padding
-//   + 1), word 1 its column, the lowest bit of word 2 the flip (where flips are on)
-//   MIXING 0 (Glmc): out[n] = lambda * o1 + (1 - lambda) * r1; out[batch + n] = r2 inside the step's box, else o2
-//   MIXING 1 (Single): out[n] = o1.  MIXING 2 (Evaluate): out[n] = the original as it is.
+//   stream s (o1, o2, r1, r2 are 0 to 3) of sample n: word 0 of philox_draw(seed, epoch, step, AUGMENT + s, n) gives the
+//   crop's row below(w, 2 * padding + 1), word 1 its column, the lowest bit of word 2 the flip (where flips are on)
+//   view v, of o = stream v of the original and r = stream 2 + v of its partner, shows in out[v * batch + n]
+//     VIEW_PLAIN: o.  VIEW_MIXUP: lambda * o + (1 - lambda) * r.  VIEW_CUTMIX: r inside the step's box, else o
+//   VIEWS 0 (evaluation): out[n] = the original as it is
 //
 // pixels (images, height, width, 3) bytes; originals, partners (batch) i32; out (views * batch, height, width,
-// STEM_CHANNELS) Storage, =. Grid (pixels of an image / BLOCK, batch): one thread per pixel, both mixtures; the first four
-// threads draw the block's crops and flips into shared memory.
+// STEM_CHANNELS) Storage, =. Grid (pixels of an image / BLOCK, batch): one thread per pixel, all views; the first four
+// threads draw the block's crops and flips into shared memory. No pixel of a partner is fetched that is not shown.
 #include "mixing.cuh"
 #include "philox.cuh"
 
 #ifndef BLOCK
 #error "BLOCK: threads of a block, at least 4"
 #endif
-#ifndef MIXING
-#error "MIXING: 0 for both mixtures, 1 for one view, 2 for evaluation"
+#ifndef VIEWS
+#error "VIEWS: 1 or 2, 0 for evaluation"
 #endif
 
 struct Augmentation {
@@ -55,34 +56,42 @@ DEVICE Colour look_up(const u8* image, const Look& look, const Augmentation& a, 
 extern "C" __global__ void __launch_bounds__(BLOCK)
     augment_mix(const u8* __restrict__ pixels, const i32* __restrict__ originals, const i32* __restrict__ partners,
                 const StepParams* __restrict__ scalars, Storage* __restrict__ out, u32 batch, u32 height, u32 width,
-                Augmentation augmentation) {
+                u32 first, u32 second, Augmentation augmentation) {
     SHARED_MEMORY(memory);
     Look* looks = reinterpret_cast<Look*>(memory);
     u32 n = blockIdx.y, area = height * width;
     u32 pixel = blockIdx.x * BLOCK + threadIdx.x;
-#if MIXING == 2
-    (void)looks;
-    Look straight = {0, 0, 0};
-#else
-    if (threadIdx.x < (MIXING == 0 ? 4 : 1)) looks[threadIdx.x] = draw_look(*scalars, augmentation, threadIdx.x, n);
-    __syncthreads();
-#endif
-    if (pixel >= area) return;
     i32 rows = static_cast<i32>(height), columns = static_cast<i32>(width);
     i32 row = static_cast<i32>(pixel / width), column = static_cast<i32>(pixel % width);
     const u8* original = pixels + static_cast<u64>(originals[n]) * area * 3;
     u64 at = static_cast<u64>(n) * area + pixel;
-#if MIXING == 0
-    const u8* partner = pixels + static_cast<u64>(partners[n]) * area * 3;
-    Colour o1 = look_up(original, looks[0], augmentation, row, column, rows, columns);
-    Colour r1 = look_up(partner, looks[2], augmentation, row, column, rows, columns);
-    put_colour(out, at, mix(scalars->lambda, o1, r1));
-    bool cut = in_box(scalars->cut, row, column);
-    Colour local = look_up(cut ? partner : original, looks[cut ? 3 : 1], augmentation, row, column, rows, columns);
-    put_colour(out, static_cast<u64>(batch) * area + at, local);
-#elif MIXING == 1
-    put_colour(out, at, look_up(original, looks[0], augmentation, row, column, rows, columns));
+#if VIEWS == 0
+    (void)looks;
+    Look straight = {0, 0, 0};
+    if (pixel < area) put_colour(out, at, look_up(original, straight, augmentation, row, column, rows, columns));
 #else
-    put_colour(out, at, look_up(original, straight, augmentation, row, column, rows, columns));
+    u32 stream = threadIdx.x, of = stream % 2;
+    bool shown = of < VIEWS && (stream < 2 || (of == 0 ? first : second) != VIEW_PLAIN);
+    if (stream < 4 && shown) looks[stream] = draw_look(*scalars, augmentation, stream, n);
+    __syncthreads();
+    if (pixel >= area) return;
+    const u8* partner = original;
+    if (first != VIEW_PLAIN || (VIEWS == 2 && second != VIEW_PLAIN)) {
+        partner = pixels + static_cast<u64>(partners[n]) * area * 3;
+    }
+    float lambda = scalars->lambda;
+    bool cut = in_box(scalars->cut, row, column);
+#pragma unroll
+    for (u32 view = 0; view < VIEWS; view++) {
+        u32 shows = view == 0 ? first : second;
+        bool swapped = shows == VIEW_CUTMIX && cut;
+        Colour colour = look_up(swapped ? partner : original, looks[swapped ? 2 + view : view], augmentation, row,
+                                column, rows, columns);
+        if (shows == VIEW_MIXUP && lambda != 1.0f) {
+            Colour other = look_up(partner, looks[2 + view], augmentation, row, column, rows, columns);
+            colour = mix(lambda, colour, other);
+        }
+        put_colour(out, static_cast<u64>(view) * batch * area + at, colour);
+    }
 #endif
 }

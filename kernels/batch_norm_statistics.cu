@@ -9,7 +9,7 @@
 // the squared deviations from it; they cost next to nothing.
 //
 // x (views * count, channels) Storage; sums (views, parts, 2, channels) f32; statistics = (views, 2, channels) f32: mean,
-// invstd; running_mean, running_var (channels) f32, updated. `count` is a view's number of values per channel.
+// invstd; running_mean, running_var (channels) f32, updated, null where they stay as they are. `count` is a view's number of values per channel.
 // Grid: channels / CHANNELS blocks; lane 0 of each channel writes. See batch_norm_parts.cuh.
 #include "batch_norm_parts.cuh"
 #include "storage.cuh"
@@ -41,8 +41,9 @@ extern "C" __global__ void __launch_bounds__(BLOCK)
     double* shared = reinterpret_cast<double*>(memory);
     u32 channel = blockIdx.x * CHANNELS + threadIdx.x;
     bool writes = threadIdx.x < CHANNELS && channel < channels;
+    bool runs = writes && running_mean;
     double running[2] = {0.0, 0.0};
-    if (writes) {
+    if (runs) {
         running[0] = running_mean[channel];
         running[1] = running_var[channel];
     }
@@ -66,7 +67,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK)
         running[0] += momentum * (mean - running[0]);
         running[1] += momentum * (variance * count / (count - 1.0) - running[1]);
     }
-    if (writes) {
+    if (runs) {
         running_mean[channel] = static_cast<float>(running[0]);
         running_var[channel] = static_cast<float>(running[1]);
     }

@@ -1,6 +1,6 @@
 // y = x weight^T + bias.
 //
-// x (batch, inputs), weight (outputs, inputs), bias (outputs), y (batch, outputs), all f32; y =.
+// x (batch, inputs), weight (outputs, inputs), bias (outputs) or null for none, y (batch, outputs), all f32; y =.
 // Grid: (outputs / TILE, batch / TILE), rounded up; threads: linear.cuh.
 #include "linear.cuh"
 
@@ -16,7 +16,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK)
     for (int i = 0; i < MICRO; i++) {
         for (int j = 0; j < MICRO; j++) {
             u32 m = row + threadIdx.x / SIDE + i * SIDE, n = column + threadIdx.x % SIDE + j * SIDE;
-            if (m < batch && n < outputs) y[static_cast<u64>(m) * outputs + n] = p.c[i][j] + bias[n];
+            if (m < batch && n < outputs) y[static_cast<u64>(m) * outputs + n] = p.c[i][j] + (bias ? bias[n] : 0.0f);
         }
     }
 }

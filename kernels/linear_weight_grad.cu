@@ -1,6 +1,7 @@
 // dweight = dy^T x, dbias = sum over the batch of dy.
 //
-// x (batch, inputs), dy (batch, outputs), dweight (outputs, inputs), dbias (outputs), all f32; dweight and dbias =.
+// x (batch, inputs), dy (batch, outputs), dweight (outputs, inputs), dbias (outputs), all f32; dweight and dbias =,
+// dbias null where there is none.
 // Grid: (inputs / TILE, outputs / TILE), rounded up; threads: linear.cuh. The first column of blocks writes dbias, from the
 // row sums of dy^T that it meets anyway.
 #include "linear.cuh"
@@ -16,7 +17,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK)
     multiply<false, false>(reinterpret_cast<float*>(memory), a, b, row, column, p);
     for (int i = 0; i < MICRO; i++) {
         u32 m = row + threadIdx.x / SIDE + i * SIDE;
-        if (m < outputs && blockIdx.x == 0 && threadIdx.x % SIDE == 0) dbias[m] = p.row_sum[i];
+        if (dbias && m < outputs && blockIdx.x == 0 && threadIdx.x % SIDE == 0) dbias[m] = p.row_sum[i];
         for (int j = 0; j < MICRO; j++) {
             u32 n = column + threadIdx.x % SIDE + j * SIDE;
             if (m < outputs && n < inputs) dweight[static_cast<u64>(m) * inputs + n] = p.c[i][j];

@@ -8,6 +8,11 @@
 #error "STEM_CHANNELS: channels of the output; those past the third are zero"
 #endif
 
+// What a view shows: the original; lambda of it and the rest of its partner; it with the step's box from its partner.
+#define VIEW_PLAIN 0
+#define VIEW_MIXUP 1
+#define VIEW_CUTMIX 2
+
 struct Colour {
     float c[3];
 };

@@ -1,7 +1,8 @@
-// torch.optim.SGD over all parameters: g += decay * w; m = momentum * m + g; w -= lr * m.
+// torch.optim.SGD over parameters side by side: g += decay * w; m = momentum * m + g; w -= lr * m, or with `nesterov`
+// w -= lr * (g + momentum * m).
 //
 // master, momentum (elements) f32, updated; grad (elements) f32; compute (elements) Storage, = w rounded, null where
-// products read the master; lr from the step's scalars. A thread does VECTOR (4 or 1) elements side by side, then those
+// products read the master; lr from the step's scalars, times lr_factor. A thread does VECTOR (4 or 1) elements side by side, then those
 // a grid further on; the last elements % VECTOR are done one by one.
 #include "step.cuh"
 #include "storage.cuh"
@@ -12,19 +13,22 @@
 
 struct SgdConfig {
     float lr, momentum, decay;
+    bool nesterov;
 };
 
 DEVICE float update(float weight, float grad, float* momentum, const SgdConfig& c) {
-    float m = c.momentum * *momentum + (grad + c.decay * weight);
+    float g = grad + c.decay * weight;
+    float m = c.momentum * *momentum + g;
     *momentum = m;
-    return weight - c.lr * m;
+    float ahead = c.nesterov ? g + c.momentum * m : m;
+    return weight - c.lr * ahead;
 }
 
 extern "C" __global__ void __launch_bounds__(BLOCK)
     sgd(float* __restrict__ master, const float* __restrict__ grad, float* __restrict__ momentum,
         Storage* __restrict__ compute, const StepParams* __restrict__ scalars, u64 elements, float momentum_factor,
-        float decay) {
-    SgdConfig c = {scalars->lr, momentum_factor, decay};
+        float decay, float lr_factor, u32 nesterov) {
+    SgdConfig c = {scalars->lr * lr_factor, momentum_factor, decay, nesterov != 0};
     u64 threads = static_cast<u64>(gridDim.x) * BLOCK;
     u64 thread = static_cast<u64>(blockIdx.x) * BLOCK + threadIdx.x;
     u64 whole = elements / VECTOR;

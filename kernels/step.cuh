@@ -10,12 +10,11 @@ struct StepParams {
     u32 epoch;              // 0-based
     u32 step;               // 0-based, in the epoch
     float lambda;           // of the mixtures
-    float label_lambda;     // of the labels
+    u32 row;                // of the loss log, or the first row of the evaluation's results
     i32 cut[4];             // CutMix box: rows [0]..[1], columns [2]..[3]
     float lr;               // learning rate
     float coefficients[3];  // of L_c, L_cb and L_sim in the total
-    u32 row;                // of the loss log, or the first row of the evaluation's results
-    u32 reserved;
+    u32 reserved[2];
 };
 
 static_assert(sizeof(StepParams) == 4 * STEP_WORDS, "the host writes sixteen words");

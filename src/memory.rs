@@ -44,6 +44,9 @@ pub trait Memory {
     /// When the device does not tell.
     fn available(&self) -> Result<usize>;
 
+    /// Bytes of the last cache before the memory; 0 where there is none.
+    fn cache_bytes(&self) -> usize;
+
     /// Bytes, a multiple of 256, that a plan leaves free behind each tensor of a shared allocation: none but where the device
     /// watches them, see [`Memory::outline`].
     fn padding(&self) -> usize {

@@ -4,6 +4,8 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use glmc_engine::config::{Sam, Settings};
+use glmc_engine::nn::{BatchNorm, Group};
 use glmc_engine::tensor::Precision;
 use training::Rig;
 
@@ -42,16 +44,34 @@ fn a_step_allocates_nothing_after_the_first() {
     let (windows, length) = (4, 4);
     let steps = 4 + windows * length;
     let images = training::images(16, 8 * steps);
-    let rig = Rig::new("cpu", Precision::F32, &images, 16, 8);
-    let on_device = rig.backend.allocated();
-    (0..4).for_each(|step| rig.run(step));
-    // rayon's queues may grow once more at any time: what a step allocates shows in every window.
-    let made = (0..windows).map(|window| {
-        let before = ALLOCATIONS.load(Ordering::Relaxed);
-        (0..length).for_each(|step| rig.run(4 + window * length + step));
-        ALLOCATIONS.load(Ordering::Relaxed) - before
+    let projection = toml::from_str("match = \"fc*.weight\"\nmax_norm = 0.1\nevery = \"step\"").expect("a projection");
+    let groups = [("*.bias", Some(0.0)), ("fc_cb.*", Some(0.1))].map(|(pattern, weight_decay)| Group {
+        pattern: pattern.into(),
+        lr_factor: 1.0,
+        weight_decay,
+        frozen: false,
+        batch_norm: BatchNorm::Train,
     });
-    let least = made.min();
-    assert_eq!(rig.backend.allocated(), on_device, "the backend allocated");
-    assert_eq!(least, Some(0), "allocations in every {length} steps");
+    // The plain step, and one with all that the optimiser can do.
+    let all = Settings {
+        sam: Some(Sam { ascent: [1.0, 1.0, 0.0], ..Sam::new(0.05) }),
+        nesterov: Some(true),
+        project: Some(projection),
+        groups: Some(groups.into()),
+        ..Settings::default()
+    };
+    for settings in [Settings::default(), all] {
+        let rig = Rig::with("cpu", Precision::F32, &images, (16, 8), settings);
+        let on_device = rig.backend.allocated();
+        (0..4).for_each(|step| rig.run(step));
+        // rayon's queues may grow once more at any time: what a step allocates shows in every window.
+        let made = (0..windows).map(|window| {
+            let before = ALLOCATIONS.load(Ordering::Relaxed);
+            (0..length).for_each(|step| rig.run(4 + window * length + step));
+            ALLOCATIONS.load(Ordering::Relaxed) - before
+        });
+        let least = made.min();
+        assert_eq!(rig.backend.allocated(), on_device, "the backend allocated");
+        assert_eq!(least, Some(0), "allocations in every {length} steps");
+    }
 }

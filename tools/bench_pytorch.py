@@ -5,6 +5,8 @@
     python tools/bench_pytorch.py --width 64 --device cuda --precision bf16 --mode best --json
     python tools/bench_pytorch.py --width 64 --device cuda --precision bf16 --layers
     python tools/bench_pytorch.py --train --data cifar10.lt --width 64 --device cuda --precision bf16 --epochs 200
+    python tools/bench_pytorch.py --train --data cifar10.lt --method ce --batch 128 --lr 0.1 --weight-decay 2e-4 \\
+        --lr-schedule 160:0.01,180:0.0001 --warmup-epochs 5 --checkpoint ce.pt    # width 16 by LDAM-DRW's recipe
 
 `--mode eager` is the step as the published code writes it (channels_last, fused SGD, vectorised augmentation);
 `--mode best` times every form that PyTorch offers (views joined or separate, compiled or not; on a GPU also bf16
@@ -21,6 +23,7 @@ import argparse
 import gc
 import json
 import platform
+import re
 import resource
 import statistics
 import sys
@@ -35,6 +38,7 @@ from torch.nn import functional as F
 
 from glmc_fast import Form, Images, Trainer, draw_rows, forms
 from glmc_torch import DEPTHS
+from single_view import METHODS
 
 #: CIFAR-10-LT with imbalance 100: what both benchmarks pretend to train on.
 COUNTS = [5000, 2997, 1796, 1077, 645, 387, 232, 139, 83, 50]
@@ -340,8 +344,13 @@ def parse() -> argparse.Namespace:
     training.add_argument("--train", action="store_true", help="train on --data and print accuracy every epoch")
     training.add_argument("--data", type=Path, help="a store made by `glmc-engine prepare`")
     training.add_argument("--out", type=Path, help="folder for metrics.jsonl, in the engine's format")
-    training.add_argument("--method", choices=["glmc", "ce"], default="glmc")
+    training.add_argument("--method", choices=["glmc", *METHODS], default="glmc")
     training.add_argument("--epochs", type=int, default=200)
+    training.add_argument("--lr-schedule", default="cosine", help="cosine, or epochs with factors of --lr: E:F,E:F")
+    training.add_argument("--warmup-epochs", type=int, default=0, help="of linear warm-up")
+    training.add_argument("--drw-epoch", type=int, default=160, help="of ldam-drw: weights classes from this one on")
+    training.add_argument("--checkpoint", type=Path, metavar="FILE", help="save here; the same command goes on from it")
+    training.add_argument("--checkpoint-every", type=int, default=1, metavar="EPOCHS")
     training.add_argument("--seed", type=int, default=0)
     training.add_argument("--eval-every", type=int, default=1, metavar="EPOCHS")
     for name, value in (
@@ -361,6 +370,10 @@ def parse() -> argparse.Namespace:
         parser.error("--width must be at least 1 and --batch at least 2")
     if options.train and options.data is None:
         parser.error("--train needs --data STORE")
+    if min(options.epochs, options.checkpoint_every, options.eval_every) < 1 or options.warmup_epochs < 0:
+        parser.error("--epochs, --checkpoint-every and --eval-every must be at least 1, --warmup-epochs at least 0")
+    if not re.fullmatch(r"cosine|\d+:[\d.e+-]+(,\d+:[\d.e+-]+)*", options.lr_schedule):
+        parser.error(f"--lr-schedule {options.lr_schedule}: give cosine, or epochs with factors: 160:0.01,180:0.0001")
     return options
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from glmc_torch import GlmcResNet, Outputs, class_weights, glmc_loss, soft_labels
+from single_view import SingleView
 
 #: Black border of the CIFAR augmentation, in pixels.
 PADDING = 4
@@ -226,17 +227,21 @@ class Trainer:
         momentum: float = 0.9,
         weight_decay: float = 5e-3,
         seed: int = 0,
+        drw_epoch: int = 160,
     ) -> None:
-        """`labels` has a class for each of `images`; `counts` the images of each class."""
+        """`labels` has a class for each of `images`; `counts` the images of each class; `drw_epoch` is `ldam-drw`'s."""
         torch.manual_seed(seed)
         norm = nn.BatchNorm2d
         if form.joined and method == "glmc":
             norm = JointNormFusable if form.compiled else JointNorm
         self.model = GlmcResNet(arch, width, len(counts), norm=norm)
+        self.single = SingleView(method, counts, drw_epoch, device) if method != "glmc" else None
+        if self.single is not None:
+            self.model.fc = self.single.head(4 * width, len(counts)) or self.model.fc
         self.model.to(device).to(memory_format=torch.channels_last).train()
         self.images, self.labels, self.form, self.device = images, labels.to(device), form, device
         self.weights = class_weights(counts, k, torch.float32).to(device)
-        self.gamma, self.method = gamma, method
+        self.gamma = gamma
         # The masters are what SGD updates; only with bf16 weights are they not the model's own parameters.
         self.low: list[Tensor] = []
         self.masters: list[Tensor] = []
@@ -265,11 +270,11 @@ class Trainer:
         return Outputs(*(t.float() for t in out))
 
     def _losses(self, ints: Tensor, reals: Tensor, batch: int) -> Tensor:
-        """L_c, L_cb, L_sim and their sum (plain cross-entropy: the loss, 0, 0, the loss), as one vector of 4."""
+        """L_c, L_cb, L_sim and their sum (on a single view: the loss, 0, 0, the loss), as one vector of 4."""
         row = Row(ints, reals, batch)
         first = self.labels[row.index[0]]
-        if self.method == "ce":
-            loss = F.cross_entropy(self._forward(self.images.single(row)).logits, first.long())
+        if self.single is not None:
+            loss = self.single.loss(self._forward(self.images.single(row)).logits, first.long())
             zero = torch.zeros_like(loss)
             return torch.stack((loss, zero, zero, loss))
         mixup, cutmix = self.images.mixtures(row)
@@ -310,11 +315,38 @@ class Trainer:
         graph.replay()
         return losses
 
+    def begin_epoch(self, epoch: int, lr: float) -> None:
+        """Sets what depends on the 0-based epoch; between steps."""
+        self.lr.fill_(lr)
+        if self.single is not None:
+            self.single.begin_epoch(epoch)
+
+    def _parameters(self) -> list[Tensor]:
+        return [p for group in self.optimizer.param_groups for p in group["params"]]
+
+    def state(self) -> dict[str, object]:
+        """All that the next step depends on, on the CPU: model, masters and momenta."""
+        momenta = [self.optimizer.state[p].get("momentum_buffer") for p in self._parameters()]
+        return {
+            "model": {key: value.detach().cpu().clone() for key, value in self.model.state_dict().items()},
+            "masters": [p.detach().cpu().clone() for p in self._parameters()],
+            "momenta": [None if m is None else m.detach().cpu().clone() for m in momenta],
+        }
+
+    @torch.no_grad()
+    def restore(self, state: dict[str, object]) -> None:
+        """Takes up what `state` returned; before the first step."""
+        self.model.load_state_dict(state["model"])
+        for parameter, master, momentum in zip(self._parameters(), state["masters"], state["momenta"], strict=True):
+            parameter.copy_(master)
+            if momentum is not None:
+                self.optimizer.state[parameter]["momentum_buffer"] = momentum.to(parameter.device)
+
     def _capture(self, ints: Tensor, reals: Tensor, batch: int) -> None:
         """Warms up on a side stream, as PyTorch asks, and records the whole step. The weights come out untouched."""
         static_ints, static_reals = ints.clone(), reals.clone()
         state = {key: value.clone() for key, value in self.model.state_dict().items()}
-        masters = [p.detach().clone() for group in self.optimizer.param_groups for p in group["params"]]
+        masters = [p.detach().clone() for p in self._parameters()]
         momenta = {p: s.get("momentum_buffer") for p, s in self.optimizer.state.items()}
         momenta = {p: None if buffer is None else buffer.clone() for p, buffer in momenta.items()}
         side = torch.cuda.Stream()
@@ -332,8 +364,7 @@ class Trainer:
         for key, value in self.model.state_dict().items():
             value.copy_(state[key])
         with torch.no_grad():
-            parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-            for parameter, start in zip(parameters, masters, strict=True):
+            for parameter, start in zip(self._parameters(), masters, strict=True):
                 parameter.copy_(start)
                 buffer = self.optimizer.state[parameter].get("momentum_buffer")
                 if buffer is not None:

@@ -247,7 +247,7 @@ def cosine_lr(base: float, epoch: int, epochs: int) -> float:
 
 
 def make_sgd(model: nn.Module, lr: float, momentum: float, weight_decay: float, **options: bool) -> torch.optim.SGD:
-    """GLMC's optimiser: coupled weight decay on every parameter, momentum without Nesterov."""
+    """GLMC's optimiser: coupled weight decay on every parameter, momentum, without Nesterov unless asked for."""
     return torch.optim.SGD(model.parameters(), lr=lr, momentum=momentum, weight_decay=weight_decay, **options)
 
 
@@ -271,19 +271,44 @@ class StepSetup:
     lr: float
     momentum: float
     weight_decay: float
+    #: SAM's rho; its ascent leaves out gamma * L_sim.
+    sam: float | None = None
+    nesterov: bool = False
 
     @staticmethod
     def parse(metadata: dict[str, str]) -> StepSetup:
         """From safetensors metadata, whose values are all strings."""
         integers = {key: int(metadata[key]) for key in ("width", "classes", "batch", "size", "steps")}
         reals = {key: float(metadata[key]) for key in ("alpha", "gamma", "k", "lr", "momentum", "weight_decay")}
-        fields: dict[str, Any] = {**integers, **reals}
+        fields: dict[str, Any] = {**integers, **reals, "nesterov": metadata.get("nesterov") == "true"}
+        fields["sam"] = float(metadata["sam"]) if "sam" in metadata else None
         return StepSetup(arch=metadata["arch"], counts=tuple(json.loads(metadata["counts"])), **fields)
 
     def metadata(self) -> dict[str, str]:
         """The reverse of `parse`."""
-        fields = {key: str(value) for key, value in vars(self).items() if key != "counts"}
-        return {**fields, "counts": json.dumps(list(self.counts))}
+        fields = {key: str(value) for key, value in vars(self).items() if key not in ("counts", "sam", "nesterov")}
+        optional = {"sam": str(self.sam)} if self.sam is not None else {}
+        optional |= {"nesterov": "true"} if self.nesterov else {}
+        return {**fields, **optional, "counts": json.dumps(list(self.counts))}
+
+
+def sam_climb(model: nn.Module, loss: Tensor, rho: float) -> Callable[[], None]:
+    """Takes the parameters to w + rho g / (|g| + 1e-12), g the gradient of `loss`; returns what takes them back."""
+    parameters = list(model.parameters())
+    before = [parameter.detach().clone() for parameter in parameters]
+    gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+    norm = math.sqrt(sum(float(g.square().sum()) for g in gradients if g is not None))
+    with torch.no_grad():
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            if gradient is not None:
+                parameter.add_(rho / (norm + 1e-12) * gradient)
+
+    def back() -> None:
+        with torch.no_grad():
+            for parameter, value in zip(parameters, before, strict=True):
+                parameter.copy_(value)
+
+    return back
 
 
 def run_steps(setup: StepSetup, tensors: dict[str, Tensor], dtype: torch.dtype = torch.float64) -> dict[str, Tensor]:
@@ -302,7 +327,7 @@ def run_steps(setup: StepSetup, tensors: dict[str, Tensor], dtype: torch.dtype =
     missing = [name for name in missing if not name.endswith("num_batches_tracked")]
     if missing or unexpected:
         raise ValueError(f"parameters do not fit {setup.arch}: missing {missing}, unexpected {unexpected}")
-    optimizer = make_sgd(model, setup.lr, setup.momentum, setup.weight_decay)
+    optimizer = make_sgd(model, setup.lr, setup.momentum, setup.weight_decay, nesterov=setup.nesterov)
     weights = class_weights(setup.counts, setup.k, dtype)
     out: dict[str, Tensor] = {}
     losses = []
@@ -316,12 +341,24 @@ def run_steps(setup: StepSetup, tensors: dict[str, Tensor], dtype: torch.dtype =
         label, weighted = soft_labels(tensors[key + "original_label"], tensors[key + "reversed_label"], lam, weights)
         out[key + "mixup"], out[key + "cutmix"] = global_view, local_view
         out[key + "label"], out[key + "label_weighted"] = label, weighted
-        with autocast:
-            views = model(global_view), model(local_view)
-        mixup_out, cutmix_out = (Outputs(*(value.to(dtype) for value in view)) for view in views)
-        loss = glmc_loss(mixup_out, cutmix_out, label, weighted, setup.alpha, setup.gamma)
+
+        def forward(
+            inputs: tuple[Tensor, Tensor] = (global_view, local_view), labels: tuple[Tensor, Tensor] = (label, weighted)
+        ) -> tuple[Outputs, Outputs, Losses]:
+            with autocast:
+                views = tuple(model(view) for view in inputs)
+            first, second = (Outputs(*(value.to(dtype) for value in view)) for view in views)
+            return first, second, glmc_loss(first, second, *labels, setup.alpha, setup.gamma)
+
         optimizer.zero_grad()
-        loss.total.backward()
+        mixup_out, cutmix_out, loss = forward()
+        if setup.sam is None:
+            loss.total.backward()
+        else:
+            back = sam_climb(model, loss.total - setup.gamma * loss.sim, setup.sam)
+            optimizer.zero_grad()
+            forward()[2].total.backward()
+            back()
         if step == 0:
             for view, result in (("mixup", mixup_out), ("cutmix", cutmix_out)):
                 out[f"step0.logits_{view}"], out[f"step0.logits_cb_{view}"] = result.logits, result.logits_cb

@@ -5,6 +5,7 @@
     python tools/make_reference.py variants DIR         # a dozen larger random step files, not for committing
     python tools/make_reference.py step FILE [options]  # one step file of any shape
     python tools/make_reference.py ops FILE             # the single-op fixtures
+    python tools/make_reference.py losses FILE          # those of the supervised losses
 
 Step files are what `glmc-engine verify` reads: a start, some GLMC training steps, their outcome. Every input is
 rounded to float32 first and the computation then continues in float64, so that a reader starts from the very same
@@ -18,6 +19,7 @@ import argparse
 import json
 import random
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -25,7 +27,8 @@ from safetensors.torch import save
 from torch import Tensor
 
 from glmc_torch import DEPTHS, HIDDEN, GlmcResNet, StepSetup, check_file, cutmix_box, run_steps
-from reference_ops import op_fixtures
+from reference_losses import loss_fixtures
+from reference_ops import op_fixtures, optimizer_fixtures
 
 
 def write_file(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
@@ -124,6 +127,7 @@ COMMITTED: dict[str, tuple[StepSetup, int, int]] = {
     "step_w4_c10_b5": (setup_of("resnet20", 4, 10, 5, 12, 2), 1, 128),
     "step_w2_c7_b3": (setup_of("resnet32", 2, 7, 3, 16, 1, alpha=1.0, gamma=0.0), 2, 24),
     "step_w3_c100_b2": (setup_of("resnet20", 3, 100, 2, 12, 5, alpha=0.3, gamma=1.0, lr=0.02), 3, 32),
+    "step_w2_c5_b4_sam": (replace(setup_of("resnet20", 2, 5, 4, 12, 2), sam=0.05, nesterov=True), 4, 16),
 }
 
 #: Wider coverage for `verify`, not committed.
@@ -154,8 +158,13 @@ def main() -> int:
     committed.add_argument("--out", type=Path, default=Path(__file__).resolve().parent.parent / "tests" / "fixtures")
     variants = commands.add_parser("variants", help="larger random step files")
     variants.add_argument("out", type=Path)
-    ops = commands.add_parser("ops", help="single-op fixtures")
-    ops.add_argument("file", type=Path)
+    fixtures = {"ops": op_fixtures, "losses": loss_fixtures, "optimizer": optimizer_fixtures}
+    for name, what in (
+        ("ops", "single-op fixtures"),
+        ("losses", "fixtures of the supervised losses"),
+        ("optimizer", "fixtures of the optimiser"),
+    ):
+        commands.add_parser(name, help=what).add_argument("file", type=Path)
     step = commands.add_parser("step", help="one step file", formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     step.add_argument("file", type=Path)
     step.add_argument("--arch", choices=list(DEPTHS), default="resnet32")
@@ -170,9 +179,11 @@ def main() -> int:
     options = parser.parse_args()
     torch.set_num_threads(1)  # the order of sums, and so the bytes, must not depend on the machine's cores
 
-    if options.command in ("committed", "ops"):
-        path = options.out / "ops.safetensors" if options.command == "committed" else options.file
-        tensors, metadata = op_fixtures()
+    for name, make in fixtures.items():
+        if options.command not in ("committed", name):
+            continue
+        path = options.out / f"{name}.safetensors" if options.command == "committed" else options.file
+        tensors, metadata = make()
         write_file(path, tensors, metadata)
         print(f"{path}  {path.stat().st_size / 1024:.0f} KiB  {len(metadata)} cases")
     if options.command in ("committed", "variants"):

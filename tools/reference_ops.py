@@ -21,8 +21,6 @@ from glmc_torch import (
     mixup,
     negative_cosine,
     shortcut_a,
-    soft_cross_entropy,
-    soft_labels,
 )
 
 EPS = 1e-5
@@ -187,66 +185,64 @@ def linear(out: Fixtures) -> None:
         out.add(case, {}, x=x, weight=weight, bias=bias, y=y, dy=dy, dx=dx, dweight=dweight, dbias=dbias)
 
 
-def losses(out: Fixtures) -> None:
-    """soft_label_cross_entropy and negative_cosine, both views stacked (MixUp's rows first).
+def normalize_rows(out: Fixtures) -> None:
+    """x N,D; y = x / max(|x|, 1e-12) for each row. In "short" one row is shorter than that, one is zero."""
+    for name, n, d in [("small", 4, 5), ("wide", 3, 33), ("short", 4, 3)]:
+        case = f"normalize_rows.{name}"
+        (x,) = randn(case, (n, d))
+        if name == "short":
+            x[1] *= 1e-13 / x[1].norm()
+            x[2] = 0
+        x.requires_grad_()
+        y = F.normalize(x)
+        (dy,) = randn(case + ".dy", (n, d))
+        out.add(case, {}, x=x, y=y, dy=dy, dx=torch.autograd.grad(y, x, dy)[0])
 
-    soft_label_cross_entropy: logits and logits_cb 2N,C; label and label_weighted N,C, the same for both views;
-    loss_c = scale * (CE(view 0) + CE(view 1)), loss_cb likewise; the gradients are those of
-    alpha * loss_c + (1 - alpha) * loss_cb.
-    negative_cosine: u and h 2N,D; loss = -mean cos(u_0, h_1) - mean cos(u_1, h_0); du is that of gamma * loss, and
-    the gradient of h is zero.
+
+def scale_columns(out: Fixtures) -> None:
+    """x N,C; scales C; y = scales * x."""
+    for name, n, c in [("small", 4, 5), ("wide", 3, 33), ("tall", 40, 2)]:
+        case = f"scale_columns.{name}"
+        x, scales = (tensor.requires_grad_() for tensor in randn(case, (n, c), (c,)))
+        y = scales * x
+        (dy,) = randn(case + ".dy", (n, c))
+        dx, dscales = torch.autograd.grad(y, (x, scales), dy)
+        out.add(case, {}, x=x, scales=scales, y=y, dy=dy, dx=dx, dscales=dscales)
+
+
+def cosines(out: Fixtures) -> None:
+    """negative_cosine, both views stacked: u and h 2N,D; loss = -mean cos(u_0, h_1) - mean cos(u_1, h_0); du is that of
+    gamma * loss, and the gradient of h is zero; dh is the gradient where it is not stopped, dh_own that of h in the place
+    of u as well.
     """
-    for name, n, c, alpha, scale, spread in [
-        ("small", 4, 5, 0.7, 1.0, 2.0),
-        ("half", 3, 10, 0.25, 0.5, 3.0),
-        ("alpha_one", 1, 2, 1.0, 1.0, 1.0),
-        ("large_logits", 2, 7, 0.5, 1.0, 300.0),
-    ]:
-        case = f"soft_label_cross_entropy.{name}"
-        generator = torch.Generator().manual_seed(len(case) + n)
-        logits, logits_cb = (spread * t for t in randn(case, (2 * n, c), (2 * n, c)))
-        counts = [int(500 * 0.01 ** (index / (c - 1))) for index in range(c)]
-        first, second = (torch.randint(c, (n,), generator=generator, dtype=torch.int32) for _ in range(2))
-        lam = 0.375
-        label, label_weighted = soft_labels(first, second, lam, class_weights(counts, 1.2))
-        logits.requires_grad_()
-        logits_cb.requires_grad_()
-        loss_c = scale * (soft_cross_entropy(logits[:n], label) + soft_cross_entropy(logits[n:], label))
-        loss_cb = scale * (
-            soft_cross_entropy(logits_cb[:n], label_weighted) + soft_cross_entropy(logits_cb[n:], label_weighted)
-        )
-        total = alpha * loss_c + (1 - alpha) * loss_cb
-        dlogits, dlogits_cb = torch.autograd.grad(total, (logits, logits_cb))
-        out.add(
-            case,
-            {"alpha": alpha, "scale": scale, "lambda": lam, "k": 1.2, "counts": counts},
-            first=first,
-            second=second,
-            label=label,
-            label_weighted=label_weighted,
-            logits=logits,
-            logits_cb=logits_cb,
-            loss_c=loss_c.reshape(1),
-            loss_cb=loss_cb.reshape(1),
-            dlogits=dlogits,
-            dlogits_cb=dlogits_cb,
-        )
     for name, n, d, gamma in [("small", 3, 8, 1.0), ("odd", 5, 33, 4.0), ("batch_one", 1, 2, 0.5)]:
         case = f"negative_cosine.{name}"
         u, h = randn(case, (2 * n, d), (2 * n, d))
         u.requires_grad_()
+        h.requires_grad_()
         loss = negative_cosine(u[:n], h[n:]) + negative_cosine(u[n:], h[:n])
-        out.add(case, {"gamma": gamma}, u=u, h=h, loss=loss.reshape(1), du=torch.autograd.grad(gamma * loss, u)[0])
+        du = torch.autograd.grad(gamma * loss, u)[0]
+        # negative_cosine itself stops the gradient; the ablations do not.
+        views = [(u[:n], h[n:]), (u[n:], h[:n])]
+        dh = torch.autograd.grad(-gamma * sum(F.cosine_similarity(a, b).mean() for a, b in views), h)[0]
+        views = [(h[:n], h[n:]), (h[n:], h[:n])]
+        dh_own = torch.autograd.grad(-gamma * sum(F.cosine_similarity(a, b).mean() for a, b in views), h)[0]
+        out.add(case, {"gamma": gamma}, u=u, h=h, loss=loss.reshape(1), du=du, dh=dh, dh_own=dh_own)
 
 
 def sgd(out: Fixtures) -> None:
     """Three steps, the learning rate changing between them; paramS and momentumS are the state after step S."""
-    for name, momentum, decay in [("momentum_decay", 0.9, 5e-3), ("plain", 0.0, 0.0), ("no_decay", 0.9, 0.0)]:
+    sgd_steps(out, [("momentum_decay", 0.9, 5e-3), ("plain", 0.0, 0.0), ("no_decay", 0.9, 0.0)], nesterov=False)
+
+
+def sgd_steps(out: Fixtures, settings: list[tuple[str, float, float]], *, nesterov: bool) -> None:
+    """The cases of `sgd`: name, momentum, weight decay."""
+    for name, momentum, decay in settings:
         case = f"sgd.{name}"
         start, *gradients = randn(case, *[(11,)] * 4)
         rates = [0.1, 0.05, 0.2]
         parameter = start.clone().requires_grad_()
-        optimizer = torch.optim.SGD([parameter], lr=0.1, momentum=momentum, weight_decay=decay)
+        optimizer = torch.optim.SGD([parameter], lr=0.1, momentum=momentum, weight_decay=decay, nesterov=nesterov)
         tensors = {"param": start}
         for step, (rate, gradient) in enumerate(zip(rates, gradients, strict=True)):
             optimizer.param_groups[0]["lr"] = rate
@@ -256,7 +252,42 @@ def sgd(out: Fixtures) -> None:
             tensors[f"param{step}"] = parameter.detach().clone()
             if momentum:
                 tensors[f"momentum{step}"] = optimizer.state[parameter]["momentum_buffer"].clone()
-        out.add(case, {"lr": rates, "momentum": momentum, "weight_decay": decay}, **tensors)
+        attributes: dict[str, object] = {"lr": rates, "momentum": momentum, "weight_decay": decay}
+        out.add(case, attributes | ({"nesterov": True} if nesterov else {}), **tensors)
+
+
+def sam(out: Fixtures) -> None:
+    """Two steps of SAM by autograd on f(w) = sum (A w)^2 / 2 + sum w^4 / 4; the step has weight decay, the ascent none.
+
+    climbedS is w + eps, gradS and aboveS the gradients at w and there, paramS the weights after step S.
+    """
+    for name, rho, momentum, decay in [("momentum_decay", 0.05, 0.9, 5e-3), ("far", 2.0, 0.0, 0.0)]:
+        case = f"sam.{name}"
+        start, matrix = randn(case, (11,), (11, 11))
+        parameter = start.clone().requires_grad_()
+        optimizer = torch.optim.SGD([parameter], lr=0.01, momentum=momentum, weight_decay=decay)
+        tensors = {"param": start}
+
+        def gradient(w: Tensor, by: Tensor = matrix) -> Tensor:
+            loss = ((by @ w) ** 2).sum() / 2 + (w**4).sum() / 4
+            return torch.autograd.grad(loss, w)[0]
+
+        for step in range(2):
+            at = gradient(parameter)
+            climbed = (parameter + rho * at / (at.norm() + 1e-12)).detach().requires_grad_()
+            parameter.grad = gradient(climbed)
+            tensors |= {f"grad{step}": at, f"climbed{step}": climbed, f"above{step}": parameter.grad.clone()}
+            optimizer.step()
+            tensors[f"param{step}"] = parameter.detach().clone()
+        out.add(case, {"rho": rho, "lr": 0.01, "momentum": momentum, "weight_decay": decay}, **tensors)
+
+
+def optimizer_fixtures() -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The cases of the optimiser's options, in a file of their own: tensors by key, attributes by case."""
+    out = Fixtures()
+    sgd_steps(out, [("nesterov", 0.9, 5e-3), ("nesterov_no_decay", 0.5, 0.0)], nesterov=True)
+    sam(out)
+    return out.tensors, out.metadata
 
 
 def augment(image: Tensor, corner: list[int], flip: bool, mean: Tensor, std: Tensor) -> Tensor:
@@ -345,6 +376,6 @@ def boxes_and_weights(out: Fixtures) -> None:
 def op_fixtures() -> tuple[dict[str, Tensor], dict[str, str]]:
     """All cases: tensors by key, attributes by case."""
     out = Fixtures()
-    for add in (conv2d, batch_norm, shortcut_and_pool, linear, losses, sgd, mixtures, boxes_and_weights):
+    for add in (conv2d, batch_norm, shortcut_and_pool, linear, normalize_rows, scale_columns, cosines, sgd, mixtures, boxes_and_weights):
         add(out)
     return out.tensors, out.metadata

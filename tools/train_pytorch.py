@@ -1,11 +1,13 @@
-"""Whole GLMC and cross-entropy training runs in PyTorch on a glmc-engine store: `bench_pytorch.py --train`."""
+"""Whole training runs in PyTorch on a glmc-engine store, by GLMC or on a single view: `bench_pytorch.py --train`."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import math
+import os
 import time
+from pathlib import Path
 
 import torch
 
@@ -28,6 +30,49 @@ def choose_form(options: argparse.Namespace) -> Form:
     return Form(True, True, precision, True)
 
 
+def learning_rate(options: argparse.Namespace, epoch: int) -> float:
+    """The rate of a 0-based epoch, as `glmc-engine train` has it by the same flags."""
+    warmup = options.warmup_epochs
+    if epoch < warmup:
+        return options.lr * (epoch + 1) / warmup
+    if options.lr_schedule == "cosine":
+        return cosine_lr(options.lr, epoch - warmup, options.epochs - warmup)
+    factor = 1.0
+    for step in options.lr_schedule.split(","):
+        begin, _, value = step.partition(":")
+        factor = float(value) if epoch >= int(begin) else factor
+    return options.lr * factor
+
+
+#: Options that a resumed run must share with the one that it goes on with.
+SETTINGS = (
+    *("method", "model", "width", "batch", "epochs", "lr", "lr_schedule", "warmup_epochs", "weight_decay", "momentum"),
+    *("gamma", "k", "resample", "beta", "drw_epoch", "seed", "precision", "mode", "device", "eval_every"),
+)
+
+
+def save_checkpoint(path: Path, content: dict) -> None:
+    """Writes a file that is whole or absent."""
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("wb") as file:
+        torch.save(content, file)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def read_checkpoint(path: Path, settings: dict) -> dict | None:
+    """What an earlier process of the same run saved; None where there is no file. Another run's is refused."""
+    if not path.exists():
+        return None
+    content = torch.load(path, weights_only=True)
+    for name, value in settings.items():
+        if content["settings"].get(name) != value:
+            there = content["settings"].get(name)
+            raise SystemExit(f"{path}: is of a run with {name} {there}, not {value}: give another --checkpoint")
+    return content
+
+
 def evaluate(trainer: Trainer, pixels: torch.Tensor, labels: torch.Tensor, counts: list[int], head: str) -> dict:
     """Accuracy of one head on a split that is on the device."""
     logits = [trainer.predict(pixels[at : at + EVAL_BATCH], head) for at in range(0, len(pixels), EVAL_BATCH)]
@@ -35,16 +80,17 @@ def evaluate(trainer: Trainer, pixels: torch.Tensor, labels: torch.Tensor, count
 
 
 def train(options: argparse.Namespace, device: torch.device) -> None:
-    """Trains as `glmc-engine train` does, printing one line per epoch; with `--out`, metrics.jsonl in the engine's format.
+    """Trains as `glmc-engine train` does, one line per epoch; with `--out`, metrics.jsonl in the engine's format.
 
-    GLMC is scored with `fc_cb`, plain cross-entropy with `fc`. The last, smaller batch of an epoch is trained on, too.
+    GLMC is scored with `fc_cb`, the others with `fc`. The last, smaller batch of an epoch is trained on, too. With
+    `--checkpoint` the same command goes on with a run that was stopped, on a CPU to the same bits.
     """
     store = Store.open(options.data)
     pixels, labels = store.train.tensors()
     test_pixels, test_labels = (t.to(device) for t in store.test.tensors())
     form = choose_form(options)
     images = Images(pixels, store.mean, store.std, device)
-    names = ("method", "gamma", "k", "lr", "momentum", "weight_decay", "seed", "width")
+    names = ("method", "gamma", "k", "lr", "momentum", "weight_decay", "seed", "width", "drw_epoch")
     settings = {name: getattr(options, name) for name in names}
     trainer = Trainer(images, labels, store.counts, form, device, arch=options.model, **settings)
     head = "fc_cb" if options.method == "glmc" else "fc"
@@ -52,17 +98,29 @@ def train(options: argparse.Namespace, device: torch.device) -> None:
     generator = torch.Generator().manual_seed(options.seed)
     size = (images.height, images.width)
     print(f"{options.method} {options.model} width {options.width}, {len(labels)} images, {form}, seed {options.seed}")
+    history: list[dict] = []
+    earlier = 0.0
+    run = {name: getattr(options, name) for name in SETTINGS} | {"counts": store.counts}
+    saved = read_checkpoint(options.checkpoint, run) if options.checkpoint is not None else None
+    if saved is not None:
+        trainer.restore(saved["trainer"])
+        generator.set_state(saved["generator"])
+        history, earlier = saved["history"], saved["seconds"]
+        print(f"going on after epoch {len(history)} of {options.epochs}")
     log = None
     if options.out is not None:
         options.out.mkdir(parents=True, exist_ok=True)
         log = (options.out / "metrics.jsonl").open("w")
+        log.writelines(json.dumps(line) + "\n" for line in history)
     best: dict = {}
-    begin = time.perf_counter()
-    metrics: dict = {}
-    for epoch in range(options.epochs):
+    for line in history:
+        best = line if "top1" in line and (not best or line["top1"] > best["top1"]) else best
+    begin = time.perf_counter() - earlier
+    metrics: dict = history[-1] if history else {}
+    for epoch in range(len(history), options.epochs):
         start = time.perf_counter()
-        lr, alpha = cosine_lr(options.lr, epoch, options.epochs), alpha_at(epoch, options.epochs)
-        trainer.lr.fill_(lr)
+        lr, alpha = learning_rate(options, epoch), alpha_at(epoch, options.epochs)
+        trainer.begin_epoch(epoch, lr)
         order = torch.randperm(len(labels), generator=generator)
         full = len(labels) - len(labels) % options.batch
         total, seen = torch.zeros(4, device=device), 0
@@ -84,6 +142,7 @@ def train(options: argparse.Namespace, device: torch.device) -> None:
             metrics |= evaluate(trainer, test_pixels, test_labels, store.counts, head)
             best = metrics if not best or metrics["top1"] > best["top1"] else best
         metrics |= {"seconds": seconds, "samples_per_second": seen / seconds}
+        history.append(metrics)
         if log is not None:
             log.write(json.dumps(metrics) + "\n")
             log.flush()
@@ -94,6 +153,11 @@ def train(options: argparse.Namespace, device: torch.device) -> None:
             f"{seen / seconds:.1f} samples/s",
             flush=True,
         )
+        done = epoch + 1
+        if options.checkpoint is not None and (done % options.checkpoint_every == 0 or done == options.epochs):
+            content = {"settings": run, "trainer": trainer.state(), "generator": generator.get_state()}
+            content |= {"history": history, "seconds": time.perf_counter() - begin}
+            save_checkpoint(options.checkpoint, content)
     summary = {
         "last_top1": metrics["top1"],
         "best_top1": best["top1"],

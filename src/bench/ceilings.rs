@@ -17,7 +17,7 @@ const LONG_ENOUGH: Duration = Duration::from_millis(20);
 /// Bytes of each of the two buffers of the copy, at first and at most: the latter are some times the caches of GPUs and of
 /// most processors.
 const COPY_BYTES: [usize; 2] = [4 << 20, 512 << 20];
-/// Rounds of arithmetic at first and at most: sums of more ones than this are not exact.
+/// Rounds of arithmetic at first and at most: sums over more than this are not exact.
 const ROUNDS: [u32; 2] = [16, 1 << 18];
 /// Calls that are timed at least.
 const CALLS: usize = 5;

@@ -9,17 +9,19 @@ use super::{Ceilings, Workload};
 use crate::error::{Error, Result};
 use crate::memory::write_floats;
 use crate::ops::Backend;
-use crate::ops::augment_mix::{AugmentMix, Augmentation, Mixing};
+use crate::ops::augment_mix::{AugmentMix, Augmentation, Mixing, View};
 use crate::ops::batch_norm_apply::{self, Shortcut};
 use crate::ops::batch_norm_statistics::{self, BatchNormStatistics};
 use crate::ops::classify::Classify;
 use crate::ops::conv2d;
 use crate::ops::linear;
-use crate::ops::load_step::{LoadStep, STEP_WORDS, StepParams};
+use crate::ops::load_step::{LoadStep, STEP_WORDS, StepParams, row_words};
 use crate::ops::negative_cosine::NegativeCosine;
+use crate::ops::project_rows::ProjectRows;
+use crate::ops::sam::{Climb, PART};
+use crate::ops::scale_columns;
 use crate::ops::sgd::{Sgd, SgdConfig};
-use crate::ops::soft_label_cross_entropy::{Head, SoftLabelCrossEntropy};
-use crate::ops::soft_labels::SoftLabels;
+use crate::ops::supervised_loss::{ClassVector, Form, Head, Reduction, SupervisedLoss};
 use crate::ops::total_loss::{LOSS_COLUMNS, TotalLoss};
 use crate::tape::{Cost, time_repeated};
 use crate::tensor::{DType, Grad, Precision, Shape, Tensor};
@@ -32,7 +34,7 @@ const TIMES: usize = 5;
 /// Share of the time that measuring the ceilings takes.
 const CEILINGS: f64 = 0.2;
 /// Rows of the whole table, about: what is left of the time is divided among as many.
-const ROWS: f64 = 50.0;
+const ROWS: f64 = 60.0;
 
 /// The times of kernels, with what they are held against.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -304,7 +306,14 @@ impl Bench<'_> {
             let scratch = Some(self.scratch(self.backend.batch_norm_backward_scratch(&g))?);
             let name = format!("batch_norm {}x{extent}x{extent}x{width}{name}", g.batch);
             let shortcut = source.map(|[source, _]| source);
-            let first = BatchNormStatistics { x, sums, weight, running_mean, running_var, statistics };
+            let first = BatchNormStatistics {
+                x,
+                sums,
+                weight,
+                running_mean: Some(running_mean),
+                running_var: Some(running_var),
+                statistics,
+            };
             let forward = batch_norm_apply::Forward { x, statistics, weight, bias, shortcut, z };
             let others: Vec<Tensor> = shortcut.into_iter().collect();
             self.of(0.0, &[&[x, z], others.as_slice()].concat());
@@ -345,33 +354,54 @@ impl Bench<'_> {
         let [bias, dbias] = self.floats(&[HIDDEN])?;
         let [h, u, du] = self.floats(&[rows, HIDDEN])?;
         self.of((2 * rows * features * HIDDEN) as f64, &[r, weight, h]);
-        self.run("linear forward", |b| b.linear_forward(&linear::Forward { x: r, weight, bias, y: h }))?;
+        self.run("linear forward", |b| b.linear_forward(&linear::Forward { x: r, weight, bias: Some(bias), y: h }))?;
         self.run("linear input gradient", |b| {
             b.linear_input_grad(&linear::InputGrad { dy: h, weight, dx: Grad::write(dr) })
         })?;
         self.run("linear weight gradient", |b| {
-            b.linear_weight_grad(&linear::WeightGrad { x: r, dy: h, dweight, dbias })
+            b.linear_weight_grad(&linear::WeightGrad { x: r, dy: h, dweight, dbias: Some(dbias) })
         })?;
+        self.of(0.0, &[r, dr]);
+        self.run("normalize_rows forward", |b| b.normalize_rows_forward(r, dr))?;
+        self.of(0.0, &[r, r, dr]);
+        self.run("normalize_rows backward", |b| b.normalize_rows_backward(r, r, Grad::write(dr)))?;
         let (scalars, cosines) = (self.step()?, self.float(&[rows])?);
         self.of(0.0, &[u, h, du]);
         self.run("negative_cosine", |b| {
-            b.negative_cosine(&NegativeCosine { u, target: h, scalars, rows: cosines, du: Some(Grad::write(du)) })
+            b.negative_cosine(&NegativeCosine {
+                u,
+                target: h,
+                scalars,
+                rows: cosines,
+                du: Some(Grad::write(du)),
+                dtarget: None,
+            })
         })?;
         let [logits, dlogits] = self.floats(&[rows, CLASSES])?;
-        let (label, losses) = (self.float(&[batch, CLASSES])?, self.float(&[1, rows])?);
-        let head = Head { logits, label, dlogits: Some(Grad::write(dlogits)) };
-        self.of(0.0, &[logits, label, dlogits]);
-        self.run("soft_label_cross_entropy", |b| {
-            b.soft_label_cross_entropy(&SoftLabelCrossEntropy { heads: &[head], scalars, rows: losses })
-        })?;
+        let (vectors, losses) = (self.float(&[ClassVector::COUNT, CLASSES])?, self.float(&[1, rows])?);
+        let labels = self.indices(rows, CLASSES)?;
+        let [originals, partners] = [self.indices(batch, rows)?, self.indices(batch, rows)?];
+        let shares = self.tensor(&[batch], DType::F32)?;
+        let (form, reduction, scale) = (Form::Softmax { focal: 0.0 }, Reduction::N, 1.0);
+        let head = Head { logits, vectors, form, reduction, scale, dlogits: Some(Grad::write(dlogits)) };
+        let heads = [head];
+        let loss = SupervisedLoss { heads: &heads, labels, originals, partners, shares, scalars, rows: losses };
+        self.of(0.0, &[logits, dlogits]);
+        self.run("supervised_loss", |b| b.supervised_loss(&loss))?;
+        let [scales, dscales] = self.floats(&[CLASSES])?;
+        self.of(0.0, &[logits, dlogits]);
+        self.run("scale_columns forward", |b| b.scale_columns_forward(logits, scales, dlogits))?;
+        let dx = Some(Grad::write(dlogits));
+        let tensors =
+            scale_columns::Backward { x: logits, scales, dy: logits, dx, dscales: Some(Grad::write(dscales)) };
+        self.run("scale_columns backward", |b| b.scale_columns_backward(&tensors))?;
         let log = self.float(&[1, LOSS_COLUMNS])?;
         let total = TotalLoss { cross_entropy: losses, cosine: Some(cosines), scalars, log, batch };
         self.of(0.0, &[losses, cosines]);
         self.run("total_loss", |b| b.total_loss(&total))?;
-        let labels = self.indices(rows, CLASSES)?;
         let originals = self.indices(rows, rows)?;
         let (ranks, confidences) = (self.indices(rows, rows)?, self.tensor(&[rows], DType::F32)?);
-        let classify = Classify { logits, labels, originals, scalars, ranks, confidences };
+        let classify = Classify { logits, scale: 1.0, labels, originals, scalars, ranks, confidences };
         self.of(0.0, &[logits]);
         self.run("classify", |b| b.classify(&classify))?;
         self.free();
@@ -389,31 +419,49 @@ impl Bench<'_> {
         let tensors = AugmentMix { pixels, originals, partners, scalars, out };
         let augmentation = Augmentation { mean: [0.5; 3], std: [0.25; 3], padding: extent / 8, flip: true };
         self.of(0.0, &[pixels.rows(0, 2 * batch), out]);
-        self.run("augment_mix", |b| b.augment_mix(Mixing::Glmc, &augmentation, &tensors))?;
+        self.run("augment_mix", |b| b.augment_mix(Mixing::GLMC, &augmentation, &tensors))?;
+        let out = self.compute(&[batch, extent, extent, self.backend.stem_channels()])?;
+        for view in [View::Plain, View::Mixup, View::Cutmix] {
+            let images = 1 + usize::from(view != View::Plain);
+            self.of(0.0, &[pixels.rows(0, images * batch), out]);
+            let one = AugmentMix { out, ..tensors };
+            let name = format!("augment_mix {view} alone");
+            self.run(&name, |b| b.augment_mix(Mixing::One(view), &augmentation, &one))?;
+        }
+        let out = tensors.out;
         let views = self.float(&[4 * batch, extent, extent, 3])?;
         self.of(0.0, &[views, out]);
-        self.run("mix_views", |b| b.mix_views(views, scalars, out))?;
-        let (labels, class_weights) = (self.indices(images, CLASSES)?, self.float(&[CLASSES])?);
-        let [label, label_weighted] = self.floats(&[batch, CLASSES])?;
-        let tensors = SoftLabels { labels, originals, partners, class_weights, scalars, label, label_weighted };
-        self.of(0.0, &[label, label_weighted]);
-        self.run("soft_labels", |b| b.soft_labels(&tensors))?;
+        self.run("mix_views", |b| b.mix_views(Mixing::GLMC, views, scalars, out))?;
         // The cursor moves on at every call: it starts again before each, so that a row is left.
-        let words = STEP_WORDS + 2 * batch;
+        let words = row_words(batch);
         let table = Tensor { shape: Shape::new(&[1, words]), ..self.indices(words, images)? };
-        let cursor = self.indices(1, 1)?;
+        let (cursor, shares) = (self.indices(1, 1)?, self.tensor(&[batch], DType::F32)?);
         self.of(0.0, &[table]);
         self.run("load_step, and a word set to zero", |b| {
             b.zero(cursor)?;
-            b.load_step(&LoadStep { table, cursor, scalars, originals, partners })
+            b.load_step(&LoadStep { table, cursor, scalars, originals, partners, shares })
         })?;
         let [master, grad, momentum] = self.floats(&[parameters])?;
         let compute = (self.backend.precision() == Precision::Bf16).then(|| self.compute(&[parameters])).transpose()?;
         let tensors = Sgd { master, compute, grad, momentum, scalars };
-        let config = SgdConfig { momentum: 0.9, weight_decay: 5e-3 };
+        let config = SgdConfig::plain(0.9, 5e-3);
         let others: Vec<Tensor> = compute.into_iter().collect();
         self.of(0.0, &[&[master, master, momentum, momentum, grad], others.as_slice()].concat());
         self.run("sgd", |b| b.sgd(&config, &tensors))?;
+        let (backup, parts, scale) =
+            (self.float(&[parameters])?, self.float(&[parameters.div_ceil(PART)])?, self.float(&[1])?);
+        let climb = Climb { master, compute, backup, grad, scale };
+        // The gradient is read twice.
+        self.of(0.0, &[&[master; 3][..], &[backup; 2], &[grad; 2], others.as_slice(), others.as_slice()].concat());
+        self.run("sam, up and back", |b| {
+            b.sam_squares(grad, parts)?;
+            b.sam_scale(0.05, parts, scale)?;
+            b.sam_perturb(&climb)?;
+            b.sam_restore(&climb)
+        })?;
+        let rows = ProjectRows { master: self.float(&[CLASSES, 256])?, compute: None, limit: scale, exact: false };
+        self.of(0.0, &[rows.master, rows.master]);
+        self.run("project_rows", |b| b.project_rows(&rows))?;
         let compute = self.compute(&[parameters])?;
         self.of(0.0, &[master, compute]);
         self.run("cast_weights", |b| b.cast_weights(master, compute))?;

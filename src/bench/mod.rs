@@ -35,7 +35,7 @@ pub struct Workload {
     /// Channels of its first stage.
     pub width: usize,
     /// What is trained.
-    pub method: &'static dyn Method,
+    pub method: &'static Method,
     /// Samples per step.
     pub batch: usize,
     pub classes: usize,
@@ -114,7 +114,7 @@ impl<'a> Setup<'a> {
             ..Settings::default()
         })?;
         let engine = Engine::new(backend, &config, &samples.data())?;
-        engine.parameters.initialise(backend, config.seed)?;
+        engine.initialise(backend, config.seed)?;
         let plan = engine.draw(0)?;
         Ok(Setup { backend, engine, plan })
     }

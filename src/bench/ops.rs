@@ -25,13 +25,15 @@ pub struct OpsBench {
     /// Channels of the first stage.
     pub width: usize,
     /// What is trained.
-    pub method: &'static dyn Method,
+    pub method: &'static Method,
     /// Samples per step.
     pub batch: usize,
     /// CPU threads.
     pub threads: usize,
     /// The most that the device does.
     pub ceilings: Ceilings,
+    /// The device's last cache, in bytes: short ops are timed on copies of their operands that it does not hold.
+    pub cache_bytes: usize,
     /// Slowest first.
     pub ops: Vec<OpBench>,
 }
@@ -54,10 +56,13 @@ pub struct OpBench {
     /// 10^9 bytes per second, each tensor counted once.
     pub gbytes: f64,
     /// The least time by the ceilings over the time. More than 1 where an op needs fewer operations than its formula has
-    /// (Winograd), or finds its tensors in the caches.
+    /// (Winograd), or finds some of its tensors in the caches: what the op before has just written, or what an op that is long
+    /// enough to be timed by itself reads twice.
     pub of_peak: f64,
     /// The ceiling that sets the least time.
     pub bound: Bound,
+    /// Copies of the operands that took turns, at least: see [`OpTime::copies`].
+    pub copies: usize,
 }
 
 impl OpBench {
@@ -73,6 +78,7 @@ impl OpBench {
             gbytes: 0.0,
             of_peak: 0.0,
             bound: Bound::Memory,
+            copies: usize::MAX,
         }
     }
 }
@@ -112,6 +118,7 @@ pub fn bench_ops(backend: &dyn Backend, w: &Workload, threads: usize, seconds: f
         batch: w.batch,
         threads,
         ceilings,
+        cache_bytes: backend.cache_bytes(),
         ops: table(&runs, &ceilings),
     })
 }
@@ -135,6 +142,7 @@ fn table(runs: &[Vec<OpTime>], ceilings: &Ceilings) -> Vec<OpBench> {
         });
         rows[at].count += 1;
         rows[at].seconds += median(index);
+        rows[at].copies = runs.iter().map(|run| run[index].copies).fold(rows[at].copies, usize::min);
         costs[at].flops += op.cost.flops;
         costs[at].bytes += op.cost.bytes;
     }
@@ -154,6 +162,45 @@ fn table(runs: &[Vec<OpTime>], ceilings: &Ceilings) -> Vec<OpBench> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backend::open;
+    use crate::nn::Field;
+
+    /// Ops that are repeated leave parameters, running statistics and momentum as one step does.
+    fn check_that_timing_is_a_step(device: &str) {
+        let (model, method) = ("resnet20".to_string(), crate::method::METHODS[0]);
+        let w = Workload { model, width: 2, method, batch: 3, classes: 3, size: 8 };
+        let samples = Samples::new(&w).unwrap();
+        let outcome = |is_timed: bool| {
+            let backend = open(device, Precision::F32, 1).unwrap();
+            let setup = Setup::new(backend.as_ref(), &w, &samples).unwrap();
+            let mut copies = Vec::new();
+            match is_timed {
+                true => copies.extend(setup.timed().unwrap().into_iter().map(|op| op.copies)),
+                false => setup.round(1).unwrap(),
+            }
+            let mut state = Vec::new();
+            for field in [Field::Value, Field::Momentum] {
+                let snapshot = setup.engine.parameters.snapshot(backend.as_ref(), field).unwrap();
+                let specs = setup.engine.parameters.specs().iter().count();
+                state.extend((0..specs).flat_map(|index| snapshot.get(index)).map(f64::to_bits));
+            }
+            (state, copies)
+        };
+        let ((step, _), (timed, copies)) = (outcome(false), outcome(true));
+        assert!(step == timed, "{device}");
+        let repeated = copies.iter().filter(|&&copies| copies > 1).count();
+        assert!(repeated > copies.len() / 4, "{device}: {copies:?}");
+    }
+
+    #[test]
+    fn timing_every_op_is_one_step_on_the_cpu() {
+        check_that_timing_is_a_step("cpu");
+    }
+
+    #[test]
+    fn timing_every_op_is_one_step_on_the_emulator() {
+        check_that_timing_is_a_step("emulator");
+    }
 
     #[test]
     fn rows_are_medians_of_equal_ops_and_shares_of_their_roofline() {
@@ -163,6 +210,7 @@ mod tests {
             pass: Pass::Forward,
             cost: Cost { flops, bytes },
             time: Duration::from_millis(millis),
+            copies: millis as usize,
         };
         // Two equal ops of a fast arithmetic kind, one that is bound by memory; the third run is an outlier.
         let run = |a, b, c| vec![op("math", 1e9, 1e6, a), op("memory", 1e6, 1e9, b), op("math", 1e9, 1e6, c)];
@@ -173,6 +221,7 @@ mod tests {
         assert_eq!((memory.shape.as_str(), memory.count, memory.bound), ("memory", 1, Bound::Memory));
         assert_eq!((math.shape.as_str(), math.count, math.bound), ("math", 2, Bound::Math));
         let close = |a: f64, b: f64| assert!((a - b).abs() < 1e-9 * b, "{a} {b}");
+        assert_eq!((math.copies, memory.copies), (4, 50), "the fewest");
         close(math.seconds, 0.010);
         close(math.tflops, 0.2);
         close(math.of_peak, 0.5);

@@ -1,7 +1,7 @@
 //! A step's ops as a trace that chrome://tracing and <https://ui.perfetto.dev> show: the format is Google's "Trace Event
 //! Format", complete events.
 //!
-//! Ops are timed one by one (see [`crate::tape::Program::timed`]) and drawn end to end: what a device overlaps or hides
+//! Ops are timed one by one (see [`OpTime`]) and drawn end to end: what a device overlaps or hides
 //! between them is not in it.
 
 use serde::Serialize;
@@ -62,7 +62,7 @@ pub fn trace(bench: &StepBench) -> serde_json::Result<String> {
         events.push(named("thread_name", at as u32 + 1, name));
     }
     let mut now = 0;
-    for OpTime { name, label, pass, cost, time } in &bench.ops {
+    for OpTime { name, label, pass, cost, time, .. } in &bench.ops {
         // What takes no time at all is not drawn.
         let nanoseconds = (time.as_nanos() as u64).max(1);
         let (ts, us) = (now as f64 / 1e3, nanoseconds as f64 / 1e3);

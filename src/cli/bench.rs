@@ -16,7 +16,7 @@ use crate::train::report::mebibytes;
 /// Measure the training step.
 #[derive(Debug, clap::Args)]
 pub struct BenchArgs {
-    /// step: samples per second of the whole training step; ops: a table of its ops, each as a share of the device's measured peak; kernels: the same by themselves, at a step's sizes
+    /// step: samples per second of the whole training step; ops: a table of its ops, each as a share of the device's measured peak, short ones on copies of their operands so that none is in the cache; kernels: the same by themselves, at a step's sizes
     what: What,
     /// Network
     #[arg(long, default_value = "resnet32")]
@@ -29,7 +29,7 @@ pub struct BenchArgs {
     batch: usize,
     /// Training method
     #[arg(long, default_value = "glmc", value_parser = crate::method::value_parser())]
-    method: &'static dyn Method,
+    method: &'static Method,
     /// Classes
     #[arg(long, default_value_t = 10)]
     classes: usize,
@@ -216,7 +216,7 @@ fn print_ops(b: &OpsBench) {
         b.model,
         b.width,
         b.batch,
-        b.method.title(),
+        b.method.title,
         b.device,
         b.precision,
         b.threads
@@ -238,6 +238,7 @@ fn print_ops(b: &OpsBench) {
         Column::number("GB/s", 4),
         Column::number("of peak", 1),
         Column::text("bound by", 3),
+        Column::number("copies", 6),
     ]);
     for row in &b.ops {
         let bound = match row.bound {
@@ -254,9 +255,10 @@ fn print_ops(b: &OpsBench) {
             rate(row.gbytes),
             format!("{:.1}%", 100.0 * row.of_peak),
             bound.into(),
+            row.copies.to_string(),
         ]);
     }
-    let mut all = vec![String::new(); 9];
+    let mut all = vec![String::new(); 10];
     all[0] = "all ops".into();
     all[3] = format!("{:.3}", 1e3 * b.seconds());
     all[7] = format!("{:.1}%", 100.0 * b.of_peak());
@@ -265,7 +267,10 @@ fn print_ops(b: &OpsBench) {
     tell!(
         "fwd, bwd: forward, backward. of peak: the least time by the ceilings, for the op's formula and each tensor once, \
          over the time; more than 100% where an algorithm saves operations (Winograd) or tensors are in the caches. Short \
-         ops are timed in copies one after another (on a GPU, in a graph), so that small tensors are in the caches"
+         ops are repeated (on a GPU, in a graph) on copies of their operands in turns, up to {} here, so that none is in the \
+         cache of {}; what takes longer runs once, right after the op before it",
+        b.ops.iter().map(|op| op.copies).max().unwrap_or(1),
+        mebibytes(b.cache_bytes)
     );
 }
 

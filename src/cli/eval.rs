@@ -10,7 +10,7 @@ use crate::data::store::Store;
 use crate::error::{Error, Result};
 use crate::nn::{HeadKind, ParameterStore};
 use crate::train::checkpoint::Checkpoint;
-use crate::train::engine::{Data, EVALUATION_BATCH, head, model, normalisation};
+use crate::train::engine::{Data, EVALUATION_BATCH, model, normalisation};
 use crate::train::evaluate::{Evaluation, EvaluationConfig, Evaluator};
 use crate::train::feed::Feed;
 use crate::train::manifest::Subject;
@@ -73,7 +73,8 @@ pub fn run(args: EvalArgs) -> Result<()> {
     };
     let backend = args.device.open_proven(args.trust)?;
     let backend = backend.as_ref();
-    let model = model(config, counts.len(), backend)?;
+    let recipe = config.recipe(counts)?;
+    let model = model(config, &recipe, counts.len(), backend)?;
     let parameters = ParameterStore::new(backend, model.specs().clone())?;
     checkpoint.load(backend, &parameters, false)?;
     let Data { test, augmentation, .. } = Data::of(&store)?;
@@ -84,7 +85,7 @@ pub fn run(args: EvalArgs) -> Result<()> {
     let room = config.placement.resident_limit.map_or(backend.available()? / 2, |mib| mib.saturating_mul(1 << 20));
     let feed = Feed::new(backend, test, batch, room)?;
     feed.fill(backend)?;
-    let head = args.head.unwrap_or_else(|| head(config, counts));
+    let head = args.head.or(config.head).unwrap_or(recipe.evaluate);
     let how = EvaluationConfig {
         augmentation,
         head,

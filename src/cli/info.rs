@@ -111,7 +111,7 @@ fn predict(args: &InfoArgs) -> Result<Value> {
         planned.map_err(|e| Error::Config(format!("no run of this configuration can be planned: {e}")))?;
     let what = format!(
         "{}, {} width {}, batch {}, {side}x{side} images, {what}, {} in {}",
-        config.method.title(),
+        config.method.title,
         config.model,
         config.width,
         config.batch,

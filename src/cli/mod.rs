@@ -9,6 +9,7 @@ mod prepare;
 mod self_test;
 mod signals;
 pub mod stand_in;
+mod sweep;
 mod train;
 mod verify;
 
@@ -40,6 +41,7 @@ enum Command {
     // the other subcommands' flags.
     #[command(args_override_self = true)]
     Train(Box<train::TrainArgs>),
+    Sweep(Box<sweep::SweepArgs>),
     Eval(eval::EvalArgs),
     Verify(verify::VerifyArgs),
     Bench(bench::BenchArgs),
@@ -117,6 +119,7 @@ fn run(command: Command) -> Result<()> {
     match command {
         Command::Prepare(args) => prepare::run(&args),
         Command::Train(args) => train::run(*args),
+        Command::Sweep(args) => sweep::run(*args),
         Command::Eval(args) => eval::run(args),
         Command::Verify(args) => verify::run(args),
         Command::Bench(args) => bench::run(args),

@@ -6,7 +6,7 @@ use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use clap::{Args, Subcommand};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::console::{self, Stream, note, say};
 use crate::data::cifar::{self, Cifar, CifarConfig};
@@ -87,17 +87,21 @@ struct RuleArgs {
     /// Shape of the tail: exponential, or a step in the middle
     #[arg(long, value_enum, default_value_t = Profile::Exp)]
     profile: Profile,
-    /// Which images are kept: LDAM-DRW's published choice, or random by seed
+    /// Which images are kept: LDAM-DRW's published choice, that of GLMC's authors, or random by seed
     #[arg(long, value_enum, default_value_t = Pick::Ldam)]
     split: Pick,
-    /// Seed of the split; for ldam, 0 is the published one
-    #[arg(long, value_name = "S", default_value_t = 0)]
-    seed: u64,
+    /// Seed of the split [default: the published one: 0 for ldam, 3407 for glmc; else 0]
+    #[arg(long, value_name = "S")]
+    seed: Option<u64>,
 }
 
 impl RuleArgs {
     fn with(&self, imbalance: f64) -> LongTail {
-        LongTail { imbalance, profile: self.profile, split: self.split, seed: self.seed }
+        LongTail { imbalance, profile: self.profile, split: self.split, seed: self.seed() }
+    }
+
+    fn seed(&self) -> u64 {
+        self.seed.unwrap_or(self.split.seed())
     }
 }
 
@@ -250,7 +254,7 @@ fn prepare_images(args: &ImagesArgs) -> Result<Summary> {
         long_tail: args.imbalance.map(|imbalance| args.rule.with(imbalance)),
         test_fraction: args.test_fraction,
         val_fraction: args.val_fraction,
-        seed: args.rule.seed,
+        seed: args.rule.seed(),
         normalise: args.normalise,
         exif: args.exif,
         skip_broken: args.skip_broken,
@@ -284,7 +288,7 @@ const LINE_EVERY: Duration = Duration::from_secs(5);
 impl Meter {
     fn new() -> Meter {
         // Hidden by itself where stderr is no terminal.
-        let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr());
+        let bar = ProgressBar::with_draw_target(Some(0), console::bar_target());
         let template = match console::width(Stream::Err) {
             ..70 => "{msg:5} {wide_bar} {pos}/{len}  {eta} left",
             _ => "{msg:5} {wide_bar} {pos}/{len} images  {per_sec}  {eta} left",

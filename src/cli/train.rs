@@ -5,14 +5,14 @@ use std::path::{Path, PathBuf};
 use super::self_test::TrustArgs;
 use super::signals;
 use crate::backend::{self, AUTO};
-use crate::config::{Config, DataSet, Placement, PlacementSettings, Preset, Select, Settings, preset, presets};
+use crate::config::{Config, DEVICE, DataSet, Placement, PlacementSettings, Preset, Select, Settings, preset, presets};
 use crate::console::{Column, Table, note};
 use crate::data::store::Store;
 use crate::data::synthetic::{self, SyntheticConfig};
 use crate::error::{Error, Result, word};
 use crate::train::parent::ParentRun;
 use crate::train::run_folder::{RunFolder, check_new, check_new_extension, free_name, to_go_on};
-use crate::train::session;
+use crate::train::session::{self, Role};
 
 /// What the loss terms mean: a total below zero is no fault.
 const LOSSES: &str = "Loss terms of glmc (paper, section 3): L_c of the conventional classifier fc, L_cb of the rebalanced \
@@ -49,16 +49,20 @@ pub struct TrainArgs {
     #[arg(long)]
     list_presets: bool,
     #[command(flatten)]
-    trust: TrustArgs,
-    #[command(flatten)]
     settings: Settings,
+    #[command(flatten, next_help_heading = DEVICE)]
+    trust: TrustArgs,
 }
 
 /// Runs the subcommand.
 pub fn run(args: TrainArgs) -> Result<()> {
     if args.list_presets {
-        let mut table = Table::new([Column::text("preset", 0), Column::text("", 0)]);
-        presets().iter().for_each(|preset| table.row([preset.name.clone(), preset.description()]));
+        let mut table =
+            Table::new([Column::text("preset", 0), Column::number("published", 1), Column::text("what", 2)]);
+        for preset in presets() {
+            let published = preset.published.map_or_else(|| "-".into(), |top1| format!("{top1:.2}"));
+            table.row([preset.name.clone(), published, preset.description()]);
+        }
         table.print();
         return Ok(());
     }
@@ -97,20 +101,9 @@ fn start(args: TrainArgs) -> Result<()> {
     let backend = config.placement.open()?;
     if is_demo {
         check_new(&out)?;
-        let data = out.join("data.lt");
-        std::fs::create_dir_all(&out).map_err(Error::io(&out))?;
-        if !data.exists() {
-            note!("drawing the demo's images into {}", data.display());
-            synthetic::prepare(&data, &SyntheticConfig { seed: config.seed, ..SyntheticConfig::default() })?;
-        }
+        draw_demo(&out)?;
     }
-    // An absolute path, so that the run can be resumed from anywhere.
-    let data = &mut config.placement.data;
-    crate::data::recover(data)?;
-    *data = std::fs::canonicalize(&data).map_err(|e| match e.kind() {
-        std::io::ErrorKind::NotFound => Error::file(&data, "no such store; make one with `glmc-engine prepare`"),
-        _ => Error::io(&data)(e),
-    })?;
+    config.placement.data = located(&config.placement.data)?;
     // Behind a link there may be any path.
     config.check()?;
     let store = Store::open(&config.placement.data)?;
@@ -119,11 +112,32 @@ fn start(args: TrainArgs) -> Result<()> {
     }
     config.select = Some(Select::resolve(config.select, &store)?);
     drop(store);
-    session::start(&config, || RunFolder::create(&out, &config), backend.as_ref())
+    session::start(&config, || RunFolder::create(&out, &config), Role::Alone, backend.as_ref())
+}
+
+/// Draws the demo's images into `data.lt` in this folder, unless they are there.
+pub(super) fn draw_demo(out: &Path) -> Result<()> {
+    let data = out.join("data.lt");
+    std::fs::create_dir_all(out).map_err(Error::io(out))?;
+    if !data.exists() {
+        note!("drawing the demo's images into {}", data.display());
+        // The same images whatever the run's seed: figures of several seeds are of one data set.
+        synthetic::prepare(&data, &SyntheticConfig::default())?;
+    }
+    Ok(())
+}
+
+/// The absolute path of a store, so that a run on it can be resumed from anywhere.
+pub(super) fn located(data: &Path) -> Result<PathBuf> {
+    crate::data::recover(data)?;
+    std::fs::canonicalize(data).map_err(|e| match e.kind() {
+        std::io::ErrorKind::NotFound => Error::file(data, "no such store; make one with `glmc-engine prepare`"),
+        _ => Error::io(data)(e),
+    })
 }
 
 /// Whether a store is what a preset is meant for: the number of classes must be, the rest is worth a warning.
-fn check_data(preset: &Preset, store: &Store, any_data: bool) -> Result<()> {
+pub(super) fn check_data(preset: &Preset, store: &Store, any_data: bool) -> Result<()> {
     let (name, counts) = (&preset.name, &store.meta().counts);
     let DataSet::Cifar { classes, imbalance } = preset.data else { return Ok(()) };
     if counts.len() != classes && !any_data {
@@ -160,7 +174,7 @@ fn resume(run: &Path, restart: bool, trust: TrustArgs, flags: Settings) -> Resul
     config.check()?;
     trust.prove(&config.placement.device, config.placement.precision)?;
     let backend = config.placement.open()?;
-    session::resume(&config, folder, restart, backend.as_ref())
+    session::resume(&config, folder, restart, Role::Alone, backend.as_ref())
 }
 
 fn extend(run: &Path, out: &Path, trust: TrustArgs, mut flags: Settings) -> Result<()> {

@@ -1,9 +1,11 @@
 //! What a run is: flags over a configuration file over a preset, resolved into one validated [`Config`].
 
+mod optimizer;
 mod placement;
 mod presets;
 mod select;
 
+pub use optimizer::{Every, Norm, OptimizerConfig, Passes, Projection, Sam};
 pub use placement::{Placement, PlacementSettings};
 pub use presets::{DataSet, Preset, preset, presets};
 pub use select::Select;
@@ -15,15 +17,15 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 use crate::files::read_text;
 use crate::method::schedule::{Decay, LearningRate, SetAt, WarmUp};
-use crate::method::{METHODS, Method};
-use crate::nn::{HeadKind, encoder};
+use crate::method::{METHODS, Method, MethodSettings, Recipe};
+use crate::nn::{Group, HeadKind, encoder};
 
 /// The groups of flags in `--help`.
 const DATA: &str = "Data";
 const MODEL: &str = "Model";
 const METHOD: &str = "Method";
 const SCHEDULE: &str = "Schedule";
-const DEVICE: &str = "Device";
+pub(crate) const DEVICE: &str = "Device";
 const RUN: &str = "Run";
 
 /// Longest file of settings that is read.
@@ -61,7 +63,7 @@ settings! {
         pub width: Option<usize>,
         /// Training method [default: glmc]
         #[arg(long, value_parser = crate::method::value_parser(), help_heading = METHOD)]
-        pub method: Option<&'static dyn Method>,
+        pub method: Option<&'static Method>,
         /// Passes over the training set [default: 200]
         #[arg(long, help_heading = SCHEDULE)]
         pub epochs: Option<usize>,
@@ -84,6 +86,13 @@ settings! {
         /// Momentum of SGD [default: 0.9]
         #[arg(long, help_heading = SCHEDULE)]
         pub momentum: Option<f64>,
+        /// Nesterov's momentum: steps look ahead along it [default: false]
+        #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL", help_heading = SCHEDULE)]
+        pub nesterov: Option<bool>,
+        /// Sharpness-aware minimisation: a second gradient where the weights have climbed by RHO along the first; twice the
+        /// work [default: none]
+        #[arg(long, value_name = "RHO", help_heading = SCHEDULE)]
+        pub sam: Option<Sam>,
         /// Factor of the similarity loss [default: 1.0]
         #[arg(long, help_heading = METHOD, alias = "contrast_weight")]
         pub gamma: Option<f64>,
@@ -96,6 +105,12 @@ settings! {
         /// lambda ~ Beta(beta, beta) [default: 1.0, as in the published results]
         #[arg(long, help_heading = METHOD)]
         pub beta: Option<f64>,
+        /// Strength of the logits' adjustment, in la and vs [default: 1 for la, 1.2 for vs]
+        #[arg(long, help_heading = METHOD)]
+        pub tau: Option<f64>,
+        /// Finished epochs before deferred weights are in force, in drw and ldam-drw [default: four fifths of the epochs]
+        #[arg(long, value_name = "EPOCHS", help_heading = METHOD)]
+        pub defer_until: Option<usize>,
         /// Halve the supervised losses, as the paper writes them and its code does not [default: false]
         #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL", help_heading = METHOD)]
         pub halve_supervised: Option<bool>,
@@ -114,6 +129,14 @@ settings! {
         /// Random seed [default: 0]
         #[arg(long, help_heading = SCHEDULE)]
         pub seed: Option<u64>,
+        /// What changes in the method's recipe: a table of a configuration file, `[recipe]`.
+        #[arg(skip)]
+        pub recipe: Option<toml::Table>,
+        // Only in files: what they say does not fit into a flag.
+        #[arg(skip)]
+        pub groups: Option<Vec<Group>>,
+        #[arg(skip)]
+        pub project: Option<Projection>,
     }
 }
 
@@ -139,10 +162,12 @@ impl Settings {
     }
 }
 
-/// Serde cannot flatten and refuse unknown keys at once, so they are refused here: every key must be a flag's name.
+/// Serde cannot flatten and refuse unknown keys at once, so they are refused here: every key must be a flag's name, or a
+/// table's that is no flag.
 fn refuse_unknown(path: &Path, text: &str, table: &toml::Table) -> Result<()> {
     let flags = <Settings as clap::Args>::augment_args(clap::Command::new("settings"));
-    let known: Vec<&str> = flags.get_arguments().map(|flag| flag.get_id().as_str()).collect();
+    let tables = ["groups", "project", "recipe"];
+    let known: Vec<&str> = flags.get_arguments().map(|flag| flag.get_id().as_str()).chain(tables).collect();
     match table.keys().find(|key| !known.contains(&key.as_str())) {
         Some(key) => {
             let line = 1 + text.lines().position(|line| line.trim_start().starts_with(key.as_str())).unwrap_or(0);
@@ -162,7 +187,7 @@ pub struct Config {
     pub placement: Placement,
     pub model: String,
     pub width: usize,
-    pub method: &'static dyn Method,
+    pub method: &'static Method,
     pub epochs: usize,
     pub batch: usize,
     pub lr: f64,
@@ -171,10 +196,18 @@ pub struct Config {
     pub warmup_epochs: usize,
     pub weight_decay: f64,
     pub momentum: f64,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub nesterov: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sam: Option<Sam>,
     pub gamma: f64,
     pub k: f64,
     pub resample: f64,
     pub beta: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tau: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub defer_until: Option<usize>,
     pub halve_supervised: bool,
     pub correct_labels: bool,
     pub twenty_is_few: bool,
@@ -184,6 +217,13 @@ pub struct Config {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub select: Option<Select>,
     pub seed: u64,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub groups: Vec<Group>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub project: Option<Projection>,
+    /// What changes in the method's recipe.
+    #[serde(default, skip_serializing_if = "toml::Table::is_empty")]
+    pub recipe: toml::Table,
 }
 
 impl Config {
@@ -205,16 +245,23 @@ impl Config {
             warmup_epochs: settings.warmup_epochs.unwrap_or(0),
             weight_decay: settings.weight_decay.unwrap_or(5e-3),
             momentum: settings.momentum.unwrap_or(0.9),
+            nesterov: settings.nesterov.unwrap_or(false),
+            sam: settings.sam,
             gamma: settings.gamma.unwrap_or(1.0),
             k: settings.k.unwrap_or(1.2),
             resample: settings.resample.unwrap_or(0.0),
             beta: settings.beta.unwrap_or(1.0),
+            tau: settings.tau,
+            defer_until: settings.defer_until,
             halve_supervised: settings.halve_supervised.unwrap_or(false),
             correct_labels: settings.correct_labels.unwrap_or(false),
             twenty_is_few: settings.twenty_is_few.unwrap_or(false),
             head: settings.head,
             select: settings.select,
             seed: settings.seed.unwrap_or(0),
+            recipe: settings.recipe.unwrap_or_default(),
+            groups: settings.groups.unwrap_or_default(),
+            project: settings.project,
         };
         config.check()?;
         Ok(config)
@@ -252,13 +299,47 @@ impl Config {
             ("k", self.k, -20.0, 20.0),
             ("resample", self.resample, -20.0, 20.0),
             ("beta", self.beta, 1e-3, 1e6),
+            ("tau", self.tau.unwrap_or(1.0), -100.0, 100.0),
         ];
         for (name, value, low, high) in bounded {
             if !(low..=high).contains(&value) {
                 return Err(Error::Config(format!("{name} must lie in {low}..={high}, not {value}")));
             }
         }
-        Ok(())
+        self.optimizer().check()
+    }
+
+    /// What the optimiser does besides the learning rate.
+    pub fn optimizer(&self) -> OptimizerConfig {
+        OptimizerConfig {
+            momentum: self.momentum,
+            weight_decay: self.weight_decay,
+            nesterov: self.nesterov,
+            groups: self.groups.clone(),
+            project: self.project.clone(),
+            sam: self.sam,
+        }
+    }
+
+    /// What the method trains on data with these training images per class: its own recipe with this run's changes.
+    ///
+    /// # Errors
+    /// When a change names no key of a recipe, or the parts contradict each other.
+    pub fn recipe(&self, counts: &[usize]) -> Result<Recipe> {
+        let settings = MethodSettings {
+            epochs: self.epochs,
+            gamma: self.gamma,
+            k: self.k,
+            resample: self.resample,
+            beta: self.beta,
+            tau: self.tau,
+            defer_until: self.defer_until,
+            halve_supervised: self.halve_supervised,
+            correct_labels: self.correct_labels,
+        };
+        let recipe = self.method.recipe(&settings, counts).changed(&self.recipe)?;
+        recipe.check(counts, self.epochs)?;
+        Ok(recipe)
     }
 
     /// The learning rate's schedule.

@@ -1,8 +1,8 @@
-//! The published settings (GLMC paper and its code), and the demo.
+//! Published settings: every method on long-tailed CIFAR, and the demo.
 
 use super::Settings;
 use crate::error::{Error, Result};
-use crate::method::{Method, glmc::Glmc};
+use crate::method::{METHODS, Method, Training, method};
 
 /// The data that a preset is meant for.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -13,9 +13,20 @@ pub enum DataSet {
     Cifar {
         /// 10 or 100.
         classes: usize,
-        /// Largest class over smallest class.
+        /// Largest class over smallest class; 1 is the whole, balanced set.
         imbalance: usize,
     },
+}
+
+impl DataSet {
+    /// As `--list-presets` names it.
+    pub fn title(&self) -> String {
+        match self {
+            DataSet::Demo => "synthetic, made on the spot".into(),
+            DataSet::Cifar { classes, imbalance: 1 } => format!("CIFAR-{classes}, balanced"),
+            DataSet::Cifar { classes, imbalance } => format!("CIFAR-{classes}-LT, {imbalance}"),
+        }
+    }
 }
 
 /// A row of the table of presets.
@@ -25,102 +36,127 @@ pub struct Preset {
     pub name: String,
     /// What it is meant for.
     pub data: DataSet,
-    method: &'static dyn Method,
-    model: &'static str,
-    width: usize,
-    epochs: usize,
-    batch: usize,
-    lr: f64,
-    weight_decay: f64,
+    pub method: &'static Method,
+    pub model: &'static str,
+    /// Channels of the first stage.
+    pub width: usize,
+    pub training: Training,
+    /// Top-1 in percent that was published for these data, network and settings.
+    pub published: Option<f64>,
     gamma: f64,
     k: f64,
     resample: f64,
 }
 
-/// GLMC's settings for CIFAR (README of the published code): classes, imbalance, q, k, gamma.
-const CIFAR: [(usize, usize, f64, f64, f64); 6] = [
+/// GLMC's settings for CIFAR (README of the published code): classes, imbalance, q, k, gamma. The balanced ones are not
+/// published: with equal counts q and k change nothing, and gamma is that of the same classes at imbalance 100.
+const CIFAR: [(usize, usize, f64, f64, f64); 8] = [
     (10, 100, 0.0, 1.2, 1.0),
     (10, 50, 0.0, 1.2, 1.0),
     (10, 10, 0.2, 1.0, 2.0),
+    (10, 1, 0.0, 1.2, 1.0),
     (100, 100, 0.0, 1.2, 4.0),
     (100, 50, 0.2, 1.2, 6.0),
     (100, 10, 0.2, 1.2, 4.0),
+    (100, 1, 0.0, 1.2, 4.0),
 ];
 
-/// All presets. Those of CIFAR exist twice: the paper's network (width 64), and with `-w16` the classic ResNet-32, a
-/// sixteenth of the work.
+/// The methods that balanced data has presets of: where classes are equal, those that weigh, adjust or resample them are
+/// the plain ones.
+const BALANCED: [&str; 3] = ["glmc", "ce", "mixup"];
+
+/// All presets. Those of CIFAR are named by their data, and by their method unless that is GLMC. GLMC's exist twice: the
+/// paper's network (width 64), and with `-w16` the classic ResNet-32, a sixteenth of the work.
 pub fn presets() -> Vec<Preset> {
+    let glmc = METHODS[0];
     let demo = Preset {
         name: "demo".into(),
         data: DataSet::Demo,
-        method: &Glmc,
+        method: glmc,
         model: "resnet20",
         width: 8,
-        epochs: 16,
-        batch: 32,
-        lr: 0.1,
-        weight_decay: 5e-4,
+        training: Training { epochs: 16, batch: 32, lr: 0.1, weight_decay: 5e-4, ..glmc.training },
+        published: None,
         gamma: 1.0,
         k: 1.0,
         resample: 0.2,
     };
-    let cifar = [(64, ""), (16, "-w16")].into_iter().flat_map(|(width, suffix)| {
-        CIFAR.iter().map(move |&(classes, imbalance, resample, k, gamma)| Preset {
-            name: format!("cifar{classes}-lt-if{imbalance}{suffix}"),
-            data: DataSet::Cifar { classes, imbalance },
-            method: &Glmc,
-            model: "resnet32",
-            width,
-            epochs: 200,
-            batch: 64,
-            lr: 0.01,
-            weight_decay: 5e-3,
-            gamma,
-            k,
-            resample,
+    let on_cifar = |method: &'static Method, width: usize, suffix: &str| {
+        let suffix = suffix.to_string();
+        CIFAR.iter().filter(move |row| row.1 > 1 || BALANCED.contains(&method.name)).map(move |&row| {
+            let (classes, imbalance, resample, k, gamma) = row;
+            let kind = if imbalance == 1 { "balanced".into() } else { format!("lt-if{imbalance}") };
+            let figures = if classes == 10 { method.published.cifar10 } else { method.published.cifar100 };
+            let figure = [100, 50, 10].iter().position(|of| *of == imbalance).and_then(|at| figures[at]);
+            Preset {
+                name: format!("cifar{classes}-{kind}{suffix}"),
+                data: DataSet::Cifar { classes, imbalance },
+                method,
+                model: "resnet32",
+                width,
+                training: method.training,
+                published: figure.filter(|_| width == method.published.width),
+                gamma,
+                k,
+                resample,
+            }
         })
-    });
-    std::iter::once(demo).chain(cifar).collect()
+    };
+    let others =
+        METHODS[1..].iter().flat_map(|method| on_cifar(method, method.published.width, &format!("-{}", method.name)));
+    [demo].into_iter().chain(on_cifar(glmc, 64, "")).chain(on_cifar(glmc, 16, "-w16")).chain(others).collect()
 }
 
 /// The preset of that name.
 ///
 /// # Errors
-/// When there is none.
+/// When there is none; the message names those that are near.
 pub fn preset(name: &str) -> Result<Preset> {
     let all = presets();
-    let known = || all.iter().map(|preset| preset.name.as_str()).collect::<Vec<_>>().join(", ");
-    let unknown = || Error::Usage(format!("unknown preset {name:?}: known are {}", known()));
-    all.iter().find(|preset| preset.name == name).cloned().ok_or_else(unknown)
+    if let Some(found) = all.iter().find(|preset| preset.name == name) {
+        return Ok(found.clone());
+    }
+    let hint = match name.rsplit_once("-lt-if").and_then(|(_, rest)| rest.split_once('-')) {
+        Some((_, of)) if method(of).is_err() => {
+            let methods: Vec<&str> = METHODS.iter().map(|method| method.name).collect();
+            format!("no method is called {of:?}: known are {}", methods.join(", "))
+        }
+        _ => {
+            let known = all.iter().filter(|preset| *preset.method == *METHODS[0]).map(|preset| preset.name.as_str());
+            let known = known.collect::<Vec<_>>().join(", ");
+            format!("known are {known}, and those of other methods (train --list-presets)")
+        }
+    };
+    Err(Error::Usage(format!("unknown preset {name:?}: {hint}")))
 }
 
 impl Preset {
+    /// Method, data, network, and where the published figure stands.
+    pub fn description(&self) -> String {
+        let Preset { data, method, model, width, training, published, .. } = self;
+        let what = format!("{}; {}; {model} width {width}, {} epochs", method.title, data.title(), training.epochs);
+        match published {
+            Some(_) => format!("{what}; {}", method.published.source),
+            None => what,
+        }
+    }
+
     pub fn settings(&self) -> Settings {
+        let Training { epochs, batch, lr, warmup, weight_decay, .. } = self.training;
         Settings {
             model: Some(self.model.into()),
             width: Some(self.width),
             method: Some(self.method),
-            epochs: Some(self.epochs),
-            batch: Some(self.batch),
-            lr: Some(self.lr),
-            weight_decay: Some(self.weight_decay),
+            epochs: Some(epochs),
+            batch: Some(batch),
+            lr: Some(lr),
+            lr_schedule: Some(self.training.decay()),
+            warmup_epochs: Some(warmup),
+            weight_decay: Some(weight_decay),
             gamma: Some(self.gamma),
             k: Some(self.k),
             resample: Some(self.resample),
             ..Settings::default()
-        }
-    }
-
-    /// Data and network in one line.
-    pub fn description(&self) -> String {
-        match self.data {
-            DataSet::Demo => {
-                "a synthetic long-tailed set, made on the spot, and a small network: a minute on a laptop".into()
-            }
-            DataSet::Cifar { classes, imbalance } => format!(
-                "CIFAR-{classes}-LT, imbalance {imbalance}, {} width {}, {} epochs",
-                self.model, self.width, self.epochs
-            ),
         }
     }
 }

@@ -5,6 +5,7 @@
 //! Text fits the terminal ([`width`]) and has colour where the terminal has it. Texts come in without escape sequences and
 //! leave without any but ours: what would not print as itself is escaped.
 
+mod bar;
 mod table;
 mod terminal;
 
@@ -14,6 +15,7 @@ use std::sync::{Mutex, PoisonError};
 
 use crate::error::{Error, Result, escaped};
 
+pub use bar::bar_target;
 pub use table::{Column, Table, fitting};
 pub use terminal::{GOOD, HEADING, Stream, WRONG, paint, width};
 use terminal::{WARNING, has_colour, reader_width, wrapped};

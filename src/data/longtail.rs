@@ -27,8 +27,27 @@ pub enum Pick {
     /// Those of LDAM-DRW (Cao et al., 2019), which most papers use: NumPy's legacy generator seeded once (with 0, as published),
     /// then for each class in turn the images shuffled and the first of them kept. The subset is ordered class by class.
     Ldam,
+    /// Those of GLMC's authors (Du et al., 2023): NumPy's legacy generator seeded once (with 3407, as published), then for each
+    /// class in turn `np.random.choice(n, kept, replace=False)`, which is the head of a legacy permutation. Other images than
+    /// LDAM-DRW's.
+    Glmc,
     /// An independent random subset of each class by seed, in the order of the full set.
     Random,
+}
+
+impl Pick {
+    /// The published seed; 0 where none is.
+    pub fn seed(self) -> u64 {
+        match self {
+            Pick::Glmc => 3407,
+            Pick::Ldam | Pick::Random => 0,
+        }
+    }
+
+    /// What the command line calls it.
+    fn name(self) -> String {
+        self.to_possible_value().map_or_else(String::new, |value| value.get_name().to_string())
+    }
 }
 
 /// A rule that makes a long-tailed subset.
@@ -41,7 +60,7 @@ pub struct LongTail {
     pub profile: Profile,
     /// Which images are kept.
     pub split: Pick,
-    /// Seed of `split`; LDAM-DRW's is 0.
+    /// Seed of `split`; [`Pick::seed`] is the published one.
     pub seed: u64,
 }
 
@@ -106,12 +125,13 @@ impl LongTail {
             return Err(Error::Config(format!("class {class} has no training image")));
         }
         match self.split {
-            Pick::Ldam => {
+            // A choice without replacement is the head of a permutation of 0..n, and a permutation is a shuffle: the two differ
+            // in nothing but their seed.
+            Pick::Ldam | Pick::Glmc => {
                 let seed = u32::try_from(self.seed).map_err(|_| {
-                    Error::Config(format!(
-                        "seed {}: the ldam split takes seeds of 32 bits (0 is the published one)",
-                        self.seed
-                    ))
+                    let (seed, split, published) = (self.seed, self.split.name(), self.split.seed());
+                    let what = format!("the {split} split takes seeds of 32 bits ({published} is the published one)");
+                    Error::Config(format!("seed {seed}: {what}"))
                 })?;
                 let mut rng = Mt19937::new(seed);
                 members.iter_mut().for_each(|class| rng.shuffle(class));

@@ -72,6 +72,7 @@ impl DryRun {
             multiprocessors,
             shared_bytes,
             memory_bytes: 1 << 40,
+            cache_bytes: 0,
         };
         DryRun { properties, notes: Arc::default(), next: AtomicU64::new(1 << 20), used: AtomicU64::new(0), padding: 0 }
     }

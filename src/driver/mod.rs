@@ -8,6 +8,7 @@ pub mod cache;
 pub mod cuda;
 pub mod dry_run;
 pub mod emulator;
+pub mod host_cache;
 pub mod nvrtc;
 pub mod occupancy;
 mod outline;
@@ -44,6 +45,8 @@ pub struct Properties {
     pub shared_bytes: u32,
     /// The device's memory, in bytes.
     pub memory_bytes: u64,
+    /// The last cache before the memory, in bytes: a GPU's L2; 0 where nothing runs.
+    pub cache_bytes: u64,
 }
 
 /// Device memory, in bytes.

@@ -3,87 +3,67 @@
 //! arXiv 2305.08661. Where the paper and its published code differ, the code's way is the default and a setting gives the
 //! paper's.
 
-use super::mixing::{draw_box, draw_lambda};
-use super::{Inputs, Method, StepDraw, schedule};
-use crate::error::Result;
-use crate::nn::model::{Extent, HeadKind, HeadSpec};
-use crate::nn::{Model, Recorder};
-use crate::ops::augment_mix::Mixing;
-use crate::ops::load_step::StepParams;
-use crate::ops::negative_cosine::negative_cosine;
-use crate::ops::soft_label_cross_entropy::soft_label_cross_entropy;
-use crate::ops::soft_labels::soft_labels;
-use crate::ops::total_loss::total_loss;
-use crate::rng::philox::Purpose;
-use crate::tape::Var;
+use super::class_vectors::Rule;
+use super::logit_adjustment::adjusted;
+use super::recipe::{Head, Heads, Mix, Share, Similarity};
+use super::samplers::Partners;
+use super::schedule::{Coefficient, Course};
+use super::{Method, MethodSettings, Published, Recipe, Training};
+use crate::nn::HeadKind;
+use crate::ops::augment_mix::View;
 
-/// `alpha*L_c + (1-alpha)*L_cb + gamma*L_sim` over a MixUp and a CutMix view (paper, section 3).
-#[derive(Debug)]
-pub struct Glmc;
+/// How the published figures were trained.
+const TRAINING: Training = Training { epochs: 200, batch: 64, lr: 0.01, steps: &[], warmup: 0, weight_decay: 5e-3 };
 
-impl Method for Glmc {
-    fn name(&self) -> &'static str {
-        "glmc"
-    }
-
-    fn title(&self) -> &'static str {
-        "GLMC"
-    }
-
-    fn mixing(&self) -> Mixing {
-        Mixing::Glmc
-    }
-
-    fn heads(&self) -> &'static [HeadSpec] {
-        use Extent::{Classes, Features, Hidden};
-        &[
-            HeadSpec { name: "fc", inputs: Features, outputs: Classes },
-            HeadSpec { name: "fc_cb", inputs: Features, outputs: Classes },
-            HeadSpec { name: "contrast_head.0", inputs: Hidden, outputs: Hidden },
-            HeadSpec { name: "projection_head.0", inputs: Features, outputs: Hidden },
-        ]
-    }
-
-    fn losses(&self) -> &'static [&'static str] {
-        &["c", "cb", "sim"]
-    }
-
-    fn classifier(&self, balanced: bool) -> HeadKind {
-        if balanced { HeadKind::Fc } else { HeadKind::FcCb }
-    }
-
-    fn draw(&self, step: &StepDraw<'_>, params: &mut StepParams, partners: &mut Vec<u32>) -> Result<()> {
-        let config = step.config;
-        let mut words = step.stream(Purpose::Partner);
-        partners.extend(step.originals.iter().map(|_| step.sampler.draw(&mut words)));
-        let lambda = draw_lambda(config.beta, &mut step.stream(Purpose::Lambda))? as f32;
-        let cut = draw_box(f64::from(lambda), config.height, config.width, &mut step.stream(Purpose::Box));
-        params.lambda = lambda;
-        params.label_lambda = match config.correct_labels {
-            true => 1.0 - cut.area() as f32 / (config.height * config.width) as f32,
-            false => lambda,
-        };
-        params.cut = [cut.rows.0, cut.rows.1, cut.columns.0, cut.columns.1].map(|at| at as i32);
-        let alpha = schedule::alpha(step.epoch, config.epochs);
-        let supervised = [config.supervised * alpha, config.supervised * (1.0 - alpha)];
-        params.coefficients = [supervised[0] as f32, supervised[1] as f32, config.gamma as f32];
-        Ok(())
-    }
-
-    fn record(&self, r: &mut Recorder<'_>, model: &Model, inputs: &Inputs) -> Result<Vec<(&'static str, Var)>> {
-        let Inputs { images, labels, class_weights, vars, log, batch } = *inputs;
-        let (label, label_weighted) = soft_labels(&mut r.tape, r.backend, labels, vars, class_weights)?;
-        let features = model.record_features(r, images)?;
-        let logits = model.record_head(r, "fc", features)?;
-        let logits_cb = model.record_head(r, "fc_cb", features)?;
-        let h = model.record_head(r, "projection_head.0", features)?;
-        let u = model.record_head(r, "contrast_head.0", h)?;
-        let heads = [(logits, label), (logits_cb, label_weighted)];
-        let rows = soft_label_cross_entropy(&mut r.tape, r.backend, &heads, vars.scalars)?;
-        let target = r.tape.stop_gradient(h);
-        let cosine = negative_cosine(&mut r.tape, r.backend, u, target, vars.scalars)?;
-        total_loss(&mut r.tape, r.backend, rows, Some(cosine), vars.scalars, log, batch)?;
-        let outputs = [("logits", logits), ("logits_cb", logits_cb), ("h", h), ("u", u)];
-        Ok([&[("label", label), ("label_weighted", label_weighted)], &outputs[..]].concat())
+/// `alpha*L_c + (1-alpha)*L_cb + gamma*L_sim` over a MixUp and a CutMix view (paper, section 3), with this rebalanced head.
+/// On balanced data the rebalanced head would be a second conventional one: `fc` is trained alone.
+fn glmc(settings: &MethodSettings, counts: &[usize], rebalanced: Head) -> Recipe {
+    let factor = if settings.halve_supervised { 0.5 } else { 1.0 };
+    let head = |head: Head, course, rising| Head { coefficient: Coefficient { factor, course, rising }, ..head };
+    let balanced = counts.iter().all(|n| *n == counts[0]);
+    let share = if settings.correct_labels { Share::Area } else { Share::Lambda };
+    Recipe {
+        views: vec![View::Mixup, View::Cutmix],
+        mixing: Mix { beta: settings.beta, share, ..Mix::default() },
+        partners: Partners::Power { q: settings.resample },
+        heads: match balanced {
+            true => Heads { fc: Some(head(Head::default(), Course::Constant, false)), fc_cb: None },
+            false => Heads {
+                fc: Some(head(Head::default(), Course::Parabola, false)),
+                fc_cb: Some(head(rebalanced, Course::Parabola, true)),
+            },
+        },
+        similarity: Some(Similarity { gamma: settings.gamma, ..Similarity::default() }),
+        evaluate: if balanced { HeadKind::Fc } else { HeadKind::FcCb },
+        ..Recipe::plain()
     }
 }
+
+/// GLMC as published.
+pub const GLMC: Method = Method {
+    name: "glmc",
+    title: "GLMC",
+    source: "Du et al., CVPR 2023",
+    make: |settings, counts| {
+        let weight = Rule::Power { k: settings.k };
+        glmc(settings, counts, Head { weight: Some(weight.into()), ..Head::default() })
+    },
+    training: TRAINING,
+    published: Published {
+        width: 64,
+        cifar10: [Some(87.75), Some(90.18), Some(94.04)],
+        cifar100: [Some(55.88), Some(61.08), Some(70.74)],
+        source: "Du et al., table 1 (the best epoch on the test images)",
+    },
+};
+
+/// GLMC whose rebalanced head is adjusted by the classes' frequencies rather than weighted; the authors published a model
+/// of it for ImageNet-LT, without its formula.
+pub const GLMC_BS: Method = Method {
+    name: "glmc-bs",
+    title: "GLMC with balanced softmax",
+    source: "Du et al., CVPR 2023: the published model, without code",
+    make: |settings, counts| glmc(settings, counts, adjusted(1.0)),
+    training: TRAINING,
+    published: Published { width: 64, ..Published::NONE },
+};

@@ -1,7 +1,8 @@
-//! Partners, lambda and the CutMix box of a step.
+//! Lambda, the CutMix box and the labels' shares of a step.
 
 use rand_distr::{Beta, Distribution};
 
+use super::recipe::Share;
 use crate::error::{Error, Result};
 use crate::rng::philox::{self, Stream};
 
@@ -48,56 +49,36 @@ pub fn draw_box(lambda: f64, height: usize, width: usize, words: &mut Stream) ->
     CutBox { rows, columns: span(width) }
 }
 
-/// Draws partners: an image of class c with probability proportional to `n_c^(-q)`. q = 0 is instance-balanced, 1
-/// class-balanced, 2 reversed.
-#[derive(Clone, Debug)]
-pub struct PartnerSampler {
-    /// Images of each class.
-    members: Vec<Vec<u32>>,
-    /// Probability of each class and all before it.
-    cumulative: Vec<f64>,
-    /// The last class that has images.
-    last: usize,
+/// One step's mixture.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Mixture {
+    /// The original's share of MixUp's pixels.
+    pub lambda: f32,
+    /// What CutMix takes from the partner.
+    pub cut: CutBox,
 }
 
-impl PartnerSampler {
-    /// A sampler over the images with these labels.
-    ///
-    /// # Errors
-    /// When q is not a finite number, or there are no images.
-    pub fn new(labels: &[i32], classes: usize, q: f64) -> Result<PartnerSampler> {
-        if !q.is_finite() {
-            return Err(Error::Config(format!("resample {q} is not a finite number (published: 0 or 0.2)")));
-        }
-        let mut members = vec![Vec::new(); classes];
-        for (image, &label) in labels.iter().enumerate() {
-            members[label as usize].push(image as u32);
-        }
-        let weights: Vec<f64> =
-            members.iter().map(|m| if m.is_empty() { 0.0 } else { (m.len() as f64).powf(1.0 - q) }).collect();
-        let total: f64 = weights.iter().sum();
-        let cumulative = weights
-            .iter()
-            .scan(0.0, |sum, w| {
-                *sum += w / total;
-                Some(*sum)
-            })
-            .collect();
-        let last = members
-            .iter()
-            .rposition(|m| !m.is_empty())
-            .ok_or_else(|| Error::Config("no images to draw partners from".into()))?;
-        Ok(PartnerSampler { members, cumulative, last })
-    }
+impl Mixture {
+    /// The originals as they are.
+    pub const NONE: Mixture = Mixture { lambda: 1.0, cut: CutBox { rows: (0, 0), columns: (0, 0) } };
 
-    /// Draws one image.
-    pub fn draw(&self, words: &mut Stream) -> u32 {
-        let at = words.unit();
-        // Rounding may leave the last sum a little under 1. Empty classes add nothing to the sums, so that the first sum
-        // above `at` always belongs to a class with images.
-        let class = self.cumulative.partition_point(|&c| c <= at).min(self.last);
-        let members = &self.members[class];
-        members[philox::below(words.word(), members.len() as u32) as usize]
+    /// The original's share of a sample's label, in images of `pixels` pixels, for classes of `n_i` and `n_j` training
+    /// images.
+    pub fn share(&self, share: Share, pixels: usize, [n_i, n_j]: [usize; 2]) -> f32 {
+        match share {
+            Share::Lambda => self.lambda,
+            Share::Area => 1.0 - self.cut.area() as f32 / pixels as f32,
+            Share::Remix { kappa, tau } => {
+                let (ratio, lambda) = (n_i as f64 / n_j as f64, f64::from(self.lambda));
+                if ratio >= kappa && lambda < tau {
+                    0.0
+                } else if ratio <= 1.0 / kappa && 1.0 - lambda < tau {
+                    1.0
+                } else {
+                    self.lambda
+                }
+            }
+        }
     }
 }
 
@@ -107,16 +88,22 @@ mod tests {
     use crate::rng::philox::Purpose;
 
     #[test]
-    fn partners_follow_the_exponent() {
-        // 90 images of class 0, 10 of class 1: q = 0 keeps 9:1, q = 1 makes 1:1, q = 2 turns it to 1:9.
-        let labels: Vec<i32> = (0..100).map(|i| i32::from(i >= 90)).collect();
-        for (q, expected) in [(0.0, 0.1), (1.0, 0.5), (2.0, 0.9)] {
-            let sampler = PartnerSampler::new(&labels, 2, q).unwrap();
-            let mut words = Stream::new(5, 0, 0, Purpose::Partner);
-            let draws = 20_000;
-            let tail = (0..draws).filter(|_| sampler.draw(&mut words) >= 90).count();
-            assert!((tail as f64 / f64::from(draws) - expected).abs() < 0.015, "q {q}: {tail}");
+    fn remix_gives_the_whole_label_to_the_smaller_class() {
+        let share = |n_i, n_j, lambda, kappa| {
+            Mixture { lambda, ..Mixture::NONE }.share(Share::Remix { kappa, tau: 0.5 }, 1, [n_i, n_j])
+        };
+        let published = [(300, 100, 0.4, 0.0), (300, 100, 0.6, 0.6), (100, 300, 0.6, 1.0), (100, 300, 0.4, 0.4)];
+        for (n_i, n_j, lambda, expected) in published.into_iter().chain([(200, 100, 0.3, 0.3)]) {
+            assert_eq!(share(n_i, n_j, lambda, 3.0), expected, "{n_i} {n_j} {lambda}");
+            assert_eq!(share(n_i, n_j, lambda, f64::INFINITY), lambda, "Mixup");
         }
+    }
+
+    #[test]
+    fn the_share_of_an_area_follows_the_clipped_box() {
+        let cut = CutBox { rows: (0, 8), columns: (2, 6) };
+        assert_eq!(Mixture { lambda: 0.1, cut }.share(Share::Area, 64, [1, 1]), 0.5);
+        assert_eq!(Mixture::NONE.share(Share::Area, 64, [1, 1]), 1.0);
     }
 
     #[test]

@@ -1,57 +1,30 @@
 //! An epoch's steps, drawn ahead: which images, with which partners, how mixed, at what learning rate. The plan is a pure function of seed and
 //! epoch, so that a resumed run continues it and every device follows the same one.
 
-use super::Method;
-use super::mixing::PartnerSampler;
+use super::mixing::{Mixture, draw_box, draw_lambda};
+use super::recipe::{Mix, Recipe};
+use super::samplers::{Members, Partners, Sampling, shuffle};
 use super::schedule::LearningRate;
 use crate::error::Result;
-use crate::ops::load_step::{STEP_WORDS, StepParams};
-use crate::rng::philox::{self, Purpose, Stream};
+use crate::ops::load_step::{StepParams, row_words};
+use crate::rng::philox::{Purpose, Stream};
 
-/// What a plan depends on besides seed and epoch.
+/// What a plan depends on besides the epoch.
 #[derive(Clone, Debug)]
 pub struct PlanConfig {
-    /// Draws what is the method's own.
-    pub method: &'static dyn Method,
+    pub recipe: Recipe,
     pub seed: u64,
     /// Epochs of the whole run.
     pub epochs: usize,
     /// Samples per step.
     pub batch: usize,
     pub lr: LearningRate,
-    /// Parameter of the Beta distribution of lambda.
-    pub beta: f64,
-    /// Factor of the similarity loss.
-    pub gamma: f64,
-    /// Factor of both supervised losses: 1 as published, 1/2 as the paper writes.
-    pub supervised: f64,
-    /// Whether the labels' lambda follows the clipped box.
-    pub correct_labels: bool,
+    /// Training images per class.
+    pub counts: Vec<usize>,
     /// Rows of an image.
     pub height: usize,
     /// Columns of an image.
     pub width: usize,
-}
-
-/// A step whose scalars are being drawn.
-pub struct StepDraw<'a> {
-    /// What the plan depends on.
-    pub config: &'a PlanConfig,
-    /// 0-based epoch.
-    pub epoch: usize,
-    /// 0-based step of the epoch.
-    pub step: usize,
-    /// The images that the step visits.
-    pub originals: &'a [u32],
-    /// Where partners come from.
-    pub sampler: &'a PartnerSampler,
-}
-
-impl StepDraw<'_> {
-    /// The step's random words for one purpose.
-    pub fn stream(&self, purpose: Purpose) -> Stream {
-        Stream::new(self.config.seed, self.epoch as u32, self.step as u32, purpose)
-    }
 }
 
 /// The steps of one epoch.
@@ -59,47 +32,95 @@ pub struct EpochPlan {
     batch: usize,
     originals: Vec<u32>,
     partners: Vec<u32>,
+    /// The original's share of each sample's label.
+    shares: Vec<f32>,
     steps: Vec<StepParams>,
+    /// The classifiers' class vectors, (heads, 5, classes); empty where nothing is trained.
+    vectors: Vec<f64>,
+}
+
+/// A step whose randomness is being drawn.
+struct StepDraw<'a> {
+    config: &'a PlanConfig,
+    epoch: usize,
+    step: usize,
+    originals: &'a [u32],
+}
+
+impl StepDraw<'_> {
+    fn stream(&self, purpose: Purpose) -> Stream {
+        Stream::new(self.config.seed, self.epoch as u32, self.step as u32, purpose)
+    }
+
+    /// Whether this step mixes.
+    fn mixes(&self) -> bool {
+        let Mix { p, epochs, .. } = self.config.recipe.mixing;
+        let within = epochs.is_none_or(|[from, to]| (from..to).contains(&self.epoch));
+        self.config.recipe.mixes() && within && (p >= 1.0 || self.stream(Purpose::Mix).unit() < p)
+    }
+
+    fn mixture(&self) -> Result<Mixture> {
+        let PlanConfig { recipe, height, width, .. } = self.config;
+        let lambda = draw_lambda(recipe.mixing.beta, &mut self.stream(Purpose::Lambda))? as f32;
+        let cut = draw_box(f64::from(lambda), *height, *width, &mut self.stream(Purpose::Box));
+        Ok(Mixture { lambda, cut })
+    }
+
+    fn partners(&self, members: &Members) -> Result<Vec<u32>> {
+        let mut words = self.stream(Purpose::Partner);
+        match self.config.recipe.partners {
+            Partners::Permutation => {
+                let mut partners = self.originals.to_vec();
+                shuffle(&mut partners, &mut words);
+                Ok(partners)
+            }
+            Partners::Power { q } => {
+                let draw = members.by_power(q)?;
+                Ok(self.originals.iter().map(|_| draw.one(&mut words)).collect())
+            }
+        }
+    }
 }
 
 impl EpochPlan {
-    /// Draws the plan of 0-based epoch `epoch` over `images` training images.
+    /// Draws the plan of 0-based epoch `epoch` over training images of these classes.
     ///
     /// # Errors
-    /// When beta is out of range.
-    pub fn draw(config: &PlanConfig, epoch: usize, images: usize, sampler: &PartnerSampler) -> Result<EpochPlan> {
-        let (seed, number) = (config.seed, epoch as u32);
-        let mut originals: Vec<u32> = (0..images as u32).collect();
-        let mut words = Stream::new(seed, number, 0, Purpose::Shuffle);
-        for last in (1..images).rev() {
-            originals.swap(last, philox::below(words.word(), last as u32 + 1) as usize);
-        }
-        let mut partners = Vec::with_capacity(images);
-        let count = images.div_ceil(config.batch);
+    /// When a setting of the recipe is out of range.
+    pub fn draw(config: &PlanConfig, epoch: usize, labels: &[i32], members: &Members) -> Result<EpochPlan> {
+        let PlanConfig { recipe, seed, epochs, counts, .. } = config;
+        let sampling = if epoch < recipe.originals.from_epoch { Sampling::Shuffle } else { recipe.originals.sampling };
+        let originals = members.originals(sampling, *seed, epoch, *epochs)?;
+        let count = originals.len().div_ceil(config.batch);
+        let pixels = config.height * config.width;
+        let coefficients = recipe.coefficients(epoch, *epochs);
+        let (mut partners, mut shares) = (Vec::with_capacity(originals.len()), Vec::with_capacity(originals.len()));
         let mut steps = Vec::with_capacity(count);
         for (step, batch) in originals.chunks(config.batch).enumerate() {
-            let mut params = StepParams {
-                seed: [seed as u32, (seed >> 32) as u32],
-                epoch: number,
+            let draw = StepDraw { config, epoch, step, originals: batch };
+            let (mixture, others) = match draw.mixes() {
+                true => (draw.mixture()?, draw.partners(members)?),
+                false => (Mixture::NONE, batch.to_vec()),
+            };
+            let images = |image: u32| counts[labels[image as usize] as usize];
+            let share = |(&i, &j): (&u32, &u32)| mixture.share(recipe.mixing.share, pixels, [images(i), images(j)]);
+            shares.extend(batch.iter().zip(&others).map(share));
+            partners.extend(others);
+            let Mixture { lambda, cut } = mixture;
+            steps.push(StepParams {
+                seed: [*seed as u32, (*seed >> 32) as u32],
+                epoch: epoch as u32,
                 step: step as u32,
-                lambda: 1.0,
-                label_lambda: 1.0,
-                lr: config.lr.at(epoch, config.epochs, step, count) as f32,
-                coefficients: [1.0, 0.0, 0.0],
+                lambda,
+                cut: [cut.rows.0, cut.rows.1, cut.columns.0, cut.columns.1].map(|at| at as i32),
+                lr: config.lr.at(epoch, *epochs, step, count) as f32,
+                coefficients,
                 row: step as u32,
                 ..StepParams::default()
-            };
-            let draw = StepDraw { config, epoch, step, originals: batch, sampler };
-            config.method.draw(&draw, &mut params, &mut partners)?;
-            debug_assert_eq!(
-                partners.len(),
-                step * config.batch + batch.len(),
-                "{} draws one partner per original",
-                config.method.name()
-            );
-            steps.push(params);
+            });
         }
-        Ok(EpochPlan { batch: config.batch, originals, partners, steps })
+        let vectors = recipe.vectors(counts, epoch)?;
+        Ok(EpochPlan { batch: config.batch, originals, partners, shares, steps, vectors })
     }
 
     /// A plan that visits images `0..images` in order: evaluation. Results of a step start at its first image.
@@ -108,7 +129,13 @@ impl EpochPlan {
         let steps = (0..images.div_ceil(batch))
             .map(|step| StepParams { row: (step * batch) as u32, step: step as u32, ..StepParams::default() })
             .collect();
-        EpochPlan { batch, partners: originals.clone(), originals, steps }
+        let shares = vec![1.0; images];
+        EpochPlan { batch, partners: originals.clone(), originals, shares, steps, vectors: Vec::new() }
+    }
+
+    /// The classifiers' class vectors in this epoch, (heads, 5, classes).
+    pub fn vectors(&self) -> &[f64] {
+        &self.vectors
     }
 
     pub fn steps(&self) -> usize {
@@ -136,14 +163,16 @@ impl EpochPlan {
         (&self.originals[range.clone()], &self.partners[range])
     }
 
-    /// The rows of steps `steps` as `load_step` reads them: scalars, originals, partners. The steps must have one size.
+    /// The rows of steps `steps` as `load_step` reads them: scalars, originals, partners, shares. The steps must have one
+    /// size.
     pub fn table(&self, steps: std::ops::Range<usize>) -> Vec<u32> {
-        let mut words = Vec::with_capacity(steps.len() * (STEP_WORDS + 2 * self.batch));
+        let mut words = Vec::with_capacity(steps.len() * row_words(self.batch));
         for step in steps {
             let (originals, partners) = self.indices(step);
             words.extend_from_slice(bytemuck::cast_slice(std::slice::from_ref(&self.steps[step])));
             words.extend_from_slice(originals);
             words.extend_from_slice(partners);
+            words.extend_from_slice(bytemuck::cast_slice(&self.shares[step * self.batch..][..originals.len()]));
         }
         words
     }
@@ -152,50 +181,105 @@ impl EpochPlan {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::method::glmc::Glmc;
+    use crate::method::recipe::{Originals, Share};
     use crate::method::schedule::{Decay, SetAt, WarmUp};
+    use crate::method::{MethodSettings, method};
+    use crate::ops::load_step::STEP_WORDS;
 
-    fn config() -> PlanConfig {
+    fn config(name: &str) -> PlanConfig {
+        let settings = MethodSettings { epochs: 10, ..MethodSettings::default() };
         PlanConfig {
-            method: &Glmc,
+            recipe: method(name).unwrap().recipe(&settings, &[16, 5]),
             seed: 7,
             epochs: 10,
             batch: 8,
             lr: LearningRate { base: 0.1, decay: Decay::Cosine, warmup: WarmUp::default(), set: SetAt::Before },
-            beta: 1.0,
-            gamma: 2.0,
-            supervised: 1.0,
-            correct_labels: false,
+            counts: vec![16, 5],
             height: 32,
             width: 32,
         }
     }
 
+    fn labels() -> Vec<i32> {
+        (0..21).map(|image| i32::from(image >= 16)).collect()
+    }
+
+    fn draw(config: &PlanConfig, epoch: usize) -> EpochPlan {
+        EpochPlan::draw(config, epoch, &labels(), &Members::new(&labels(), 2).unwrap()).unwrap()
+    }
+
     #[test]
     fn every_image_once_per_epoch_and_the_same_plan_twice() {
-        let labels = vec![0; 21];
-        let sampler = PartnerSampler::new(&labels, 1, 0.0).unwrap();
-        let plan = EpochPlan::draw(&config(), 3, 21, &sampler).unwrap();
-        let again = EpochPlan::draw(&config(), 3, 21, &sampler).unwrap();
-        let other = EpochPlan::draw(&config(), 4, 21, &sampler).unwrap();
+        let config = config("glmc");
+        let (plan, again, other) = (draw(&config, 3), draw(&config, 3), draw(&config, 4));
         assert_eq!((plan.steps(), plan.full_steps(), plan.tail()), (3, 2, 5));
         let mut seen = plan.originals.clone();
         seen.sort_unstable();
         assert_eq!(seen, (0..21).collect::<Vec<u32>>());
         assert_eq!(plan.table(0..2), again.table(0..2));
         assert_ne!(plan.originals, other.originals);
-        assert_eq!(plan.table(2..3).len(), STEP_WORDS + 2 * 5);
+        assert_eq!(plan.table(2..3).len(), STEP_WORDS + 3 * 5);
+        assert!(plan.shares[..8].iter().all(|&share| share == plan.params(0).lambda));
     }
 
     #[test]
-    fn labels_can_follow_the_clipped_box() {
-        let sampler = PartnerSampler::new(&[0; 64], 1, 0.0).unwrap();
-        let corrected = PlanConfig { correct_labels: true, ..config() };
-        let plan = EpochPlan::draw(&corrected, 0, 64, &sampler).unwrap();
+    fn shares_can_follow_the_clipped_box() {
+        let mut config = config("glmc");
+        config.recipe.mixing.share = Share::Area;
+        let plan = draw(&config, 0);
         for step in 0..plan.steps() {
             let p = plan.params(step);
             let area = (p.cut[1] - p.cut[0]) * (p.cut[3] - p.cut[2]);
-            assert_eq!(p.label_lambda, 1.0 - area as f32 / 1024.0);
+            assert_eq!(plan.shares[8 * step], 1.0 - area as f32 / 1024.0);
         }
+    }
+
+    #[test]
+    fn a_method_that_does_not_mix_has_no_partners() {
+        let plan = draw(&config("ce"), 0);
+        assert_eq!(plan.originals, plan.partners);
+        assert_eq!(plan.shares, [1.0; 21]);
+        assert_eq!(plan.params(1).cut, [0; 4]);
+    }
+
+    #[test]
+    fn a_permutation_is_of_the_step() {
+        let plan = draw(&config("mixup"), 0);
+        for step in 0..plan.steps() {
+            let (originals, partners) = plan.indices(step);
+            let sorted = |images: &[u32]| {
+                let mut images = images.to_vec();
+                images.sort_unstable();
+                images
+            };
+            assert_eq!(sorted(originals), sorted(partners));
+        }
+        assert_ne!(plan.originals, plan.partners);
+    }
+
+    #[test]
+    fn cmo_mixes_half_of_the_steps_of_its_epochs() {
+        let mut config = config("cmo-ce");
+        config.recipe.mixing.epochs = Some([2, 8]);
+        let mixed = |epoch| {
+            let plan = draw(&config, epoch);
+            (0..plan.steps()).filter(|&step| plan.params(step).lambda != 1.0).count()
+        };
+        assert_eq!((mixed(0), mixed(1), mixed(8)), (0, 0, 0));
+        let steps: usize = (2..8).map(mixed).sum();
+        assert!((3..16).contains(&steps), "{steps} of 18 steps");
+        config.recipe.mixing.p = 0.0;
+        assert_eq!((0..10).map(|epoch| draw(&config, epoch).shares[0]).sum::<f32>(), 10.0);
+    }
+
+    #[test]
+    fn deferred_sampling_and_weights_begin_with_their_epoch() {
+        let mut config = config("drw");
+        config.recipe.originals = Originals { sampling: Sampling::Power { q: 1.0 }, from_epoch: 8 };
+        let (before, after) = (draw(&config, 7), draw(&config, 8));
+        assert!(before.vectors().iter().all(|&v| v == 0.0 || v == 1.0));
+        assert!(after.vectors().iter().any(|&v| v != 0.0 && v != 1.0));
+        let distinct = |plan: &EpochPlan| plan.originals.iter().collect::<std::collections::HashSet<_>>().len();
+        assert!(distinct(&before) == 21 && distinct(&after) < 21);
     }
 }

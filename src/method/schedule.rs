@@ -187,6 +187,52 @@ pub fn alpha(epoch: usize, epochs: usize) -> f64 {
     1.0 - (epoch as f64 / epochs as f64).powi(2)
 }
 
+/// How a loss's coefficient goes over a run, as a factor of its base; e of E epochs are finished.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Course {
+    /// 1 all along.
+    #[default]
+    Constant,
+    /// `1 - (e/E)^2`: GLMC's alpha (paper, section 3), and BBN's.
+    Parabola,
+    /// `1 - e/E`.
+    Linear,
+    /// `cos(pi e / 2E)`.
+    Cosine,
+}
+
+/// A loss's coefficient.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Coefficient {
+    /// What the course is a share of.
+    pub factor: f64,
+    pub course: Course,
+    /// Take `1 - course`: the loss that takes over from another.
+    pub rising: bool,
+}
+
+impl Default for Coefficient {
+    fn default() -> Coefficient {
+        Coefficient { factor: 1.0, course: Course::Constant, rising: false }
+    }
+}
+
+impl Coefficient {
+    /// Its value in 0-based epoch `epoch` of `epochs`.
+    pub fn at(&self, epoch: usize, epochs: usize) -> f64 {
+        let done = epoch as f64 / epochs as f64;
+        let share = match self.course {
+            Course::Constant => 1.0,
+            Course::Parabola => alpha(epoch, epochs),
+            Course::Linear => 1.0 - done,
+            Course::Cosine => (0.5 * PI * done).cos(),
+        };
+        self.factor * if self.rising { 1.0 - share } else { share }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -292,8 +338,15 @@ mod tests {
     }
 
     #[test]
-    fn alpha_falls_from_one() {
-        assert_eq!(alpha(0, 200), 1.0);
-        assert_eq!(alpha(100, 200), 0.75);
+    fn coefficients_follow_their_course() {
+        let at = |course, rising, epoch| Coefficient { factor: 2.0, course, rising }.at(epoch, 200);
+        assert_eq!((at(Course::Parabola, false, 0), at(Course::Parabola, false, 100)), (2.0, 1.5));
+        assert_eq!(at(Course::Parabola, true, 100), 0.5);
+        assert_eq!((at(Course::Linear, false, 50), at(Course::Constant, false, 199)), (1.5, 2.0));
+        near(at(Course::Cosine, false, 100), 2.0 * 0.5f64.sqrt());
+        // BBN's alpha, whose epochs count from 1: epochs 100 and 200 of 200.
+        let bbn = Coefficient { course: Course::Parabola, ..Coefficient::default() };
+        near(bbn.at(99, 200), 0.754975);
+        near(bbn.at(199, 200), 0.009975);
     }
 }

@@ -5,10 +5,12 @@
 
 pub mod cifar_resnet;
 pub mod encoder;
+pub mod groups;
 pub mod layers;
 pub mod model;
 pub mod parameters;
 
+pub use groups::{BatchNorm, Group, Rules};
 pub use layers::{Mode, Recorder};
-pub use model::{HeadKind, Model, ModelConfig};
+pub use model::{HeadKind, HeadShape, Model, ModelConfig};
 pub use parameters::{Field, ParameterStore, Snapshot};

@@ -2,9 +2,11 @@
 
 use rand_distr::{Distribution, StandardNormal};
 
+use super::groups::{Rule, Rules};
 use crate::error::Result;
 use crate::memory::{read_floats, write_floats};
 use crate::ops::Backend;
+use crate::ops::checksum::SCRATCH;
 use crate::rng::philox::{Purpose, Stream};
 use crate::tape::{Tape, Var};
 use crate::tensor::{DType, Shape, Tensor};
@@ -13,7 +15,7 @@ use crate::tensor::{DType, Shape, Tensor};
 const ALIGNMENT: usize = 128;
 
 /// What a parameter is for: decides its layout, its start and whether it is learned.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Kind {
     /// Convolution weight; OIHW in PyTorch, OHWI here. Kaiming-normal (fan in).
     ConvWeight,
@@ -24,6 +26,16 @@ pub enum Kind {
         /// Inputs of the layer.
         fan_in: usize,
     },
+    /// Linear bias that starts the same for every class.
+    ConstantBias {
+        /// Where it starts.
+        value: f64,
+    },
+    /// Cosine head's weight (out, in): uniform in ±1, then each row divided by its length (LDAM-DRW's `NormedLinear`, whose
+    /// weight is (in, out) with columns of length 1).
+    CosineWeight,
+    /// Scale of a class's logit: 1.
+    HeadScale,
     /// Scale of a normalisation: 1.
     NormWeight,
     /// Shift of a normalisation: 0.
@@ -147,6 +159,8 @@ pub struct ParameterStore {
     /// Accumulation type, like `master`.
     pub momentum: Tensor,
     statistics: Tensor,
+    /// For the look at what is not finite.
+    scratch: Tensor,
 }
 
 impl ParameterStore {
@@ -168,6 +182,7 @@ impl ParameterStore {
             grad: flat(learned, accumulate, "gradients")?,
             momentum: flat(learned, accumulate, "momentum")?,
             statistics: flat(statistics, accumulate, "running statistics")?,
+            scratch: flat(SCRATCH, DType::U8, "parts of a checksum")?,
             specs,
         })
     }
@@ -183,32 +198,57 @@ impl ParameterStore {
         &self.specs
     }
 
-    /// Puts every parameter on a tape, in the order of declaration.
-    pub fn bind(&self, tape: &mut Tape) -> Vec<Var> {
-        let view = |flat: Tensor, at: usize, shape: &[usize]| Tensor {
-            offset: flat.offset + at * flat.dtype.bytes(),
-            shape: Shape::new(shape),
-            ..flat
-        };
+    /// The parameters that are trained, as few pieces as have one rule each: their first element and their number in the
+    /// learned arrays, and the rule.
+    pub fn runs(&self, rules: &Rules) -> Vec<(usize, usize, Rule)> {
+        let mut runs: Vec<(usize, usize, Rule)> = Vec::new();
+        for (index, (spec, &at)) in self.specs.iter().zip(&self.offsets).enumerate() {
+            let rule = rules.get(index);
+            if !spec.kind.is_learned() || rule.frozen {
+                continue;
+            }
+            let elements = spec.stored_elements().next_multiple_of(ALIGNMENT);
+            // What a batch normalisation uses is no matter of the optimiser's.
+            let same = |other: &Rule| (other.lr_factor, other.weight_decay) == (rule.lr_factor, rule.weight_decay);
+            match runs.last_mut() {
+                Some((start, count, last)) if *start + *count == at && same(last) => *count += elements,
+                _ => runs.push((at, elements, rule)),
+            }
+        }
+        runs
+    }
+
+    /// Parameter `index` as stored, its master weights and the copy that products read.
+    pub fn weights(&self, index: usize) -> (Tensor, Option<Tensor>) {
+        let (at, shape) = (self.offsets[index], self.specs.0[index].stored_shape());
+        (part(self.master, at, &shape), self.compute.map(|compute| part(compute, at, &shape)))
+    }
+
+    /// Puts every parameter on a tape, in the order of declaration; those whose gradient `rules` do not want, without one.
+    pub fn bind(&self, tape: &mut Tape, rules: Option<&Rules>) -> Vec<Var> {
         self.specs
             .iter()
             .zip(&self.offsets)
-            .map(|(spec, &at)| {
+            .enumerate()
+            .map(|(index, (spec, &at))| {
                 let shape = spec.stored_shape();
                 if !spec.kind.is_learned() {
-                    return tape.external(view(self.statistics, at, &shape));
+                    return tape.external(part(self.statistics, at, &shape));
                 }
                 // Convolutions read the compute type; heads and normalisations run in the accumulation type.
                 let weights = match (spec.kind, self.compute) {
                     (Kind::ConvWeight, Some(compute)) => compute,
                     _ => self.master,
                 };
-                tape.parameter(view(weights, at, &shape), view(self.grad, at, &shape))
+                match rules {
+                    Some(rules) if !rules.is_differentiated(index) => tape.external(part(weights, at, &shape)),
+                    _ => tape.parameter(part(weights, at, &shape), part(self.grad, at, &shape)),
+                }
             })
             .collect()
     }
 
-    /// Draws the start that PyTorch's model draws: Kaiming-normal weights, default biases.
+    /// Draws the start that PyTorch's model draws: Kaiming-normal weights, default biases, and what [`Kind`] says of others.
     pub fn initialise(&self, backend: &dyn Backend, seed: u64) -> Result<()> {
         let mut snapshot = self.snapshot(backend, Field::Value)?;
         for (index, spec) in self.specs.iter().enumerate() {
@@ -228,12 +268,32 @@ impl ParameterStore {
                     let bound = 1.0 / (fan_in as f64).sqrt();
                     (0..spec.elements()).map(|_| f64::from((bound * (2.0 * words.unit() - 1.0)) as f32)).collect()
                 }
-                Kind::NormWeight | Kind::RunningVar => vec![1.0; spec.elements()],
+                Kind::CosineWeight => {
+                    let drawn: Vec<f64> = (0..spec.elements()).map(|_| 2.0 * words.unit() - 1.0).collect();
+                    let rows = drawn.chunks_exact(spec.shape[1].max(1));
+                    rows.flat_map(|row| {
+                        let length = row.iter().map(|v| v * v).sum::<f64>().sqrt();
+                        row.iter().map(move |v| f64::from((v / length) as f32))
+                    })
+                    .collect()
+                }
+                Kind::ConstantBias { value } => vec![f64::from(value as f32); spec.elements()],
+                Kind::NormWeight | Kind::RunningVar | Kind::HeadScale => vec![1.0; spec.elements()],
                 Kind::NormBias | Kind::RunningMean => vec![0.0; spec.elements()],
             };
             snapshot.set(index, &values);
         }
         self.restore(backend, Field::Value, &snapshot)
+    }
+
+    /// How many numbers of parameters, running statistics and momentum are not finite, counted where they lie.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn not_finite(&self, backend: &dyn Backend) -> Result<u64> {
+        [self.master, self.statistics, self.momentum]
+            .into_iter()
+            .try_fold(0, |all, flat| Ok(all + backend.checksum(flat, self.scratch)?.not_finite))
     }
 
     /// Copies one field to the host. Parameters that the field does not have (gradients of running statistics) are zero.
@@ -265,6 +325,11 @@ impl ParameterStore {
             }
         }
     }
+}
+
+/// A piece of a flat array, from element `at` on.
+pub fn part(flat: Tensor, at: usize, shape: &[usize]) -> Tensor {
+    Tensor { offset: flat.offset + at * flat.dtype.bytes(), shape: Shape::new(shape), ..flat }
 }
 
 /// Offsets of all parameters and the sizes of the two flat arrays, in elements.

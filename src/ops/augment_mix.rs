@@ -1,7 +1,11 @@
 //! From bytes to mixtures in one pass: gather, crop, flip, normalise, MixUp and CutMix (GLMC paper, section 3).
 //!
-//! `augment_mix` starts from the resident u8 images; `mix_views` from views that are already augmented and normalised,
+//! `augment_mix` starts from the resident u8 images; `mix_views` from images that are already augmented and normalised,
 //! as reference steps hold them.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
 
 use super::load_step::StepVars;
 use super::{Backend, expect, four};
@@ -12,24 +16,80 @@ use crate::tensor::{DType, Tensor};
 /// The op's name at every layer.
 pub const NAME: &str = "augment_mix";
 
-/// What becomes of the images of a step.
+/// What a view shows of an original o and its partner r, each augmented for this view alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum View {
+    /// o. The partner, lambda and the box have no part in it.
+    Plain,
+    /// `lambda*o + (1-lambda)*r` (Zhang et al., "mixup", 2018); just o where lambda is 1.
+    Mixup,
+    /// o with the step's box taken from r (Yun et al., "CutMix", 2019); just o where the box is empty.
+    Cutmix,
+}
+
+impl fmt::Display for View {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            View::Plain => "plain",
+            View::Mixup => "mixup",
+            View::Cutmix => "cutmix",
+        })
+    }
+}
+
+/// The views that a step makes of each of its samples. Originals and partners are augmented for each view independently:
+/// view 0 shows o1 and r1, view 1 o2 and r2.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Mixing {
-    /// Views o1, o2 of the originals and r1, r2 of the partners, augmented independently; out come the MixUp batch
-    /// `lambda*o1 + (1-lambda)*r1`, then the CutMix batch: o2 with the step's box taken from r2.
-    Glmc,
-    /// The augmented view o1 alone: plain cross-entropy.
-    Single,
+    /// One view.
+    One(View),
+    /// Two views, one after the other along the batch.
+    Two(View, View),
     /// The originals as they are, normalised: evaluation.
     Evaluate,
 }
 
 impl Mixing {
+    /// What GLMC trains on (paper, section 3).
+    pub const GLMC: Mixing = Mixing::Two(View::Mixup, View::Cutmix);
+
     /// Views that come out, one after the other along the batch.
     pub fn views(self) -> usize {
+        self.each().count()
+    }
+
+    /// What each view shows, in their order.
+    pub fn each(self) -> impl Iterator<Item = View> {
+        let (first, second) = match self {
+            Mixing::One(view) => (view, None),
+            Mixing::Two(first, second) => (first, Some(second)),
+            Mixing::Evaluate => (View::Plain, None),
+        };
+        std::iter::once(first).chain(second)
+    }
+
+    /// Whether a view shows anything of the partners.
+    pub fn takes_partners(self) -> bool {
+        self.each().any(|view| view != View::Plain)
+    }
+
+    /// Sets of images that `mix_views` is given: the originals and the partners of each view, of a single plain view the
+    /// originals alone.
+    pub fn image_sets(self) -> usize {
         match self {
-            Mixing::Glmc => 2,
-            Mixing::Single | Mixing::Evaluate => 1,
+            Mixing::Two(..) => 4,
+            _ => 1 + usize::from(self.takes_partners()),
+        }
+    }
+}
+
+impl fmt::Display for Mixing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Mixing::One(view) => view.fmt(f),
+            Mixing::Two(first, second) => write!(f, "{first}+{second}"),
+            Mixing::Evaluate => f.write_str("evaluate"),
         }
     }
 }
@@ -73,8 +133,9 @@ pub trait AugmentMixKernels {
     fn stem_channels(&self) -> usize;
     /// See [`Mixing`].
     fn augment_mix(&self, mixing: Mixing, augmentation: &Augmentation, t: &AugmentMix) -> Result<()>;
-    /// The mixtures of `views` (4 * batch, height, width, 3), accumulation type, ordered o1, o2, r1, r2; `out` as above.
-    fn mix_views(&self, views: Tensor, scalars: Tensor, out: Tensor) -> Result<()>;
+    /// The views of `images` ([`Mixing::image_sets`] * batch, height, width, 3), accumulation type, ordered o1, o2, r1, r2 (for
+    /// one view o1, r1); `out` as above.
+    fn mix_views(&self, mixing: Mixing, images: Tensor, scalars: Tensor, out: Tensor) -> Result<()>;
 }
 
 #[derive(Debug)]
@@ -128,18 +189,18 @@ impl Op for Augment {
     }
 
     fn label(&self) -> String {
-        format!("{:?}", self.mixing)
+        self.mixing.to_string()
     }
 
-    /// A value normalised is two operations; MixUp normalises two and mixes them by three, CutMix normalises one.
+    /// A value normalised is two operations; MixUp normalises two and mixes them by three, other views normalise one.
     fn flops(&self, _pass: Pass, _wanted: &[Var]) -> f64 {
-        let each = if self.mixing == Mixing::Glmc { 9.0 } else { 2.0 };
-        (self.batch * self.image_bytes) as f64 * each
+        let each = self.mixing.each().map(|view| if view == View::Mixup { 7.0 } else { 2.0 });
+        (self.batch * self.image_bytes) as f64 * each.sum::<f64>()
     }
 
     /// The originals, and for mixtures the partners.
     fn touches(&self, var: Var) -> Option<usize> {
-        let images = if self.mixing == Mixing::Glmc { 2 } else { 1 };
+        let images = 1 + usize::from(self.mixing.takes_partners());
         (var == self.pixels).then_some(images * self.batch * self.image_bytes)
     }
 
@@ -157,21 +218,24 @@ impl Op for Augment {
 
 #[derive(Debug)]
 struct MixViews {
-    views: Var,
+    mixing: Mixing,
+    images: Var,
     scalars: Var,
     out: Var,
 }
 
-/// Records the mixtures of four given views, (4 * batch, height, width, 3) in the accumulation type, ordered o1, o2,
-/// r1, r2; returns (2 * batch, height, width, stem channels).
+/// Records the views of given images, ([`Mixing::image_sets`] * batch, height, width, 3) in the accumulation type, ordered
+/// o1, o2, r1, r2 (for one view o1, r1); returns (views * batch, height, width, stem channels).
 ///
 /// # Errors
 /// When the shape is not of that form.
-pub fn mix_views(tape: &mut Tape, backend: &dyn Backend, views: Var, scalars: Var) -> Result<Var> {
-    let [images, height, width, _] = four("mix_views", "the views", tape.shape(views))?;
-    expect("mix_views", "the views", tape.shape(views), &[images / 4 * 4, height, width, 3])?;
-    let out = tape.value(&[images / 2, height, width, backend.stem_channels()], backend.precision().compute());
-    tape.record(MixViews { views, scalars, out });
+pub fn mix_views(tape: &mut Tape, backend: &dyn Backend, mixing: Mixing, images: Var, scalars: Var) -> Result<Var> {
+    let [count, height, width, _] = four("mix_views", "the images", tape.shape(images))?;
+    let batch = count / mixing.image_sets();
+    expect("mix_views", "the images", tape.shape(images), &[mixing.image_sets() * batch, height, width, 3])?;
+    let shape = [mixing.views() * batch, height, width, backend.stem_channels()];
+    let out = tape.value(&shape, backend.precision().compute());
+    tape.record(MixViews { mixing, images, scalars, out });
     Ok(out)
 }
 
@@ -181,14 +245,19 @@ impl Op for MixViews {
     }
 
     fn reads(&self) -> Vec<Var> {
-        vec![self.views, self.scalars]
+        vec![self.images, self.scalars]
     }
 
     fn writes(&self) -> Vec<Var> {
         vec![self.out]
     }
 
+    fn label(&self) -> String {
+        self.mixing.to_string()
+    }
+
     fn forward(&self, run: &Run<'_>) -> Result<()> {
-        run.backend.mix_views(run.value(self.views), run.value(self.scalars), run.value(self.out))
+        let [images, scalars, out] = [self.images, self.scalars, self.out].map(|var| run.value(var));
+        run.backend.mix_views(self.mixing, images, scalars, out)
     }
 }

@@ -41,10 +41,10 @@ pub struct BatchNormStatistics {
     pub sums: Tensor,
     /// (channels): scale, for a backend that keeps it in the statistics.
     pub weight: Tensor,
-    /// (channels), updated.
-    pub running_mean: Tensor,
+    /// (channels), updated; `None` leaves the running statistics as they are.
+    pub running_mean: Option<Tensor>,
     /// (channels), updated with the unbiased variance.
-    pub running_var: Tensor,
+    pub running_var: Option<Tensor>,
     /// Written: (views, rows, channels), see [`BatchNormStatisticsKernels::batch_norm_statistics_rows`].
     pub statistics: Tensor,
 }
@@ -65,11 +65,14 @@ struct Record {
     x: Var,
     sums: Var,
     parameters: Parameters,
+    /// Whether the running statistics are updated.
+    updates: bool,
     statistics: Var,
 }
 
 /// Records the statistics of x (batch, height, width, channels), whose sums (views, parts, 2, channels) `conv2d` made;
-/// returns them for `batch_norm_apply`. They have no gradient: its backward makes the whole of x's.
+/// returns them for `batch_norm_apply`. They have no gradient: its backward makes the whole of x's. With `updates` the running
+/// statistics follow.
 ///
 /// # Errors
 /// When the shapes do not fit each other, or one value per channel leaves no variance to compute.
@@ -79,6 +82,7 @@ pub fn batch_norm_statistics(
     x: Var,
     sums: Var,
     parameters: Parameters,
+    updates: bool,
 ) -> Result<Var> {
     let [batch, height, width, channels] = four(NAME, "the input", tape.shape(x))?;
     let [views, parts, ..] = four(NAME, "the sums", tape.shape(sums))?;
@@ -93,7 +97,7 @@ pub fn batch_norm_statistics(
     }
     let shape = [views, backend.batch_norm_statistics_rows(), channels];
     let statistics = tape.value(&shape, backend.precision().accumulate());
-    tape.record(Record { geometry, x, sums, parameters, statistics });
+    tape.record(Record { geometry, x, sums, parameters, updates, statistics });
     Ok(statistics)
 }
 
@@ -103,7 +107,8 @@ impl Op for Record {
     }
 
     fn reads(&self) -> Vec<Var> {
-        vec![self.x, self.sums, self.parameters.weight]
+        let p = &self.parameters;
+        vec![self.x, self.sums, p.weight, p.running_mean, p.running_var]
     }
 
     fn writes(&self) -> Vec<Var> {
@@ -125,8 +130,8 @@ impl Op for Record {
             x: run.value(self.x),
             sums: run.value(self.sums),
             weight: run.value(self.parameters.weight),
-            running_mean: run.value(self.parameters.running_mean),
-            running_var: run.value(self.parameters.running_var),
+            running_mean: self.updates.then(|| run.value(self.parameters.running_mean)),
+            running_var: self.updates.then(|| run.value(self.parameters.running_var)),
             statistics: run.value(self.statistics),
         };
         run.backend.batch_norm_statistics(&self.geometry, &tensors)

@@ -15,6 +15,8 @@ pub const NAME: &str = "classify";
 pub struct Classify {
     /// Accumulation type (batch, classes).
     pub logits: Tensor,
+    /// Factor of the logits in the softmax, above zero: the ranks do not depend on it.
+    pub scale: f32,
     /// I32 (images): class of every image of the data set.
     pub labels: Tensor,
     /// I32 (batch).
@@ -37,26 +39,28 @@ pub trait ClassifyKernels {
 #[derive(Debug)]
 struct Record {
     logits: Var,
+    scale: f32,
     labels: Var,
     vars: StepVars,
     ranks: Var,
     confidences: Var,
 }
 
-/// Records the ranking of `logits` (batch, classes) into `ranks` and `confidences` (images each).
+/// Records the ranking of `logits` (batch, classes) into `ranks` and `confidences` (images each); confidences are of the
+/// logits times `scale`.
 ///
 /// # Errors
 /// When the logits are no matrix.
 pub fn classify(
     tape: &mut Tape,
     _backend: &dyn Backend,
-    logits: Var,
+    (logits, scale): (Var, f32),
     labels: Var,
     vars: StepVars,
     (ranks, confidences): (Var, Var),
 ) -> Result<()> {
     two(NAME, "the logits", tape.shape(logits))?;
-    tape.record(Record { logits, labels, vars, ranks, confidences });
+    tape.record(Record { logits, scale, labels, vars, ranks, confidences });
     Ok(())
 }
 
@@ -76,6 +80,7 @@ impl Op for Record {
     fn forward(&self, run: &Run<'_>) -> Result<()> {
         run.backend.classify(&Classify {
             logits: run.value(self.logits),
+            scale: self.scale,
             labels: run.value(self.labels),
             originals: run.value(self.vars.originals),
             scalars: run.value(self.vars.scalars),

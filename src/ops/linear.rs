@@ -1,4 +1,4 @@
-//! The affine layer `y = x weightᵀ + bias` (`torch.nn.functional.linear`), in the accumulation type: heads are a
+//! The affine layer `y = x weightᵀ + bias`, with or without its bias (`torch.nn.functional.linear`), in the accumulation type: heads are a
 //! thousandth of the arithmetic, and logits in single keep the losses exact.
 
 use super::{Backend, expect, two};
@@ -16,8 +16,8 @@ pub struct Forward {
     pub x: Tensor,
     /// (out, in).
     pub weight: Tensor,
-    /// (out).
-    pub bias: Tensor,
+    /// (out); `None` counts as zeros.
+    pub bias: Option<Tensor>,
     /// (batch, out), written.
     pub y: Tensor,
 }
@@ -42,8 +42,8 @@ pub struct WeightGrad {
     pub dy: Tensor,
     /// (out, in), written.
     pub dweight: Tensor,
-    /// (out), written.
-    pub dbias: Tensor,
+    /// (out), written; `None` where the layer has no bias.
+    pub dbias: Option<Tensor>,
 }
 
 /// What a backend provides for `linear`.
@@ -61,19 +61,22 @@ struct Linear {
     extents: [usize; 3],
     x: Var,
     weight: Var,
-    bias: Var,
+    bias: Option<Var>,
     y: Var,
 }
 
-/// Records `y = x weightᵀ + bias`; x (batch, in), weight (out, in), bias (out); returns y (batch, out).
+/// Records `y = x weightᵀ + bias`; x (batch, in), weight (out, in), bias (out) or none; returns y (batch, out). Weight and
+/// bias are learned or not together.
 ///
 /// # Errors
 /// When the shapes do not fit each other.
-pub fn linear(tape: &mut Tape, backend: &dyn Backend, x: Var, weight: Var, bias: Var) -> Result<Var> {
+pub fn linear(tape: &mut Tape, backend: &dyn Backend, x: Var, weight: Var, bias: Option<Var>) -> Result<Var> {
     let [batch, inputs] = two(NAME, "the input", tape.shape(x))?;
     let [outputs, _] = two(NAME, "the weight", tape.shape(weight))?;
     expect(NAME, "the weight", tape.shape(weight), &[outputs, inputs])?;
-    expect(NAME, "the bias", tape.shape(bias), &[outputs])?;
+    if let Some(bias) = bias {
+        expect(NAME, "the bias", tape.shape(bias), &[outputs])?;
+    }
     let y = tape.value(&[batch, outputs], backend.precision().accumulate());
     tape.record(Linear { extents: [batch, inputs, outputs], x, weight, bias, y });
     Ok(y)
@@ -85,7 +88,7 @@ impl Op for Linear {
     }
 
     fn reads(&self) -> Vec<Var> {
-        vec![self.x, self.weight, self.bias]
+        [self.x, self.weight].into_iter().chain(self.bias).collect()
     }
 
     fn writes(&self) -> Vec<Var> {
@@ -101,7 +104,7 @@ impl Op for Linear {
     }
 
     fn differentiates(&self) -> Vec<Var> {
-        vec![self.x, self.weight, self.bias]
+        self.reads()
     }
 
     fn label(&self) -> String {
@@ -113,25 +116,26 @@ impl Op for Linear {
         let [b, i, o] = self.extents.map(|e| e as f64);
         let products = match pass {
             Pass::Forward => 1,
-            Pass::Backward => wanted.iter().filter(|&&v| v != self.bias).count(),
+            Pass::Backward => wanted.iter().filter(|&&v| Some(v) != self.bias).count(),
         };
         // The bias is added forward and summed backward.
-        products as f64 * 2.0 * b * i * o + b * o
+        let bias = if self.bias.is_some() { b * o } else { 0.0 };
+        products as f64 * 2.0 * b * i * o + bias
     }
 
     fn forward(&self, run: &Run<'_>) -> Result<()> {
         run.backend.linear_forward(&Forward {
             x: run.value(self.x),
             weight: run.value(self.weight),
-            bias: run.value(self.bias),
+            bias: self.bias.map(|bias| run.value(bias)),
             y: run.value(self.y),
         })
     }
 
     fn backward(&self, run: &Run<'_>) -> Result<()> {
         let dy = run.grad(self.y);
-        if let (Some(dweight), Some(dbias)) = (run.grad_target(self.weight), run.grad_target(self.bias)) {
-            let (dweight, dbias) = (dweight.tensor, dbias.tensor);
+        if let Some(Grad { tensor: dweight, .. }) = run.grad_target(self.weight) {
+            let dbias = self.bias.and_then(|bias| run.grad_target(bias)).map(|grad| grad.tensor);
             run.backend.linear_weight_grad(&WeightGrad { x: run.value(self.x), dy, dweight, dbias })?;
         }
         if let Some(dx) = run.grad_target(self.x) {

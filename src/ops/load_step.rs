@@ -12,6 +12,11 @@ pub const NAME: &str = "load_step";
 /// 32-bit words of a [`StepParams`].
 pub const STEP_WORDS: usize = 16;
 
+/// 32-bit words of a row of a step table: a [`StepParams`], then of every sample original, partner and share.
+pub fn row_words(batch: usize) -> usize {
+    STEP_WORDS + 3 * batch
+}
+
 /// One step's scalars, as kernels read them: sixteen 32-bit words. `kernels/step.cuh` has the same layout.
 #[derive(Clone, Copy, Debug, Default, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
 #[repr(C)]
@@ -24,24 +29,22 @@ pub struct StepParams {
     pub step: u32,
     /// The mixtures' lambda.
     pub lambda: f32,
-    /// The labels' lambda; differs from `lambda` when labels are corrected for the clipped box.
-    pub label_lambda: f32,
+    /// Where this step's results go: the row of the loss log, or the first row of the evaluation's results.
+    pub row: u32,
     /// CutMix box: rows `[0]..[1]`, columns `[2]..[3]`.
     pub cut: [i32; 4],
     /// Learning rate.
     pub lr: f32,
     /// Factors of L_c, L_cb and L_sim in the total.
     pub coefficients: [f32; 3],
-    /// Where this step's results go: the row of the loss log, or the first row of the evaluation's results.
-    pub row: u32,
     /// Zero.
-    pub reserved: u32,
+    pub reserved: [u32; 2],
 }
 
-/// The tensors of `load_step`, all `I32`.
+/// The tensors of `load_step`, `I32` but for the shares.
 #[derive(Clone, Copy, Debug)]
 pub struct LoadStep {
-    /// (rows, 16 + 2 * batch).
+    /// (rows, 16 + 3 * batch): see [`row_words`].
     pub table: Tensor,
     /// (1), updated: the row to take.
     pub cursor: Tensor,
@@ -51,11 +54,13 @@ pub struct LoadStep {
     pub originals: Tensor,
     /// (batch), written.
     pub partners: Tensor,
+    /// F32 (batch), written.
+    pub shares: Tensor,
 }
 
 /// What a backend provides for `load_step`.
 pub trait LoadStepKernels {
-    /// Takes row `cursor` of `table` apart into scalars, originals and partners, and adds 1 to `cursor`.
+    /// Takes row `cursor` of `table` apart into scalars, originals, partners and shares, and adds 1 to `cursor`.
     fn load_step(&self, t: &LoadStep) -> Result<()>;
 }
 
@@ -64,10 +69,15 @@ pub trait LoadStepKernels {
 pub struct StepVars {
     /// (16): a [`StepParams`].
     pub scalars: Var,
+    /// (16): the same, with the coefficients of the total that is logged. Other ones than `scalars` only where SAM climbs along
+    /// some of the losses.
+    pub logged: Var,
     /// (batch): indices of the originals in the data set.
     pub originals: Var,
     /// (batch): indices of their partners.
     pub partners: Var,
+    /// F32 (batch), whatever the precision: the original's share in 0..=1 of a sample's label.
+    pub shares: Var,
 }
 
 #[derive(Debug)]
@@ -78,21 +88,24 @@ struct Record {
     row_bytes: usize,
 }
 
-/// Records the fetching of the next row of `table` (rows, 16 + 2 * batch); `cursor` (1) counts the rows taken.
+/// Records the fetching of the next row of `table` (rows, 16 + 3 * batch); `cursor` (1) counts the rows taken.
 ///
 /// # Errors
 /// When the table's rows do not hold a step of `batch`.
 pub fn load_step(tape: &mut Tape, table: Var, cursor: Var, batch: usize) -> Result<StepVars> {
     let rows = tape.shape(table).dims()[0];
-    expect(NAME, "the table", tape.shape(table), &[rows, STEP_WORDS + 2 * batch])?;
+    expect(NAME, "the table", tape.shape(table), &[rows, row_words(batch)])?;
+    let scalars = tape.value(&[STEP_WORDS], DType::I32);
     let out = StepVars {
-        scalars: tape.value(&[STEP_WORDS], DType::I32),
+        scalars,
+        logged: scalars,
         originals: tape.value(&[batch], DType::I32),
         partners: tape.value(&[batch], DType::I32),
+        shares: tape.value(&[batch], DType::F32),
     };
     // The optimiser reads the learning rate after the backward pass.
     tape.keep(out.scalars);
-    tape.record(Record { table, cursor, out, row_bytes: 4 * (STEP_WORDS + 2 * batch) });
+    tape.record(Record { table, cursor, out, row_bytes: 4 * row_words(batch) });
     Ok(out)
 }
 
@@ -106,7 +119,7 @@ impl Op for Record {
     }
 
     fn writes(&self) -> Vec<Var> {
-        vec![self.out.scalars, self.out.originals, self.out.partners]
+        vec![self.out.scalars, self.out.originals, self.out.partners, self.out.shares]
     }
 
     fn touches(&self, var: Var) -> Option<usize> {
@@ -119,13 +132,14 @@ impl Op for Record {
     }
 
     fn forward(&self, run: &Run<'_>) -> Result<()> {
-        let StepVars { scalars, originals, partners } = self.out;
+        let StepVars { scalars, originals, partners, shares, .. } = self.out;
         run.backend.load_step(&LoadStep {
             table: run.value(self.table),
             cursor: run.value(self.cursor),
             scalars: run.value(scalars),
             originals: run.value(originals),
             partners: run.value(partners),
+            shares: run.value(shares),
         })
     }
 }

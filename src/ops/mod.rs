@@ -8,15 +8,19 @@ pub mod augment_mix;
 pub mod batch_norm_apply;
 pub mod batch_norm_statistics;
 pub mod ceilings;
+pub mod checksum;
 pub mod classify;
 pub mod conv2d;
 pub mod global_avg_pool;
 pub mod linear;
 pub mod load_step;
 pub mod negative_cosine;
+pub mod normalize_rows;
+pub mod project_rows;
+pub mod sam;
+pub mod scale_columns;
 pub mod sgd;
-pub mod soft_label_cross_entropy;
-pub mod soft_labels;
+pub mod supervised_loss;
 pub mod total_loss;
 
 use crate::error::{Error, Result};
@@ -30,15 +34,19 @@ pub trait Backend:
     + batch_norm_apply::BatchNormApplyKernels
     + batch_norm_statistics::BatchNormStatisticsKernels
     + ceilings::CeilingKernels
+    + checksum::ChecksumKernels
     + classify::ClassifyKernels
     + conv2d::Conv2dKernels
     + global_avg_pool::GlobalAvgPoolKernels
     + linear::LinearKernels
     + load_step::LoadStepKernels
     + negative_cosine::NegativeCosineKernels
+    + normalize_rows::NormalizeRowsKernels
+    + scale_columns::ScaleColumnsKernels
+    + project_rows::ProjectRowsKernels
+    + sam::SamKernels
     + sgd::SgdKernels
-    + soft_label_cross_entropy::SoftLabelCrossEntropyKernels
-    + soft_labels::SoftLabelsKernels
+    + supervised_loss::SupervisedLossKernels
     + total_loss::TotalLossKernels
 {
     /// A backend that plans, allocates and launches as this one does, but without a device: to learn beforehand what

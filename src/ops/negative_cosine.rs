@@ -1,5 +1,5 @@
 //! Negative cosine similarity between the views: `-mean cos(u_g, sg(h_l)) - mean cos(u_l, sg(h_g))` (GLMC paper, section 3),
-//! loss and gradient in one kernel; norms below 1e-8 count as 1e-8 (`torch.nn.CosineSimilarity`).
+//! loss and gradients in one kernel; without `sg`, or of h with itself, where an ablation asks for that; norms below 1e-8 count as 1e-8 (`torch.nn.CosineSimilarity`).
 
 use super::{Backend, expect, two};
 use crate::error::Result;
@@ -23,14 +23,16 @@ pub struct NegativeCosine {
     pub scalars: Tensor,
     /// (2 * batch), written.
     pub rows: Tensor,
-    /// Like u; `None` when only the loss is wanted.
+    /// Like u; `None` when it is not wanted.
     pub du: Option<Grad>,
+    /// Like the target; `None` when it is not wanted. Where u is the target, du's tensor, to be added to.
+    pub dtarget: Option<Grad>,
 }
 
 /// What a backend provides for `negative_cosine`.
 pub trait NegativeCosineKernels {
     /// Row n of u meets row `(n + batch) % (2 * batch)` of the target: `rows[n] = -cos`; `du (+)= coefficients[2] / batch *
-    /// d(-cos)/du` with the coefficients of the scalars.
+    /// d(-cos)/du` with the coefficients of the scalars, and dtarget likewise.
     fn negative_cosine(&self, t: &NegativeCosine) -> Result<()>;
 }
 
@@ -44,7 +46,7 @@ struct Record {
 }
 
 /// Records the loss of u against the other view's target, (2 * batch, features) each; returns the losses of all rows,
-/// (2 * batch). No gradient reaches the target: pass it through [`Tape::stop_gradient`] to say so.
+/// (2 * batch). The target gets its gradient too, unless it went through [`Tape::stop_gradient`]; u may be the target.
 ///
 /// # Errors
 /// When the shapes do not fit each other.
@@ -70,25 +72,33 @@ impl Op for Record {
     }
 
     fn differentiates(&self) -> Vec<Var> {
-        vec![self.u]
+        // A value that is both gets one gradient.
+        let target = Some(self.target).filter(|&target| target != self.u);
+        std::iter::once(self.u).chain(target).collect()
     }
 
     fn is_loss(&self) -> bool {
         true
     }
 
-    /// Per feature: three products summed; and for the gradient two products and a difference.
+    /// Per feature: three products summed; and for each gradient two products and a difference.
     fn flops(&self, _pass: Pass, wanted: &[Var]) -> f64 {
-        self.elements * if wanted.is_empty() { 6.0 } else { 9.0 }
+        self.elements * (6.0 + 3.0 * wanted.len() as f64)
     }
 
     fn forward(&self, run: &Run<'_>) -> Result<()> {
+        let du = run.grad_target(self.u);
+        let dtarget = match du {
+            Some(du) if self.target == self.u => Some(Grad { accumulate: true, ..du }),
+            _ => run.grad_target(self.target),
+        };
         run.backend.negative_cosine(&NegativeCosine {
             u: run.value(self.u),
             target: run.value(self.target),
             scalars: run.value(self.scalars),
             rows: run.value(self.rows),
-            du: run.grad_target(self.u),
+            du,
+            dtarget,
         })
     }
 }

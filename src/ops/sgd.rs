@@ -1,5 +1,6 @@
-//! Stochastic gradient descent with momentum over all parameters in one pass (`torch.optim.SGD`, coupled weight decay, no
-//! Nesterov): `g += decay * w; m = momentum * m + g; w -= lr * m`. It ends the step and is not on the tape.
+//! Stochastic gradient descent with momentum over parameters that lie one after the other (`torch.optim.SGD`, coupled weight
+//! decay): `g += decay * w; m = momentum * m + g; w -= lr * m`, with Nesterov `w -= lr * (g + momentum * m)`. It ends the step
+//! and is not on the tape.
 
 use crate::error::Result;
 use crate::tensor::Tensor;
@@ -7,15 +8,26 @@ use crate::tensor::Tensor;
 /// The op's name at every layer.
 pub const NAME: &str = "sgd";
 
-/// The optimiser's constants.
+/// The optimiser's constants for some parameters.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct SgdConfig {
     pub momentum: f32,
-    /// Weight decay, on every parameter.
+    /// Weight decay.
     pub weight_decay: f32,
+    /// Whether the step looks ahead along the momentum.
+    pub nesterov: bool,
+    /// Factor of the step's learning rate.
+    pub lr_factor: f32,
 }
 
-/// The tensors of `sgd`: all parameters one after the other, (elements) each.
+impl SgdConfig {
+    /// Plain momentum at the step's own rate.
+    pub const fn plain(momentum: f32, weight_decay: f32) -> SgdConfig {
+        SgdConfig { momentum, weight_decay, nesterov: false, lr_factor: 1.0 }
+    }
+}
+
+/// The tensors of `sgd`: the parameters one after the other, (elements) each.
 #[derive(Clone, Copy, Debug)]
 pub struct Sgd {
     /// Accumulation type, updated: master weights.
@@ -32,7 +44,7 @@ pub struct Sgd {
 
 /// What a backend provides for `sgd`.
 pub trait SgdKernels {
-    /// One update of every parameter.
+    /// One update of these parameters.
     fn sgd(&self, config: &SgdConfig, t: &Sgd) -> Result<()>;
     /// `compute = master`, rounded: after loading weights.
     fn cast_weights(&self, master: Tensor, compute: Tensor) -> Result<()>;

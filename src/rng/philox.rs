@@ -20,6 +20,8 @@ pub enum Purpose {
     Lambda = 3,
     /// The CutMix box of a step.
     Box = 4,
+    /// Whether a step mixes.
+    Mix = 5,
     /// Crop and flip of view `v` are drawn under `Augment + v`, v in 0..4 (o1, o2, r1, r2).
     Augment = 8,
     /// The initial parameters.

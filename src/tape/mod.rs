@@ -8,9 +8,12 @@
 
 mod outline;
 mod plan;
+mod rotation;
 mod timing;
 
-pub use plan::{Arena, OpTime, Pass, Program};
+pub use plan::{Arena, Pass, Program};
+pub(crate) use rotation::{Operands, Place, Room};
+pub use timing::OpTime;
 pub(crate) use timing::time_repeated;
 
 use std::fmt;
@@ -134,12 +137,18 @@ pub struct Run<'a> {
     program: &'a Program,
     node: usize,
     scratch: Option<Tensor>,
+    /// Where the operands lie, if not where they were planned.
+    place: Option<&'a Place>,
 }
 
 impl Run<'_> {
+    fn at(&self, tensor: Tensor) -> Tensor {
+        self.place.map_or(tensor, |place| place.at(tensor))
+    }
+
     /// Where a value lies.
     pub fn value(&self, var: Var) -> Tensor {
-        self.program.value(var)
+        self.at(self.program.value(var))
     }
 
     /// The gradient of one of the op's outputs.
@@ -147,17 +156,19 @@ impl Run<'_> {
     /// # Panics
     /// If the op did not declare that it reads it.
     pub fn grad(&self, var: Var) -> Tensor {
-        self.program.grad(var).expect("an op reads only gradients that it declared; the plan placed those")
+        let grad = self.program.grad(var).expect("an op reads only gradients that it declared; the plan placed those");
+        self.at(grad)
     }
 
     /// Where to write the gradient of one of the op's inputs; `None` when it is not wanted.
     pub fn grad_target(&self, var: Var) -> Option<Grad> {
-        self.program.grad_target(self.node, var)
+        let grad = self.program.grad_target(self.node, var)?;
+        Some(Grad { tensor: self.at(grad.tensor), ..grad })
     }
 
     /// The op's scratch memory, as bytes.
     pub fn scratch(&self) -> Option<Tensor> {
-        self.scratch
+        self.scratch.map(|scratch| self.at(scratch))
     }
 }
 
@@ -243,6 +254,11 @@ impl Tape {
     /// A value's shape.
     pub fn shape(&self, var: Var) -> Shape {
         self.values[var.index()].shape
+    }
+
+    /// Whether a value gets a gradient.
+    pub fn requires_grad(&self, var: Var) -> bool {
+        self.values[var.index()].requires_grad
     }
 
     /// A value's element type.

@@ -1,10 +1,9 @@
 //! From a recording to a program: which value lives when, where it lies, which gradients add up.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::outline::outline;
-use super::timing::time_repeated;
+use super::rotation::Place;
 use super::{Cost, Op, Run, Storage, Tape, Value, Var};
 use crate::error::Result;
 use crate::memory::Outline;
@@ -24,21 +23,6 @@ pub enum Pass {
     Forward,
     /// Gradients, from losses to parameters.
     Backward,
-}
-
-/// One timed pass of one op.
-#[derive(Clone, Debug)]
-pub struct OpTime {
-    /// The op's name.
-    pub name: &'static str,
-    /// Its shapes, in a few words.
-    pub label: String,
-    /// Which pass.
-    pub pass: Pass,
-    /// What it costs at least.
-    pub cost: Cost,
-    /// Measured.
-    pub time: Duration,
 }
 
 /// A planned tape: ready to run, as often as wanted, without allocating.
@@ -347,15 +331,26 @@ impl Program {
 
     /// Runs one pass of one op; nothing where it has none.
     pub fn run_op(&self, backend: &dyn Backend, node: usize, pass: Pass) -> Result<()> {
+        self.run_op_at(backend, node, pass, None)
+    }
+
+    /// As [`Program::run_op`], on operands in another place.
+    pub(super) fn run_op_at(
+        &self,
+        backend: &dyn Backend,
+        node: usize,
+        pass: Pass,
+        place: Option<&Place>,
+    ) -> Result<()> {
         if !self.runs(node, pass) {
             return Ok(());
         }
-        let run = Run { backend, program: self, node, scratch: self.scratch[node][pass as usize] };
+        let run = Run { backend, program: self, node, scratch: self.scratch[node][pass as usize], place };
         let work = || match pass {
             Pass::Forward => self.ops[node].forward(&run),
             Pass::Backward => self.ops[node].backward(&run),
         };
-        let Some(outline) = &self.outline else { return work() };
+        let Some(outline) = self.outline.as_ref().filter(|_| place.is_none()) else { return work() };
         let time = if pass == Pass::Forward { node } else { 2 * self.ops.len() - 1 - node };
         backend.outline(self.placed, Some((outline, time)))?;
         let outcome = work();
@@ -364,9 +359,20 @@ impl Program {
         outcome
     }
 
+    /// Every tensor that a pass of an op touches, some of them more than once.
+    pub(super) fn operands(&self, node: usize, pass: Pass) -> Vec<Tensor> {
+        let op = &self.ops[node];
+        let (values, grads) = match pass {
+            Pass::Forward => ([op.reads(), op.writes()].concat(), Vec::new()),
+            Pass::Backward => (op.saves(), op.grads_read()),
+        };
+        let grads = grads.into_iter().filter_map(|var| self.grad(var)).chain(self.written(node, pass));
+        values.into_iter().map(|var| self.value(var)).chain(grads).chain(self.scratch[node][pass as usize]).collect()
+    }
+
     /// What a pass of an op costs at least. The tensors are those that it declares: [`Op::reads`] and [`Op::writes`]
     /// forward, [`Op::saves`] and [`Op::grads_read`] backward, and the gradients that it writes.
-    fn cost(&self, node: usize, pass: Pass) -> Cost {
+    pub(super) fn cost(&self, node: usize, pass: Pass) -> Cost {
         let op = &self.ops[node];
         let mut seen: Vec<Tensor> = Vec::new();
         let mut bytes = 0;
@@ -390,19 +396,6 @@ impl Program {
             }
         }
         Cost { flops: op.flops(pass, &wanted), bytes: bytes as f64 }
-    }
-
-    /// Runs one whole step and times each op of it, waiting for the device after each. Short ops run more than once, so that
-    /// sums and statistics are not a step's.
-    pub fn timed(&self, backend: &dyn Backend) -> Result<Vec<OpTime>> {
-        let mut times = Vec::new();
-        for (node, pass) in self.passes() {
-            let op = &self.ops[node];
-            let mut work = || self.run_op(backend, node, pass);
-            let time = if op.repeats() { time_repeated(backend, &mut work) } else { backend.time(&mut work) }?;
-            times.push(OpTime { name: op.name(), label: op.label(), pass, cost: self.cost(node, pass), time });
-        }
-        Ok(times)
     }
 
     /// Gives the arena back, if it is this program's own.
@@ -450,7 +443,7 @@ mod tests {
         use crate::memory::Memory;
         use crate::ops::augment_mix::{Augmentation, Mixing, augment_mix};
         use crate::ops::conv2d::{Config, conv2d};
-        use crate::ops::load_step::{STEP_WORDS, load_step};
+        use crate::ops::load_step::{STEP_WORDS, load_step, row_words};
         use crate::tensor::Precision;
 
         let native = Native::new(Precision::F32, 1).unwrap();
@@ -459,12 +452,12 @@ mod tests {
             let bytes = shape.iter().product::<usize>() * dtype.bytes();
             Tensor::at_start(native.alloc(bytes, "test").unwrap(), shape, dtype)
         };
-        let (table, cursor) = (tensor(&[9, STEP_WORDS + 4], DType::I32), tensor(&[1], DType::I32));
+        let (table, cursor) = (tensor(&[9, row_words(2)], DType::I32), tensor(&[1], DType::I32));
         let [table, cursor] = [table, cursor].map(|t| tape.external(t));
         let vars = load_step(&mut tape, table, cursor, 2).unwrap();
         let pixels = tape.external(tensor(&[50, 8, 8, 3], DType::U8));
         let augmentation = Augmentation { mean: [0.5; 3], std: [0.25; 3], padding: 1, flip: true };
-        let images = augment_mix(&mut tape, &native, pixels, vars, Mixing::Glmc, augmentation).unwrap();
+        let images = augment_mix(&mut tape, &native, pixels, vars, Mixing::GLMC, augmentation).unwrap();
         let mut weight = |shape: &[usize]| {
             let [value, grad] = [(); 2].map(|()| tensor(shape, DType::F32));
             tape.parameter(value, grad)
@@ -480,7 +473,7 @@ mod tests {
         };
         let image = 8 * 8 * 3;
         // One row of the table and the cursor; the row's parts.
-        assert_eq!(cost(0, Pass::Forward), (0, 4 * (2 * (STEP_WORDS + 4) + 1)));
+        assert_eq!(cost(0, Pass::Forward), (0, 4 * (2 * row_words(2) + 1)));
         // Two originals, two partners, their indices, the scalars; two mixtures of both.
         assert_eq!(cost(1, Pass::Forward), (9 * 2 * image, 4 * image + 4 * (4 + STEP_WORDS) + 4 * 4 * image));
         let outputs = 4 * 8 * 8 * 5;

@@ -2,8 +2,9 @@
 //! using the model takes in it.
 //!
 //! Tensors: every parameter and running statistic under PyTorch's name and shape, `*.num_batches_tracked`, and
-//! `optimizer.momentum.NAME`. A checkpoint made within an epoch also has `run.losses` (steps, 4), the losses of its
-//! steps so far. The metadata has one key, `glmc_engine`: a [`Manifest`] as JSON.
+//! `optimizer.momentum.NAME`; of weights that are projected also `run.limit.NAME` (1), the norm that their rows may have. A
+//! checkpoint made within an epoch also has `run.losses` (steps, 4), the losses of its steps so far. The metadata has one key,
+//! `glmc_engine`: a [`Manifest`] as JSON.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -23,6 +24,7 @@ const MAX_BYTES: u64 = 1 << 40;
 const KEY: &str = "glmc_engine";
 const MOMENTUM: &str = "optimizer.momentum.";
 const LOSSES: &str = "run.losses";
+const LIMIT: &str = "run.limit.";
 
 /// BLAKE3 of a manifest's JSON as it was written, its own checksum blank, and of the tensors in the order of their names.
 /// Format 1 left out their types.
@@ -73,12 +75,17 @@ impl Entry {
 pub struct State(Vec<Entry>);
 
 impl State {
-    /// Copies the state from the device; the inner result names the first tensor that has a number in it which is not finite,
-    /// if any has. Looked for here, where the numbers pass by anyway, not on the device.
+    /// Copies the state from the device, which has looked at every number of it before, and adds the `limits` of projected
+    /// weights; the inner result names the first tensor that has a number in it which is not finite, if any has.
     ///
     /// # Errors
     /// When the device fails.
-    pub fn take(backend: &dyn Backend, store: &ParameterStore) -> Result<Result<State, String>> {
+    pub fn take(
+        backend: &dyn Backend,
+        store: &ParameterStore,
+        limits: &[(String, f64)],
+    ) -> Result<Result<State, String>> {
+        let is_finite = store.not_finite(backend)? == 0;
         let mut entries = Vec::new();
         for (field, prefix) in [(Field::Value, ""), (Field::Momentum, MOMENTUM)] {
             let snapshot = store.snapshot(backend, field)?;
@@ -87,13 +94,18 @@ impl State {
                     continue;
                 }
                 let (name, values) = (format!("{prefix}{}", spec.name), snapshot.get(index));
-                if !values.iter().all(|value| value.is_finite()) {
+                if is_finite {
+                    entries.push(Entry::floats(name, &spec.shape, &values, backend.precision()));
+                } else if !values.iter().all(|value| value.is_finite()) {
                     return Ok(Err(name));
                 }
-                entries.push(Entry::floats(name, &spec.shape, &values, backend.precision()));
             }
         }
-        Ok(Ok(State(entries)))
+        for (name, limit) in limits {
+            entries.push(Entry::floats(format!("{LIMIT}{name}"), &[1], &[*limit], backend.precision()));
+        }
+        // What a backend stores beside the parameters, as padding, is zero in every run that goes well.
+        Ok(if is_finite { Ok(State(entries)) } else { Err("what lies between the parameters".into()) })
     }
 
     /// Writes a checkpoint. `losses` are those of an unfinished epoch's steps, four per step.
@@ -204,6 +216,14 @@ impl Checkpoint {
             store.restore(backend, field, &snapshot)?;
         }
         Ok(())
+    }
+
+    /// The limit of a projected weight's rows.
+    ///
+    /// # Errors
+    /// When it is missing.
+    pub fn limit(&self, name: &str) -> Result<f64> {
+        Ok(self.tensor(&format!("{LIMIT}{name}"), &[1])?[0])
     }
 
     /// The losses of the unfinished epoch's steps, four per step.

@@ -7,11 +7,10 @@ use crate::config::Config;
 use crate::data::shots::Shot;
 use crate::data::store::Store;
 use crate::error::Result;
-use crate::method::{EpochPlan, PartnerSampler, PlanConfig, class_weights};
-use crate::nn::{HeadKind, Model, ModelConfig, ParameterStore};
+use crate::method::{EpochPlan, Members, PlanConfig, Recipe};
+use crate::nn::{Model, ModelConfig, ParameterStore};
 use crate::ops::Backend;
 use crate::ops::augment_mix::Augmentation;
-use crate::ops::sgd::SgdConfig;
 
 /// Images of one evaluation batch.
 pub const EVALUATION_BATCH: usize = 256;
@@ -59,7 +58,7 @@ pub struct Engine<'a> {
     /// The training step.
     pub step: TrainStep,
     plan: PlanConfig,
-    sampler: PartnerSampler,
+    members: Members,
     test: Option<Evaluated<'a>>,
     val: Option<Evaluated<'a>>,
 }
@@ -128,10 +127,11 @@ impl<'a> Engine<'a> {
             }
             Ok(feed)
         };
-        let model = model(config, data.counts.len(), backend)?;
+        let recipe = config.recipe(data.counts)?;
+        let model = model(config, &recipe, data.counts.len(), backend)?;
         let parameters = ParameterStore::new(backend, model.specs().clone())?;
         let train = feed(data.train, config.batch)?;
-        let step_config = step_config(config, data.counts, data.augmentation);
+        let step_config = step_config(config, recipe.clone(), data.counts.len(), data.augmentation);
         let step = TrainStep::new(backend, &model, &parameters, Source::Feed(&train), step_config)?;
         let mut evaluated = |images: Option<Images<'a>>| -> Result<Option<Evaluated<'a>>> {
             let Some(images) = images else { return Ok(None) };
@@ -139,7 +139,7 @@ impl<'a> Engine<'a> {
             let feed = feed(images, batch)?;
             let how = EvaluationConfig {
                 augmentation: data.augmentation,
-                head: head(config, data.counts),
+                head: config.head.unwrap_or(recipe.evaluate),
                 batch,
                 groups: data.counts.iter().map(|&n| Shot::of(n, config.twenty_is_few)).collect(),
                 arena: Some(step.arena()),
@@ -149,28 +149,39 @@ impl<'a> Engine<'a> {
         };
         let (test, val) = (evaluated(data.test)?, evaluated(data.val)?);
         let plan = PlanConfig {
-            method: config.method,
+            recipe: recipe.clone(),
             seed: config.seed,
             epochs: config.epochs,
             batch: config.batch,
             lr: config.learning_rate(),
-            beta: config.beta,
-            gamma: config.gamma,
-            supervised: if config.halve_supervised { 0.5 } else { 1.0 },
-            correct_labels: config.correct_labels,
+            counts: data.counts.to_vec(),
             height: data.train.height,
             width: data.train.width,
         };
-        let sampler = PartnerSampler::new(data.train.labels, data.counts.len(), config.resample)?;
-        Ok(Engine { parameters, feed: train, step, plan, sampler, test, val })
+        let members = Members::new(data.train.labels, data.counts.len())?;
+        Ok(Engine { parameters, feed: train, step, plan, members, test, val })
+    }
+
+    /// Starts a run: draws the parameters, and measures what the optimiser wants to know of them.
+    ///
+    /// # Errors
+    /// When the device fails.
+    pub fn initialise(&self, backend: &dyn Backend, seed: u64) -> Result<()> {
+        self.parameters.initialise(backend, seed)?;
+        self.step.optimizer.begin(backend)
     }
 
     /// Draws the steps of 0-based epoch `epoch`.
     ///
     /// # Errors
-    /// When a setting of the method is out of range.
+    /// When a setting of the recipe is out of range.
     pub fn draw(&self, epoch: usize) -> Result<EpochPlan> {
-        EpochPlan::draw(&self.plan, epoch, self.feed.images().len(), &self.sampler)
+        EpochPlan::draw(&self.plan, epoch, self.feed.images().labels, &self.members)
+    }
+
+    /// What is trained.
+    pub fn recipe(&self) -> &Recipe {
+        &self.plan.recipe
     }
 
     /// Loads an epoch's plan, to continue at step `start`.
@@ -210,28 +221,16 @@ pub fn normalisation(augmentation: Augmentation, mean: [f64; 3], std: [f64; 3]) 
     Augmentation { mean: mean.map(|v| v as f32), std: std.map(|v| v as f32), ..augmentation }
 }
 
-/// The classifier to evaluate with: what the configuration says, else the method's own.
-pub fn head(config: &Config, counts: &[usize]) -> HeadKind {
-    let balanced = counts.iter().all(|n| *n == counts[0]);
-    config.head.unwrap_or_else(|| config.method.classifier(balanced))
-}
-
-/// The model that a configuration describes, for a backend.
+/// The model that a configuration describes, with the heads of its recipe, for a backend.
 ///
 /// # Errors
 /// When the configuration names no known model.
-pub fn model(config: &Config, classes: usize, backend: &dyn Backend) -> Result<Model> {
-    let (name, heads) = (config.model.clone(), config.method.heads());
+pub fn model(config: &Config, recipe: &Recipe, classes: usize, backend: &dyn Backend) -> Result<Model> {
+    let (name, heads) = (config.model.clone(), recipe.head_specs());
     Model::new(&ModelConfig { name, width: config.width, classes, heads, hidden: None }, backend.stem_channels())
 }
 
 /// What a step of this configuration needs.
-pub fn step_config(config: &Config, counts: &[usize], augmentation: Augmentation) -> StepConfig {
-    StepConfig {
-        method: config.method,
-        batch: config.batch,
-        augmentation,
-        sgd: SgdConfig { momentum: config.momentum as f32, weight_decay: config.weight_decay as f32 },
-        class_weights: class_weights(counts, config.k),
-    }
+pub fn step_config(config: &Config, recipe: Recipe, classes: usize, augmentation: Augmentation) -> StepConfig {
+    StepConfig { recipe, classes, batch: config.batch, augmentation, optimizer: config.optimizer() }
 }

@@ -11,7 +11,7 @@ use crate::nn::{HeadKind, Mode, Model, ParameterStore, Recorder};
 use crate::ops::Backend;
 use crate::ops::augment_mix::{Augmentation, Mixing, augment_mix};
 use crate::ops::classify::classify;
-use crate::ops::load_step::{STEP_WORDS, load_step};
+use crate::ops::load_step::{load_step, row_words};
 use crate::tape::{Arena, Program};
 use crate::tensor::{DType, Tensor};
 
@@ -130,7 +130,7 @@ impl Evaluator {
             if steps.is_empty() {
                 continue;
             }
-            let (rows, words) = (steps.len(), STEP_WORDS + 2 * size);
+            let (rows, words) = (steps.len(), row_words(size));
             let table = backend.tensor(&[rows, words], DType::I32, "step table")?;
             let cursor = backend.tensor(&[1], DType::I32, "step cursor")?;
             backend.upload(table, bytemuck::cast_slice(&feed.table(&plan, steps.clone())))?;
@@ -141,6 +141,7 @@ impl Evaluator {
             let input = augment_mix(&mut r.tape, backend, pixels, vars, Mixing::Evaluate, augmentation)?;
             let features = model.record_features(&mut r, input)?;
             let logits = model.record_head(&mut r, head.name(), features)?;
+            let logits = (logits, model.eval_scale(head.name())?);
             classify(&mut r.tape, backend, logits, labels, vars, (ranks, confidences))?;
             let program = r.tape.plan_in(backend, false, arena)?;
             let mut pass = SizedPass { program, cursor, replay: None, steps };

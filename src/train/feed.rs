@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::memory::{Mark, Pinned};
 use crate::method::EpochPlan;
 use crate::ops::Backend;
-use crate::ops::load_step::STEP_WORDS;
+use crate::ops::load_step::{STEP_WORDS, row_words};
 use crate::tensor::{DType, Tensor};
 
 /// Bytes of resident images that are read, verified and uploaded at a time.
@@ -164,7 +164,7 @@ impl<'a> Feed<'a> {
         for step in steps.clone() {
             let (originals, partners) = plan.indices(step);
             let size = originals.len();
-            let row = (step - steps.start) * (STEP_WORDS + 2 * size) + STEP_WORDS;
+            let row = (step - steps.start) * row_words(size) + STEP_WORDS;
             let first = if partners == originals { 0 } else { batch };
             for n in 0..size {
                 words[row + n] = n as u32;

@@ -4,7 +4,7 @@
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{ProgressBar, ProgressStyle};
 
 use super::evaluate::Evaluation;
 use super::metrics::EpochMetrics;
@@ -18,9 +18,9 @@ use crate::error::one_line;
 use crate::ops::Backend;
 
 /// The pace of this much training says how long a run will take.
-const PACE: Duration = Duration::from_secs(2);
+pub(super) const PACE: Duration = Duration::from_secs(2);
 /// ... and of this many steps, the first of which touches all memory for the first time.
-const FIRST_STEPS: usize = 4;
+pub(super) const FIRST_STEPS: usize = 4;
 /// Plain lines come at most this often within an epoch.
 const LINE_EVERY: Duration = Duration::from_secs(10);
 /// The headings of the epochs' lines come again after so much else.
@@ -54,7 +54,7 @@ impl Reporter {
         let (most, least) = (meta.counts.iter().max(), meta.counts.iter().min());
         note!(
             "{} on {}: {} training images, {} classes of {} to {} images, {} test images",
-            config.method.title(),
+            config.method.title,
             meta.source,
             store.train().len(),
             meta.counts.len(),
@@ -99,7 +99,7 @@ impl Reporter {
     pub fn epoch_begins(&mut self, epoch: usize, steps: usize, first: usize) {
         (self.epoch, self.steps, self.at) = (epoch, steps, first);
         if std::io::stderr().is_terminal() {
-            let bar = ProgressBar::with_draw_target(Some(steps as u64), ProgressDrawTarget::stderr());
+            let bar = ProgressBar::with_draw_target(Some(steps as u64), console::bar_target());
             // The template is written here and known to be valid.
             let style = ProgressStyle::with_template("{prefix} [{wide_bar}] {pos}/{len} {msg}").expect("valid");
             bar.set_style(style.progress_chars("=> "));
@@ -257,7 +257,7 @@ fn loss_text(loss: f64) -> String {
 }
 
 /// A time in the two largest units that it has.
-fn spell(time: Duration) -> String {
+pub fn spell(time: Duration) -> String {
     let seconds = time.as_secs_f64().round() as u64;
     let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);
     match (days, hours, minutes) {

@@ -30,8 +30,18 @@ const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// shown and Ctrl-C obeyed at once.
 const AHEAD: usize = 8;
 
+/// What a run is to those who watch it.
+#[derive(Clone, Copy, Debug)]
+pub enum Role<'a> {
+    /// All there is: its outcome is printed, and an interrupted one says how it is resumed.
+    Alone,
+    /// One of many: an interrupted one says by which command all of them go on.
+    Part(&'a str),
+}
+
 /// A run that is under way.
 struct Session<'a> {
+    role: Role<'a>,
     config: &'a Config,
     backend: &'a dyn Backend,
     folder: RunFolder,
@@ -52,10 +62,15 @@ struct Session<'a> {
 ///
 /// # Errors
 /// Bad data or settings, a failing device, a loss that is no number, or [`Error::Interrupted`] after Ctrl-C.
-pub fn start(config: &Config, folder: impl FnOnce() -> Result<RunFolder>, backend: &dyn Backend) -> Result<()> {
+pub fn start(
+    config: &Config,
+    folder: impl FnOnce() -> Result<RunFolder>,
+    role: Role<'_>,
+    backend: &dyn Backend,
+) -> Result<()> {
     let store = Store::open(&config.placement.data)?;
-    let session = Session::new(config, folder, backend, &store)?;
-    session.engine.parameters.initialise(backend, config.seed)?;
+    let session = Session { role, ..Session::new(config, folder, backend, &store)? };
+    session.engine.initialise(backend, config.seed)?;
     session.folder.add_process(Process::this(backend)?)?;
     session.train()
 }
@@ -65,11 +80,11 @@ pub fn start(config: &Config, folder: impl FnOnce() -> Result<RunFolder>, backen
 ///
 /// # Errors
 /// As for [`start`], and when the folder's files are damaged or belong to another run.
-pub fn resume(config: &Config, folder: RunFolder, restart: bool, backend: &dyn Backend) -> Result<()> {
+pub fn resume(config: &Config, folder: RunFolder, restart: bool, role: Role<'_>, backend: &dyn Backend) -> Result<()> {
     let store = Store::open(&config.placement.data)?;
-    let mut session = Session::new(config, || Ok(folder), backend, &store)?;
+    let mut session = Session { role, ..Session::new(config, || Ok(folder), backend, &store)? };
     if restart {
-        session.engine.parameters.initialise(backend, config.seed)?;
+        session.engine.initialise(backend, config.seed)?;
         session.folder.restart()?;
     } else {
         session.restore()?;
@@ -124,6 +139,7 @@ impl<'a> Session<'a> {
         let losses = LossReader::new(backend, engine.step.log)?;
         let progress = Progress { metrics: digest(&[]), ..Progress::default() };
         Ok(Session {
+            role: Role::Alone,
             config,
             backend,
             folder: folder()?,
@@ -144,7 +160,7 @@ impl<'a> Session<'a> {
         if !last.exists() {
             self.folder.check_not_lost(self.config.placement.checkpoint_every)?;
             self.folder.rewind_metrics(0, &digest(&[]), false)?;
-            return self.engine.parameters.initialise(self.backend, self.config.seed);
+            return self.engine.initialise(self.backend, self.config.seed);
         }
         let checkpoint = Checkpoint::read(&last)?;
         let manifest = &checkpoint.manifest;
@@ -156,7 +172,7 @@ impl<'a> Session<'a> {
             let best = Checkpoint::read(&self.folder.best())?;
             self.check_belongs(&self.folder.best(), &best.manifest)?;
         }
-        checkpoint.load(self.backend, &self.engine.parameters, true)?;
+        self.load(&checkpoint)?;
         self.losses_so_far = checkpoint.losses()?;
         self.history = self.folder.rewind_metrics(epoch, &self.progress.metrics, manifest.is_old())?;
         self.saved = Some((epoch, step));
@@ -171,13 +187,19 @@ impl<'a> Session<'a> {
             let progress = &checkpoint.manifest.progress;
             self.check_fits(&file, progress)?;
             self.progress = Progress { metrics: digest(&self.history[..progress.epoch]), ..progress.clone() };
-            checkpoint.load(self.backend, &self.engine.parameters, true)?;
+            self.load(checkpoint)?;
             self.losses_so_far = checkpoint.losses()?;
             self.state("the parent's last epoch")?.save(&file, self.manifest(), &self.losses_so_far)?;
         }
         self.saved = Some((self.progress.epoch, self.progress.step));
         self.folder.write_metrics(&self.history)?;
         self.folder.write_config(self.config)
+    }
+
+    /// Takes over a checkpoint's model and its optimiser's state.
+    fn load(&self, checkpoint: &Checkpoint) -> Result<()> {
+        checkpoint.load(self.backend, &self.engine.parameters, true)?;
+        self.engine.step.optimizer.set_limits(self.backend, &|name| checkpoint.limit(name))
     }
 
     /// Whether a checkpoint is of this run.
@@ -248,6 +270,7 @@ impl<'a> Session<'a> {
                 return self.interrupt(epoch, step + 1, first);
             }
         }
+        self.engine.step.optimizer.end_epoch(self.backend)?;
         let log = self.losses_now(epoch, plan.steps())?;
         let seconds = start.elapsed().as_secs_f64();
         let trained: usize = (first..plan.steps()).map(samples).sum();
@@ -257,7 +280,13 @@ impl<'a> Session<'a> {
         let [test, val] = self.engine.evaluate(self.backend)?;
         let evaluations = (test.ok_or_else(no_images)?, val);
         let rates = rates(self.config, epoch);
-        let metrics = EpochMetrics::new(epoch + 1, rates, (self.config.method, mean), evaluations, (seconds, trained));
+        let metrics = EpochMetrics::new(
+            epoch + 1,
+            rates,
+            (&self.engine.recipe().losses(), mean),
+            evaluations,
+            (seconds, trained),
+        );
         self.progress.total_steps += (plan.steps() - first) as u64;
         self.end_epoch(metrics, reporter)?;
         if stop::signal().is_some() && self.progress.epoch < self.config.epochs {
@@ -301,7 +330,8 @@ impl<'a> Session<'a> {
 
     /// The model as it is now, whose numbers must all be finite.
     fn state(&self, when: &str) -> Result<State> {
-        let state = State::take(self.backend, &self.engine.parameters)?;
+        let limits = self.engine.step.optimizer.limits(self.backend)?;
+        let state = State::take(self.backend, &self.engine.parameters, &limits)?;
         state.map_err(|tensor| self.diverged(&format!("{tensor} is no longer finite after {when}")))
     }
 
@@ -345,8 +375,8 @@ impl<'a> Session<'a> {
             None => Ok(log),
             Some(step) => {
                 let row = &log[step * LOSS_COLUMNS..][..LOSS_COLUMNS];
-                let terms =
-                    self.config.method.losses().iter().zip(row).map(|(name, loss)| format!("L_{name} {loss}, "));
+                let losses = self.engine.recipe().losses();
+                let terms = losses.iter().map(|&(name, column)| format!("L_{name} {}, ", row[column]));
                 Err(self.diverged(&format!(
                     "the loss is no longer a finite number at epoch {}, step {}: {}total {}",
                     epoch + 1,
@@ -371,7 +401,12 @@ impl<'a> Session<'a> {
         let path = word(self.folder.path());
         let Progress { epoch, step, .. } = self.progress;
         let at = if step == 0 { format!("epoch {epoch}") } else { format!("step {step} of epoch {}", epoch + 1) };
-        Error::Interrupted(format!("stopped and saved after {at}; to continue: glmc-engine train --resume {path}"))
+        Error::Interrupted(match self.role {
+            Role::Alone => {
+                format!("stopped and saved after {at}; to continue: glmc-engine train --resume {path}")
+            }
+            Role::Part(command) => format!("{path}: stopped and saved after {at}; to continue: {command}"),
+        })
     }
 
     /// Shows and records the outcome of a finished run.
@@ -380,6 +415,9 @@ impl<'a> Session<'a> {
         let (last, best) = (&self.history[self.history.len() - 1], &self.history[best - 1]);
         let (_, peak_bytes) = self.backend.allocated();
         self.folder.write_result(&Outcome { last, best, select: self.config.select(), peak_bytes })?;
+        if let Role::Part(_) = self.role {
+            return Ok(());
+        }
         reporter.summary(last, best, self.store.meta(), &self.folder, peak_bytes);
         tell!("{}", chosen(self.config.select(), best));
         console::finish()

@@ -1,32 +1,34 @@
 //! The training step as one program: fetch the step's row, augment and mix, network, losses, gradients, update.
 
 use super::feed::Feed;
+use super::optimizer::Optimizer;
 use super::views::Views;
+use crate::config::{OptimizerConfig, Passes};
 use crate::error::Result;
 use crate::memory::{Replay, write_floats};
-use crate::method::{EpochPlan, Inputs, Method};
-use crate::nn::{Mode, Model, ParameterStore, Recorder};
+use crate::method::{EpochPlan, Inputs, Recipe};
+use crate::nn::{Mode, Model, ParameterStore, Recorder, Rules};
 use crate::ops::Backend;
 use crate::ops::augment_mix::{Augmentation, augment_mix, mix_views};
-use crate::ops::load_step::{STEP_WORDS, StepVars, load_step};
-use crate::ops::sgd::{Sgd, SgdConfig};
+use crate::ops::load_step::{StepVars, load_step, row_words};
+use crate::ops::supervised_loss::ClassVector;
 use crate::ops::total_loss::LOSS_COLUMNS;
-use crate::tape::{Arena, OpTime, Program, Tape, Var, time_repeated};
+use crate::tape::{self, Arena, OpTime, Operands, Program, Room, Tape, Var, time_repeated};
 use crate::tensor::{BufferId, DType, Tensor};
 
 /// What training needs besides the model.
 #[derive(Clone, Debug)]
 pub struct StepConfig {
     /// What is recorded.
-    pub method: &'static dyn Method,
+    pub recipe: Recipe,
+    /// Classes of the data.
+    pub classes: usize,
     /// Samples per step.
     pub batch: usize,
     /// Crops, flips, normalisation.
     pub augmentation: Augmentation,
-    /// The optimiser's constants.
-    pub sgd: SgdConfig,
-    /// w, one per class.
-    pub class_weights: Vec<f64>,
+    /// What the update does.
+    pub optimizer: OptimizerConfig,
 }
 
 /// Where a step's images come from.
@@ -40,7 +42,7 @@ pub enum Source<'s> {
 
 /// The rows of an epoch's steps of one size.
 struct Table {
-    /// I32 (rows, 16 + 2 * batch).
+    /// I32 (rows, 16 + 3 * batch).
     rows: Tensor,
     /// I32 (1): rows taken.
     cursor: Tensor,
@@ -48,13 +50,16 @@ struct Table {
 
 /// A step of one batch size, planned and, where the device can, captured.
 struct SizedStep {
+    /// With SAM over a table, what fetches and mixes for both passes.
+    front: Option<Program>,
+    /// With SAM, the pass at the weights; `program` is then that above them.
+    ascent: Option<Program>,
     program: Program,
-    sgd: Sgd,
     /// Where the step's scalars lie.
     scalars: Var,
     /// `None` where views come from elsewhere.
     table: Option<Table>,
-    /// What the method recorded, by the names of reference steps.
+    /// What the method recorded, by the names of reference steps: of the pass at the weights.
     outputs: Vec<(&'static str, Var)>,
     replay: Option<Box<dyn Replay>>,
 }
@@ -64,9 +69,12 @@ pub struct TrainStep {
     full: Option<SizedStep>,
     tail: Option<SizedStep>,
     full_steps: usize,
-    config: StepConfig,
-    class_weights: Tensor,
+    /// The update.
+    pub optimizer: Optimizer,
+    /// Accumulation type (heads * 5, classes).
+    vectors: Tensor,
     arena: Arena,
+    unread: Option<Tensor>,
     /// Accumulation type (steps, 4): L_c, L_cb, L_sim, total of every step of the epoch.
     pub log: Tensor,
 }
@@ -78,11 +86,24 @@ struct Shared<'s> {
     store: &'s ParameterStore,
     source: Source<'s>,
     config: &'s StepConfig,
-    class_weights: Tensor,
+    rules: &'s Rules,
+    optimizer: &'s Optimizer,
+    /// Accumulation type (heads * 5, classes).
+    vectors: Tensor,
     log: Tensor,
+    /// Where the losses of a pass go that nobody reads.
+    unread: Option<Tensor>,
 }
 
-/// A step on a tape.
+/// What a pass works on.
+#[derive(Clone, Copy)]
+struct Batch {
+    vars: StepVars,
+    images: Var,
+    labels: Tensor,
+}
+
+/// A pass on a tape.
 struct Recorded {
     tape: Tape,
     scalars: Var,
@@ -90,40 +111,58 @@ struct Recorded {
 }
 
 impl Shared<'_> {
-    /// Records a step of `batch` samples. Views from elsewhere are compared, so that outputs outlive their step.
-    fn record(&self, table: Option<&Table>, batch: usize) -> Result<Recorded> {
-        let Shared { backend, model, store, source, config, class_weights, log } = *self;
-        let mixing = config.method.mixing();
-        let mut r = Recorder::new(backend, store, Mode::Train { views: mixing.views() });
-        let (vars, images, labels) = match (source, table) {
+    /// Records what a pass of `batch` samples works on. Of a feed that is the next row of the table.
+    fn inputs(&self, tape: &mut Tape, table: Option<&Table>, batch: usize) -> Result<Batch> {
+        let (backend, mixing) = (self.backend, self.config.recipe.views()?);
+        match (self.source, table) {
             (Source::Feed(feed), Some(table)) => {
-                let [rows, cursor] = [table.rows, table.cursor].map(|t| r.tape.external(t));
-                let vars = load_step(&mut r.tape, rows, cursor, batch)?;
-                let pixels = r.tape.external(feed.pixels);
-                (vars, augment_mix(&mut r.tape, backend, pixels, vars, mixing, config.augmentation)?, feed.labels)
+                let [rows, cursor] = [table.rows, table.cursor].map(|t| tape.external(t));
+                let vars = load_step(tape, rows, cursor, batch)?;
+                let pixels = tape.external(feed.pixels);
+                let images = augment_mix(tape, backend, pixels, vars, mixing, self.config.augmentation)?;
+                Ok(Batch { vars, images, labels: feed.labels })
             }
-            (Source::Feed(_), None) => return Err(crate::Error::op("load_step", "a feed's steps need a table")),
+            (Source::Feed(_), None) => Err(crate::Error::op("load_step", "a feed's steps need a table")),
             (Source::Views(v), _) => {
-                let on_tape = [v.scalars, v.originals, v.partners, v.pixels];
-                let [scalars, originals, partners, pixels] = on_tape.map(|t| r.tape.external(t));
-                let images = mix_views(&mut r.tape, backend, pixels, scalars)?;
-                (StepVars { scalars, originals, partners }, images, v.labels)
+                let on_tape = [v.scalars, v.originals, v.partners, v.shares, v.pixels];
+                let [scalars, originals, partners, shares, pixels] = on_tape.map(|t| tape.external(t));
+                let images = mix_views(tape, backend, mixing, pixels, scalars)?;
+                let vars = StepVars { scalars, logged: scalars, originals, partners, shares };
+                Ok(Batch { vars, images, labels: v.labels })
             }
-        };
-        let [labels, class_weights, log] = [labels, class_weights, log].map(|t| r.tape.external(t));
-        let inputs = Inputs { images, labels, class_weights, vars, log, batch };
-        let mut outputs = config.method.record(&mut r, model, &inputs)?;
-        if let Source::Views(_) = source {
+        }
+    }
+
+    /// Records a pass of `batch` samples. Views from elsewhere are compared, so that outputs outlive their step.
+    fn record(&self, pass: Pass, batch: usize, inputs: &mut dyn FnMut(&mut Tape) -> Result<Batch>) -> Result<Recorded> {
+        let Shared { backend, model, store, config, rules, vectors, .. } = *self;
+        let mode = Mode::Train { views: config.recipe.views()?.views() };
+        let running = config.optimizer.sam.map_or(Passes::Both, |sam| sam.running);
+        let unchanged = if pass == Pass::Ascent { Passes::Second } else { Passes::First };
+        let mut r = Recorder::with_rules(backend, store, mode, rules, running != unchanged);
+        let Batch { mut vars, images, labels } = inputs(&mut r.tape)?;
+        let scalars = vars.scalars;
+        if let (Pass::Ascent, Some(others)) = (pass, self.optimizer.ascent_scalars()) {
+            vars.scalars = r.tape.external(others);
+        }
+        let log = if pass == Pass::Descent { self.unread.unwrap_or(self.log) } else { self.log };
+        let [labels, log] = [labels, log].map(|t| r.tape.external(t));
+        let heads = 0..config.recipe.classifiers().len();
+        let heads = heads.map(|head| vectors.rows(ClassVector::COUNT * head, ClassVector::COUNT));
+        let vectors: Vec<Var> = heads.map(|rows| r.tape.external(rows)).collect();
+        let inputs = Inputs { images, labels, vectors: &vectors, vars, log, batch };
+        let mut outputs = config.recipe.record(&mut r, model, &inputs)?;
+        if let Source::Views(_) = self.source {
             outputs.push(("images", images));
             outputs.iter().for_each(|&(_, var)| r.tape.keep(var));
         }
-        Ok(Recorded { tape: r.tape, scalars: vars.scalars, outputs })
+        Ok(Recorded { tape: r.tape, scalars, outputs })
     }
 
     /// Plans a step of `batch` samples without placing it: see [`SizedStep::place`].
     fn plan(&self, rows: usize, batch: usize) -> Result<SizedStep> {
-        let (backend, store) = (self.backend, self.store);
-        let words = STEP_WORDS + 2 * batch;
+        let backend = self.backend;
+        let words = row_words(batch);
         let table = match self.source {
             Source::Feed(_) => Some(Table {
                 rows: backend.tensor(&[rows, words], DType::I32, "step table")?,
@@ -131,32 +170,81 @@ impl Shared<'_> {
             }),
             Source::Views(_) => None,
         };
-        let Recorded { tape, scalars, outputs } = self.record(table.as_ref(), batch)?;
-        let program = tape.layout(backend, true);
-        let sgd = Sgd {
-            master: store.master,
-            compute: store.compute,
-            grad: store.grad,
-            momentum: store.momentum,
-            scalars: program.value(scalars),
+        let whole = |pass: Pass| self.record(pass, batch, &mut |tape| self.inputs(tape, table.as_ref(), batch));
+        if self.config.optimizer.sam.is_none() {
+            let Recorded { tape, scalars, outputs } = whole(Pass::Descent)?;
+            let program = tape.layout(backend, true);
+            return Ok(SizedStep { front: None, ascent: None, program, scalars, table, outputs, replay: None });
+        }
+        if table.is_none() {
+            // Outputs of the first pass outlive the second: it has memory of its own.
+            let Recorded { tape, outputs, .. } = whole(Pass::Ascent)?;
+            let ascent = Some(tape.plan(backend, true)?);
+            let Recorded { tape, scalars, .. } = whole(Pass::Descent)?;
+            let program = tape.layout(backend, true);
+            return Ok(SizedStep { front: None, ascent, program, scalars, table, outputs, replay: None });
+        }
+        // Both passes see one row of the table and the same mixtures, which outlive the first.
+        let mut tape = Tape::new();
+        let fetched = self.inputs(&mut tape, table.as_ref(), batch)?;
+        let StepVars { scalars, originals, partners, shares, .. } = fetched.vars;
+        let kept = [scalars, originals, partners, shares, fetched.images];
+        kept.iter().for_each(|&var| tape.keep(var));
+        let front = tape.plan(backend, false)?;
+        let kept = kept.map(|var| front.value(var));
+        let mut given = |tape: &mut Tape| {
+            let [scalars, originals, partners, shares, images] = kept.map(|tensor| tape.external(tensor));
+            let vars = StepVars { scalars, logged: scalars, originals, partners, shares };
+            Ok(Batch { vars, images, labels: fetched.labels })
         };
-        Ok(SizedStep { program, sgd, scalars, table, outputs, replay: None })
+        let Recorded { tape, outputs, .. } = self.record(Pass::Ascent, batch, &mut given)?;
+        let ascent = tape.layout(backend, true);
+        let Recorded { tape, scalars, .. } = self.record(Pass::Descent, batch, &mut given)?;
+        let program = tape.layout(backend, true);
+        Ok(SizedStep { front: Some(front), ascent: Some(ascent), program, scalars, table, outputs, replay: None })
     }
 }
 
+/// The passes of a step with SAM; others have a descent alone.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Pass {
+    /// At the weights.
+    Ascent,
+    /// Where they have climbed to.
+    Descent,
+}
+
 impl SizedStep {
+    /// Its programs, in the order in which they run.
+    fn programs(&self) -> impl Iterator<Item = &Program> {
+        self.front.iter().chain(&self.ascent).chain([&self.program])
+    }
+
     /// Puts the step into its arena and captures it.
-    fn place(&mut self, backend: &dyn Backend, sgd: &SgdConfig, arena: BufferId) -> Result<()> {
+    fn place(&mut self, backend: &dyn Backend, optimizer: &Optimizer, arena: BufferId) -> Result<()> {
         self.program.place(arena);
-        self.sgd.scalars = self.program.value(self.scalars);
-        self.replay = backend.capture(&mut || self.execute(backend, sgd))?;
+        if let (Some(ascent), Some(_)) = (&mut self.ascent, &self.front) {
+            ascent.place(arena);
+        }
+        self.replay = backend.capture(&mut || self.execute(backend, optimizer))?;
         Ok(())
     }
 
-    fn execute(&self, backend: &dyn Backend, sgd: &SgdConfig) -> Result<()> {
+    fn execute(&self, backend: &dyn Backend, optimizer: &Optimizer) -> Result<()> {
+        let scalars = self.program.value(self.scalars);
+        if let Some(front) = &self.front {
+            front.forward(backend)?;
+        }
+        if let Some(ascent) = &self.ascent {
+            optimizer.prepare(backend, scalars)?;
+            ascent.forward(backend)?;
+            ascent.backward(backend)?;
+            optimizer.climb(backend)?;
+        }
         self.program.forward(backend)?;
         self.program.backward(backend)?;
-        backend.sgd(sgd, &self.sgd)
+        optimizer.restore(backend)?;
+        optimizer.update(backend, scalars)
     }
 
     fn load(&self, backend: &dyn Backend, rows: &[u32], start: usize) -> Result<()> {
@@ -184,26 +272,51 @@ impl TrainStep {
             Source::Views(views) => (views.steps, 0),
         };
         let float = |shape: &[usize], what: &str| backend.tensor(shape, backend.precision().accumulate(), what);
-        let class_weights = float(&[config.class_weights.len()], "class weights")?;
-        write_floats(backend, class_weights, &config.class_weights)?;
+        let rows = ClassVector::COUNT * config.recipe.classifiers().len();
+        let vectors = float(&[rows, config.classes], "class vectors")?;
         let log = float(&[full_steps + usize::from(tail > 0), LOSS_COLUMNS], "loss log")?;
-        let shared = Shared { backend, model, store, source, config: &config, class_weights, log };
+        let unread =
+            config.optimizer.sam.map(|_| float(&log.shape.dims()[..2], "losses that are not logged")).transpose()?;
+        let rules = Rules::new(model.specs(), config.optimizer.weight_decay, &config.optimizer.groups)?;
+        let optimizer = Optimizer::new(backend, store, &rules, &config.optimizer)?;
+        let shared = Shared {
+            backend,
+            model,
+            store,
+            source,
+            config: &config,
+            rules: &rules,
+            optimizer: &optimizer,
+            vectors,
+            log,
+            unread,
+        };
         let sized = |rows: usize, batch: usize| -> Result<Option<SizedStep>> {
             (rows > 0 && batch > 0).then(|| shared.plan(rows, batch)).transpose()
         };
         let (mut full, mut tail) = (sized(full_steps, config.batch)?, sized(1, tail)?);
-        // The two never run at the same time: one arena serves both.
-        let needed = [&full, &tail].into_iter().flatten().map(|s| s.program.arena_bytes());
+        // The two, and the two passes of SAM, never run at the same time: one arena serves all.
+        let shares = |s: &SizedStep| match (&s.front, &s.ascent) {
+            (Some(_), Some(ascent)) => s.program.arena_bytes().max(ascent.arena_bytes()),
+            _ => s.program.arena_bytes(),
+        };
+        let needed = [&full, &tail].into_iter().flatten().map(shares);
         let bytes = needed.max().unwrap_or(0);
         let arena = Arena { buffer: backend.alloc(bytes, "activations")?, bytes };
         for step in [&mut full, &mut tail].into_iter().flatten() {
-            step.place(backend, &config.sgd, arena.buffer)?;
+            step.place(backend, &optimizer, arena.buffer)?;
         }
-        Ok(TrainStep { full, tail, full_steps, config, class_weights, arena, log })
+        Ok(TrainStep { full, tail, full_steps, optimizer, vectors, arena, unread, log })
+    }
+
+    /// Sets the classifiers' class vectors, (heads, 5, classes), for the steps to come.
+    pub fn set_vectors(&self, backend: &dyn Backend, vectors: &[f64]) -> Result<()> {
+        write_floats(backend, self.vectors, vectors)
     }
 
     /// Loads an epoch's plan, to continue at step `start`.
     pub fn load(&self, backend: &dyn Backend, feed: &Feed<'_>, plan: &EpochPlan, start: usize) -> Result<()> {
+        self.set_vectors(backend, plan.vectors())?;
         if let Some(full) = &self.full {
             full.load(backend, &feed.table(plan, 0..self.full_steps), start)?;
         }
@@ -218,35 +331,53 @@ impl TrainStep {
         let sized = if step < self.full_steps { &self.full } else { &self.tail };
         match sized {
             Some(SizedStep { replay: Some(replay), .. }) => replay.replay(),
-            Some(eager) => eager.execute(backend, &self.config.sgd),
+            Some(eager) => eager.execute(backend, &self.optimizer),
             None => Ok(()),
         }
     }
 
-    /// The passes of a full step without its update, for who runs them one by one.
+    /// The passes of a full step without its update, for who runs them one by one; of one with SAM, those of the descent.
     pub fn program(&self) -> Option<&Program> {
         self.full.as_ref().map(|full| &full.program)
     }
 
     /// Updates the parameters by the gradients of a full step.
     pub fn update(&self, backend: &dyn Backend) -> Result<()> {
-        self.full.as_ref().map_or(Ok(()), |full| backend.sgd(&self.config.sgd, &full.sgd))
+        let update = |full: &SizedStep| self.optimizer.update(backend, full.program.value(full.scalars));
+        self.full.as_ref().map_or(Ok(()), update)
     }
 
     /// Runs one full step op by op, each timed by itself.
     pub fn timed(&self, backend: &dyn Backend) -> Result<Vec<OpTime>> {
         let Some(full) = &self.full else { return Ok(Vec::new()) };
-        let mut times = full.program.timed(backend)?;
-        let time = time_repeated(backend, &mut || backend.sgd(&self.config.sgd, &full.sgd))?;
-        // Master and momentum are read and written, the gradient read, the compute copy written.
-        let bytes = 5 * full.sgd.master.bytes() + full.sgd.compute.map_or(0, |compute| compute.bytes());
-        times.push(OpTime {
-            name: "sgd",
-            label: format!("{} parameters", full.sgd.master.elements()),
-            pass: crate::tape::Pass::Backward,
-            cost: crate::tape::Cost { flops: full.sgd.master.elements() as f64 * 6.0, bytes: bytes as f64 },
-            time,
-        });
+        let mut room = Room::new(backend);
+        let mut times = Vec::new();
+        for program in full.programs() {
+            times.extend(program.timed(backend, &mut room)?);
+        }
+        let (elements, bytes) = self.optimizer.traffic();
+        let label = format!("{elements} parameters");
+        let mut after = |name, flops: f64, bytes: usize, (time, copies)| {
+            let cost = tape::Cost { flops: flops * elements as f64, bytes: bytes as f64 };
+            times.push(OpTime { name, label: label.clone(), pass: tape::Pass::Backward, cost, time, copies });
+        };
+        if full.ascent.is_some() {
+            // Up, the gradient is read twice, the weights read and written, their backup written; back, it is read and they are
+            // written.
+            let bytes = 7 * elements * self.log.dtype.bytes();
+            let mut there_and_back = || {
+                self.optimizer.climb(backend)?;
+                self.optimizer.restore(backend)
+            };
+            after("sam", 4.0, bytes, (time_repeated(backend, &mut there_and_back)?, 1));
+        }
+        let scalars = full.program.value(full.scalars);
+        let operands = self.optimizer.operands().into_iter().chain([scalars]);
+        let timed = room.time(&Operands::new(operands, bytes as f64), &mut |place| {
+            let at = |tensor: Tensor| place.map_or(tensor, |place| place.at(tensor));
+            self.optimizer.update_at(backend, at(scalars), &at)
+        })?;
+        after("sgd", 6.0, bytes, timed);
         Ok(times)
     }
 
@@ -254,7 +385,8 @@ impl TrainStep {
     /// over [`Views`], and until the next of them.
     pub fn output(&self, name: &str) -> Option<Tensor> {
         let step = self.full.as_ref()?;
-        step.outputs.iter().find(|(output, _)| *output == name).map(|(_, var)| step.program.value(*var))
+        let program = step.ascent.as_ref().unwrap_or(&step.program);
+        step.outputs.iter().find(|(output, _)| *output == name).map(|(_, var)| program.value(*var))
     }
 
     /// Where the activations, gradients and scratch of a step lie; free for other use between two steps.
@@ -269,9 +401,14 @@ impl TrainStep {
                 backend.free(table.rows.buffer);
                 backend.free(table.cursor.buffer);
             }
+            step.front.into_iter().chain(step.ascent).for_each(|program| program.release(backend));
         }
         backend.free(self.arena.buffer);
-        backend.free(self.class_weights.buffer);
+        backend.free(self.vectors.buffer);
         backend.free(self.log.buffer);
+        if let Some(unread) = self.unread {
+            backend.free(unread.buffer);
+        }
+        self.optimizer.release(backend);
     }
 }

@@ -12,19 +12,18 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use crate::config::{Config, PlacementSettings, Settings};
+use crate::config::{OptimizerConfig, Sam};
 use crate::error::{Error, Result};
 use crate::memory::{read_floats, write_floats};
-use crate::method::Method;
-use crate::method::glmc::Glmc;
-use crate::nn::{Field, HeadKind, Mode, Model, ModelConfig, ParameterStore, Recorder};
+use crate::method::class_vectors;
+use crate::nn::{Field, Mode, Model, ModelConfig, ParameterStore, Recorder};
 use crate::ops::Backend;
 use crate::ops::augment_mix::Augmentation;
 use crate::ops::load_step::StepParams;
-use crate::ops::total_loss::LOSS_COLUMNS;
+use crate::ops::supervised_loss::ClassVector;
+use crate::ops::total_loss::{LOSS_COLUMNS, TOTAL};
 use crate::tensor::Precision;
-use crate::train::engine::step_config;
-use crate::train::step::{Source, TrainStep};
+use crate::train::step::{Source, StepConfig, TrainStep};
 use crate::train::views::Views;
 use reference::{to_nchw, to_nhwc};
 
@@ -144,20 +143,24 @@ struct Step {
 
 impl Step {
     fn new(backend: &dyn Backend, f: &Reference, model: &Model, store: &ParameterStore) -> Result<Step> {
-        let config = Config::resolve(Settings {
-            placement: PlacementSettings::on(f.path()),
-            batch: Some(f.batch),
-            k: Some(f.k),
-            momentum: Some(f.momentum),
-            weight_decay: Some(f.weight_decay),
-            ..Settings::default()
-        });
-        let config = config.map_err(|e| Error::file(f.path(), e.to_string()))?;
-        // The views are augmented and normalised already.
-        let augmentation = Augmentation { mean: [0.0; 3], std: [1.0; 3], padding: 0, flip: false };
-        let config = step_config(&config, &f.counts, augmentation);
-        let views = Views::new(backend, f.batch, f.size, f.steps)?;
+        let config = StepConfig {
+            recipe: f.recipe.clone(),
+            classes: f.classes,
+            batch: f.batch,
+            // The views are augmented and normalised already.
+            augmentation: Augmentation { mean: [0.0; 3], std: [1.0; 3], padding: 0, flip: false },
+            optimizer: OptimizerConfig {
+                momentum: f.momentum,
+                weight_decay: f.weight_decay,
+                nesterov: f.nesterov,
+                sam: f.sam.map(|rho| Sam { ascent: [1.0, 1.0, 0.0], ..Sam::new(rho) }),
+                groups: Vec::new(),
+                project: None,
+            },
+        };
+        let views = Views::new(backend, f.recipe.views()?, f.batch, f.size, f.steps)?;
         let step = TrainStep::new(backend, model, store, Source::Views(&views), config)?;
+        step.set_vectors(backend, &f.recipe.vectors(&f.counts, 0)?)?;
         Ok(Step { step, views })
     }
 
@@ -165,11 +168,12 @@ impl Step {
     fn load(&self, backend: &dyn Backend, f: &Reference, index: usize) -> Result<()> {
         let (n, size) = (f.batch, f.size);
         let key = |name: &str| format!("step{index}.{name}");
-        let mut views = Vec::with_capacity(4 * n * 3 * size * size);
-        for name in ["original", "reversed"] {
-            views.extend(f.floats(&key(name), &[2, n, 3, size, size])?);
+        let (each, sets) = (f.recipe.views.len(), f.recipe.views()?.image_sets());
+        let mut views = Vec::with_capacity(sets * n * 3 * size * size);
+        for name in ["original", "reversed"].into_iter().take(sets / each) {
+            views.extend(f.floats(&key(name), &[each, n, 3, size, size])?);
         }
-        write_floats(backend, self.views.pixels, &to_nhwc(&views, [4 * n, 3, size, size], 3))?;
+        write_floats(backend, self.views.pixels, &to_nhwc(&views, [sets * n, 3, size, size], 3))?;
         let classes = 0..=f.classes as i32 - 1;
         let mut labels = f.integers(&key("original_label"), &[n], classes.clone())?;
         labels.extend(f.integers(&key("reversed_label"), &[n], classes)?);
@@ -178,36 +182,55 @@ impl Step {
         let cut = f.integers(&key("box"), &[4], 0..=size as i32)?;
         let params = StepParams {
             lambda,
-            label_lambda: lambda,
             cut: [cut[0], cut[1], cut[2], cut[3]],
             lr: f.lr as f32,
-            coefficients: [f.alpha as f32, (1.0 - f.alpha) as f32, f.gamma as f32],
+            coefficients: f.recipe.coefficients(0, 1),
             row: index as u32,
             ..StepParams::default()
         };
+        backend.upload(self.views.shares, bytemuck::cast_slice(&vec![lambda; n]))?;
         backend.upload(self.views.scalars, bytemuck::bytes_of(&params))
     }
 
     fn floats(&self, backend: &dyn Backend, output: &str) -> Result<Vec<f64>> {
-        // GLMC records every value that reference steps name.
-        read_floats(backend, self.step.output(output).expect("an output of GLMC"))
+        // Recipes record every value that reference steps name.
+        read_floats(backend, self.step.output(output).expect("an output of the recipe"))
+    }
+
+    /// (batch, classes) each: the mixed labels of step `index` and the weighted ones, from the classes and shares that the step
+    /// was given.
+    fn labels(&self, backend: &dyn Backend, f: &Reference, index: usize) -> Result<(Vec<f64>, Vec<f64>)> {
+        let shares = read_floats(backend, self.views.shares)?;
+        let weights = f.recipe.heads.fc_cb.as_ref().and_then(|head| head.weight.as_ref());
+        let weights = class_vectors::values(ClassVector::Weight, weights, &f.counts, 0)?;
+        let mut label = vec![0.0; f.batch * f.classes];
+        for (first, name) in [(true, "original_label"), (false, "reversed_label")] {
+            let classes = f.integers(&format!("step{index}.{name}"), &[f.batch], 0..=f.classes as i32 - 1)?;
+            for ((row, class), share) in label.chunks_exact_mut(f.classes).zip(classes).zip(&shares) {
+                row[class as usize] += if first { *share } else { 1.0 - share };
+            }
+        }
+        let weighted = label.iter().zip(weights.iter().cycle()).map(|(label, weight)| label * weight).collect();
+        Ok((label, weighted))
     }
 
     /// Relative errors of the mixtures and labels of step `index`.
     fn compare_inputs(&self, backend: &dyn Backend, f: &Reference, index: usize) -> Result<Vec<(String, f64)>> {
         let (n, size) = (f.batch, f.size);
         let shape = [n, 3, size, size];
-        let mixtures = self.floats(backend, "images")?;
-        let (mixup, cutmix) = mixtures.split_at(mixtures.len() / 2);
+        let images = self.floats(backend, "images")?;
         let channels = backend.stem_channels();
-        let (label, weighted) = (self.floats(backend, "label")?, self.floats(backend, "label_weighted")?);
-        let found = [
-            ("mixup", to_nchw(mixup, shape, channels), &shape[..]),
-            ("cutmix", to_nchw(cutmix, shape, channels), &shape[..]),
-            ("label", label, &[n, f.classes]),
-            ("label_weighted", weighted, &[n, f.classes]),
-        ];
-        let relative = |(name, found, shape): &(&str, Vec<f64>, &[usize])| {
+        let mut found: Vec<(String, Vec<f64>, &[usize])> = Vec::new();
+        for (view, images) in images.chunks(images.len() / f.recipe.views.len()).enumerate() {
+            found.push((f.view("", view), to_nchw(images, shape, channels), &shape[..]));
+        }
+        let of_labels = [n, f.classes];
+        if !f.has_own_heads {
+            let (label, weighted) = self.labels(backend, f, index)?;
+            found
+                .extend([("label".into(), label, &of_labels[..]), ("label_weighted".into(), weighted, &of_labels[..])]);
+        }
+        let relative = |(name, found, shape): &(String, Vec<f64>, &[usize])| {
             let key = format!("step{index}.{name}");
             let expected = f.floats(&key, shape)?;
             Ok((key, Squares::of(found, &expected).relative()))
@@ -218,11 +241,14 @@ impl Step {
     /// Relative errors of the first step's head outputs.
     fn compare_heads(&self, backend: &dyn Backend, f: &Reference) -> Result<Vec<(String, f64)>> {
         let mut errors = Vec::new();
-        for name in ["logits", "logits_cb", "h", "u"] {
+        let views = f.recipe.views.len();
+        let classifiers = f.recipe.classifiers().into_iter().map(|(kind, _)| kind.name());
+        let names = classifiers.chain(f.recipe.similarity.iter().flat_map(|_| ["h", "u"]));
+        for name in names {
             let found = self.floats(backend, name)?;
-            let shape = [f.batch, found.len() / (2 * f.batch)];
-            for (view, rows) in ["mixup", "cutmix"].into_iter().zip(found.chunks(found.len() / 2)) {
-                let key = format!("step0.{name}_{view}");
+            let shape = [f.batch, found.len() / (views * f.batch)];
+            for (view, rows) in found.chunks(found.len() / views).enumerate() {
+                let key = format!("step0.{}", f.view(name, view));
                 let expected = f.floats(&key, &shape)?;
                 errors.push((key, Squares::of(rows, &expected).relative()));
             }
@@ -256,8 +282,8 @@ fn network(backend: &dyn Backend, f: &Reference) -> Result<(Model, ParameterStor
         name: f.arch.clone(),
         width: f.width,
         classes: f.classes,
-        heads: Glmc.heads(),
-        hidden: Some(f.hidden),
+        heads: f.recipe.head_specs(),
+        hidden: f.hidden,
     };
     let model = Model::new(&description, backend.stem_channels()).map_err(|e| Error::file(f.path(), e.to_string()))?;
     // Read before anything is allocated: what the metadata claims must be what the file holds.
@@ -297,23 +323,14 @@ pub fn verify_reference(f: &Reference, backend: &dyn Backend) -> Result<Report> 
             gradient = compare_parameters(backend, f, &store, (Field::Grad, "grad"))?;
         }
     }
-    let losses = read_floats(backend, step.step.log)?;
-    let expected = f.floats("losses", &[f.steps, LOSS_COLUMNS])?;
-    let errors: Vec<(String, f64)> = losses
-        .iter()
-        .zip(&expected)
-        .enumerate()
-        .map(|(i, (found, expected))| {
-            let name = Glmc.losses().get(i % LOSS_COLUMNS).map_or_else(|| "total".into(), |name| format!("L_{name}"));
-            (format!("step{}.{name}", i / LOSS_COLUMNS), (found - expected).abs())
-        })
-        .collect();
+    let errors = compare_losses(f, &read_floats(backend, step.step.log)?)?;
+    let columns = errors.len() / f.steps;
 
     comparison.worst_of("mixtures and soft labels", &inputs);
     comparison.worst_of("first-step head outputs", &heads);
-    comparison.worst_of("first-step losses", &errors[..LOSS_COLUMNS]);
+    comparison.worst_of("first-step losses", &errors[..columns]);
     comparison.concatenated("first-step gradient", &gradient);
-    comparison.worst_of("later losses", &errors[LOSS_COLUMNS..]);
+    comparison.worst_of("later losses", &errors[columns..]);
     comparison.concatenated("after", &compare_parameters(backend, f, &store, (Field::Value, "after"))?);
     let evaluation = compare_evaluation(backend, f, &model, &store)?;
     comparison.worst_of("eval.logits", &[("eval.logits".into(), evaluation)]);
@@ -336,7 +353,22 @@ pub fn verify_reference(f: &Reference, backend: &dyn Backend) -> Result<Report> 
     })
 }
 
-/// Relative error of the inference with `fc_cb` after the last step.
+/// Absolute errors of the losses of all steps: those of the recipe, then the total.
+fn compare_losses(f: &Reference, log: &[f64]) -> Result<Vec<(String, f64)>> {
+    let mut names: Vec<(String, usize)> =
+        f.recipe.losses().iter().map(|&(name, column)| (format!("L_{name}"), column)).collect();
+    names.push(("total".into(), TOTAL));
+    let expected = f.floats("losses", &[f.steps, names.len()])?;
+    let mut errors = Vec::new();
+    for (step, (found, expected)) in log.chunks(LOSS_COLUMNS).zip(expected.chunks(names.len())).enumerate() {
+        let losses = names.iter().zip(expected);
+        errors
+            .extend(losses.map(|((name, at), expected)| (format!("step{step}.{name}"), (found[*at] - expected).abs())));
+    }
+    Ok(errors)
+}
+
+/// Relative error of the inference with the classifier to evaluate with after the last step.
 fn compare_evaluation(backend: &dyn Backend, f: &Reference, model: &Model, store: &ParameterStore) -> Result<f64> {
     let shape = [f.batch, 3, f.size, f.size];
     let input = f.floats("eval.input", &shape)?;
@@ -347,7 +379,7 @@ fn compare_evaluation(backend: &dyn Backend, f: &Reference, model: &Model, store
     let mut r = Recorder::new(backend, store, Mode::Inference);
     let images = r.tape.external(images);
     let features = model.record_features(&mut r, images)?;
-    let logits = model.record_head(&mut r, HeadKind::FcCb.name(), features)?;
+    let logits = model.record_head(&mut r, f.recipe.evaluate.name(), features)?;
     r.tape.keep(logits);
     let program = r.tape.plan(backend, false)?;
     program.forward(backend)?;

@@ -5,9 +5,16 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 use safetensors::tensor::{Dtype, SafeTensors};
+use serde::Deserialize;
 
 use crate::error::{Error, Result};
-use crate::method::class_weights;
+use crate::method::class_vectors::Rule;
+use crate::method::recipe::{Head, Heads, Similarity};
+use crate::method::schedule::{Coefficient, Course};
+use crate::method::{METHODS, MethodSettings, Recipe};
+use crate::nn::{HeadKind, HeadShape};
+use crate::ops::augment_mix::View;
+use crate::ops::supervised_loss::Reduction;
 
 /// Largest extents that a file may ask for: generous, but an absurd number does not take the machine down.
 const MAX_STEPS: usize = 1000;
@@ -33,20 +40,22 @@ pub struct Reference {
     /// Rows and columns of an image.
     pub size: usize,
     pub steps: usize,
-    /// The paper's alpha, constant over the steps.
-    pub alpha: f64,
-    /// Factor of the similarity loss.
-    pub gamma: f64,
-    /// Exponent of the class weights.
-    pub k: f64,
-    /// Width of the projections, from the shape of `param.contrast_head.0.bias`.
-    pub hidden: usize,
+    /// What was trained.
+    pub recipe: Recipe,
+    /// Whether heads and views are the file's own: its tensors are then named by head and number of the view, else by GLMC's
+    /// names.
+    pub has_own_heads: bool,
+    /// Width of the projections, from the shape of `param.projection_head.0.bias`; `None` without a similarity.
+    pub hidden: Option<usize>,
     /// Training images per class.
     pub counts: Vec<usize>,
     /// Learning rate.
     pub lr: f64,
     pub momentum: f64,
     pub weight_decay: f64,
+    /// How far SAM climbs, without the similarity loss; `None` where there is none.
+    pub sam: Option<f64>,
+    pub nesterov: bool,
 }
 
 impl Reference {
@@ -83,6 +92,11 @@ impl Reference {
             let value: Option<usize> = text(key)?.parse().ok().filter(|v| (1..=most).contains(v));
             value.ok_or_else(|| wrong(format!("metadata {key:?} is {:?}, not in 1..={most}", metadata[key])))
         };
+        let flag = |key: &str| match metadata.get(key).map(String::as_str) {
+            None | Some("false") => Ok(false),
+            Some("true") => Ok(true),
+            Some(other) => Err(wrong(format!("metadata {key:?} is {other:?}, not true or false"))),
+        };
         let classes = whole("classes", 1 << 20)?;
         let counts: Vec<usize> = serde_json::from_str(text("counts")?)
             .map_err(|e| wrong(format!("metadata \"counts\" is no list of whole numbers ({e})")))?;
@@ -90,10 +104,24 @@ impl Reference {
             let what = format!("metadata \"counts\" must hold {classes} positive numbers, one per class");
             return Err(wrong(what));
         }
-        let hidden = match tensors.tensor("param.contrast_head.0.bias").map(|t| t.shape().to_vec()).as_deref() {
-            Ok(&[hidden]) => hidden,
-            Ok(shape) => return Err(wrong(format!("tensor param.contrast_head.0.bias has shape {shape:?}"))),
-            Err(_) => return Err(wrong("has no tensor param.contrast_head.0.bias".into())),
+        let has_own_heads = metadata.contains_key("heads");
+        let recipe = match has_own_heads {
+            true => {
+                let gamma = metadata.contains_key("gamma").then(|| real("gamma")).transpose()?;
+                let views = metadata.get("views").map_or("[\"mixup\", \"cutmix\"]", String::as_str);
+                own_recipe(views, text("heads")?, gamma).map_err(wrong)?
+            }
+            false => glmc(&counts, real("alpha")?, real("gamma")?, real("k")?),
+        };
+        if let Err(e) = recipe.check(&counts, 1) {
+            return Err(wrong(format!("metadata: {e}")));
+        }
+        let bias = "param.projection_head.0.bias";
+        let hidden = match (recipe.similarity, tensors.tensor(bias).map(|t| t.shape().to_vec()).as_deref()) {
+            (None, _) => None,
+            (Some(_), Ok(&[hidden])) => Some(hidden),
+            (Some(_), Ok(shape)) => return Err(wrong(format!("tensor {bias} has shape {shape:?}"))),
+            (Some(_), Err(_)) => return Err(wrong(format!("has no tensor {bias}"))),
         };
         let reference = Reference {
             hidden,
@@ -103,24 +131,39 @@ impl Reference {
             batch: whole("batch", 1 << 16)?,
             size: whole("size", 1 << 12)?,
             steps: whole("steps", MAX_STEPS)?,
-            alpha: real("alpha")?,
-            gamma: real("gamma")?,
-            k: real("k")?,
+            recipe,
+            has_own_heads,
             counts,
             lr: real("lr")?,
             momentum: real("momentum")?,
             weight_decay: real("weight_decay")?,
+            sam: metadata.contains_key("sam").then(|| real("sam")).transpose()?,
+            nesterov: flag("nesterov")?,
             path: path.to_path_buf(),
             bytes,
         };
-        if class_weights(&reference.counts, reference.k).iter().any(|w| !w.is_finite()) {
-            let what = format!("metadata \"k\" is {}: no class weights with these counts", reference.k);
-            return Err(reference.wrong(what));
-        }
         // What the metadata claims must be what the file holds, before anything is allocated by it.
         let last = format!("step{}.original", reference.steps - 1);
-        reference.tensor(&last, &[2, reference.batch, 3, reference.size, reference.size])?;
+        let views = reference.recipe.views.len();
+        reference.tensor(&last, &[views, reference.batch, 3, reference.size, reference.size])?;
         Ok(reference)
+    }
+
+    /// What the file calls an output of head `name` for one of the views, or with no name the view itself.
+    pub fn view(&self, name: &str, view: usize) -> String {
+        match (self.has_own_heads, name) {
+            (true, "") => format!("view{view}"),
+            (true, name) => format!("{name}.view{view}"),
+            (false, "") => self.recipe.views[view].to_string(),
+            (false, name) => {
+                let name = match name {
+                    "fc" => "logits",
+                    "fc_cb" => "logits_cb",
+                    other => other,
+                };
+                format!("{name}_{}", self.recipe.views[view])
+            }
+        }
     }
 
     /// The file.
@@ -190,6 +233,76 @@ impl Reference {
         }
         Ok((view.dtype(), view.data()))
     }
+}
+
+/// GLMC with a constant alpha.
+fn glmc(counts: &[usize], alpha: f64, gamma: f64, k: f64) -> Recipe {
+    // The default method; its two heads, also where the counts are equal.
+    let settings = MethodSettings { gamma, k, ..MethodSettings::default() };
+    let recipe = METHODS[0].recipe(&settings, counts);
+    let constant = |factor| Coefficient { factor, course: Course::Constant, rising: false };
+    let fc = Head { coefficient: constant(alpha), ..Head::default() };
+    let fc_cb = Head { coefficient: constant(1.0 - alpha), weight: Some(Rule::Power { k }.into()), ..Head::default() };
+    Recipe { heads: Heads { fc: Some(fc), fc_cb: Some(fc_cb) }, evaluate: HeadKind::FcCb, ..recipe }
+}
+
+/// A head as a file describes it.
+#[derive(Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct OwnHead {
+    kind: HeadShape,
+    scale: f64,
+    class_scale: Option<Vec<f64>>,
+    offset: Option<Vec<f64>>,
+    margin: Option<Vec<f64>>,
+    weight: Option<Vec<f64>>,
+    reduction: Reduction,
+    coefficient: f64,
+}
+
+impl Default for OwnHead {
+    fn default() -> OwnHead {
+        OwnHead {
+            kind: HeadShape::Linear,
+            scale: 1.0,
+            class_scale: None,
+            offset: None,
+            margin: None,
+            weight: None,
+            reduction: Reduction::N,
+            coefficient: 1.0,
+        }
+    }
+}
+
+/// The heads of a file.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct OwnHeads {
+    fc: Option<OwnHead>,
+    fc_cb: Option<OwnHead>,
+}
+
+/// A recipe of the file's own views and heads, JSON each; on failure says what is wrong.
+fn own_recipe(views: &str, heads: &str, gamma: Option<f64>) -> Result<Recipe, String> {
+    let views: Vec<View> = serde_json::from_str(views).map_err(|e| format!("metadata \"views\": {e}"))?;
+    let OwnHeads { fc, fc_cb } = serde_json::from_str(heads).map_err(|e| format!("metadata \"heads\": {e}"))?;
+    let listed = |values: Option<Vec<f64>>| values.map(|values| Rule::Values { values }.into());
+    let head = |own: OwnHead| Head {
+        shape: own.kind,
+        scale: own.scale,
+        reduction: own.reduction,
+        coefficient: Coefficient { factor: own.coefficient, ..Coefficient::default() },
+        class_scale: listed(own.class_scale),
+        offset: listed(own.offset),
+        margin: listed(own.margin),
+        weight: listed(own.weight),
+        ..Head::default()
+    };
+    let evaluate = if fc_cb.is_some() { HeadKind::FcCb } else { HeadKind::Fc };
+    let similarity = gamma.map(|gamma| Similarity { gamma, ..Similarity::default() });
+    let heads = Heads { fc: fc.map(head), fc_cb: fc_cb.map(head) };
+    Ok(Recipe { views, heads, similarity, evaluate, ..Recipe::plain() })
 }
 
 /// Turns (n, c, h, w) into (n, h, w, c), with channels padded by zeros to `channels`.

@@ -1,5 +1,5 @@
 //! The kernels of a device against the CPU in double precision, each op by itself (`lockstep`): a training step of each
-//! method, an evaluation, the optimiser, and convolutions that get every tiling of the presets' networks.
+//! method, an evaluation, the optimiser, heads of every shape, and convolutions that get every tiling of the presets' networks.
 //!
 //! Small numbers of few bits, so that bf16 holds the inputs exactly, and small networks: on a GPU compiling takes most of the
 //! time.
@@ -12,22 +12,29 @@ use super::lockstep::{self, Difference, Side, lockstep};
 use super::{Reference, verify_reference};
 use crate::backend::launched::Launched;
 use crate::backend::native::Native;
+use crate::config::{Every, OptimizerConfig, Projection, Sam};
 use crate::driver::watched::{Event, Launches, Watched};
 use crate::error::{Error, Result};
-use crate::memory::{read_floats, write_floats};
-use crate::method::{Inputs, METHODS, Method, class_weights};
+use crate::memory::{Memory, read_floats, write_floats};
+use crate::method::{Inputs, MethodSettings, Recipe, method};
+use crate::nn::model::{Extent, HeadShape, HeadSpec};
 use crate::nn::parameters::Kind;
-use crate::nn::{Field, Mode, Model, ModelConfig, ParameterStore, Recorder};
+use crate::nn::{Field, Mode, Model, ModelConfig, ParameterStore, Recorder, Rules};
 use crate::ops::Backend;
-use crate::ops::augment_mix::{Augmentation, Mixing, augment_mix, mix_views};
+use crate::ops::augment_mix::{Augmentation, Mixing, View, augment_mix, mix_views};
+use crate::ops::checksum::{Checksum, ChecksumKernels, SCRATCH};
 use crate::ops::classify::classify;
 use crate::ops::conv2d::{Config, Geometry, conv2d};
-use crate::ops::load_step::{STEP_WORDS, StepParams, StepVars, load_step};
-use crate::ops::sgd::{Sgd, SgdConfig};
+use crate::ops::load_step::{STEP_WORDS, StepParams, StepVars, load_step, row_words};
+use crate::ops::supervised_loss::ClassVector;
 use crate::ops::total_loss::LOSS_COLUMNS;
 use crate::rng::philox;
 use crate::tape::{Program, Tape, Var};
 use crate::tensor::{DType, Precision, Tensor};
+use crate::train::optimizer::Optimizer;
+
+/// Methods that together have every kernel of a training step.
+const METHODS: [&str; 5] = ["glmc", "ce", "cb-focal", "mixup", "cmo-ldam-drw"];
 
 const MODEL: &str = "resnet20";
 const WIDTH: usize = 8;
@@ -39,7 +46,13 @@ const COUNTS: [usize; 7] = [40, 20, 11, 7, 3, 2, 1];
 const IMAGES: usize = 9;
 const AUGMENTATION: Augmentation =
     Augmentation { mean: [0.5, 0.25, 0.75], std: [0.25, 0.5, 0.25], padding: 2, flip: true };
-const SGD: SgdConfig = SgdConfig { momentum: 0.875, weight_decay: 0.015625 };
+
+/// A head of every shape.
+pub(crate) const HEADS: &[HeadSpec] = &[
+    HeadSpec::linear("linear", Extent::Hidden, Extent::Classes),
+    HeadSpec { shape: HeadShape::Cosine, ..HeadSpec::linear("cosine", Extent::Hidden, Extent::Classes) },
+    HeadSpec { shape: HeadShape::Scaled, ..HeadSpec::linear("scaled", Extent::Hidden, Extent::Classes) },
+];
 
 const fn convolution(
     [views, images, height, width]: [usize; 4],
@@ -82,13 +95,42 @@ pub struct Failure(pub String);
 /// A recording, planned for one backend.
 struct Trial {
     program: Program,
-    /// The optimiser's part of a training step.
-    sgd: Option<(ParameterStore, Sgd)>,
+    /// What follows the passes of a training step: the parameters, the optimiser, the step's scalars.
+    update: Option<(ParameterStore, Optimizer, Tensor)>,
+}
+
+/// What the optimiser can do after the passes, by the op that does it.
+type Move = (&'static str, fn(&Optimizer, &dyn Backend, Tensor) -> Result<()>);
+const MOVES: [Move; 4] = [
+    ("sam", |optimizer, backend, scalars| {
+        optimizer.prepare(backend, scalars)?;
+        optimizer.climb(backend)
+    }),
+    ("sam", |optimizer, backend, _| optimizer.restore(backend)),
+    ("sgd", |optimizer, backend, scalars| optimizer.update(backend, scalars)),
+    ("project_rows", |optimizer, backend, _| optimizer.end_epoch(backend)),
+];
+
+/// The optimiser of the trials, with all that it may have; its numbers are of few bits.
+fn optimizer() -> OptimizerConfig {
+    OptimizerConfig {
+        momentum: 0.875,
+        weight_decay: 0.015625,
+        nesterov: true,
+        groups: Vec::new(),
+        project: Some(Projection {
+            max_norm: Some(0.25),
+            l2_norm: None,
+            pattern: "fc.weight".into(),
+            every: Every::Epoch,
+        }),
+        sam: Some(Sam { ascent: [1.0, 1.0, 0.0], ..Sam::new(0.5) }),
+    }
 }
 
 impl Trial {
-    fn update(&self, backend: &dyn Backend) -> Result<()> {
-        self.sgd.as_ref().map_or(Ok(()), |(_, tensors)| backend.sgd(&SGD, tensors))
+    fn after(&self, backend: &dyn Backend, (_, work): Move) -> Result<()> {
+        self.update.as_ref().map_or(Ok(()), |(_, optimizer, scalars)| work(optimizer, backend, *scalars))
     }
 }
 
@@ -117,11 +159,14 @@ pub fn self_test(
 fn trials(device: &Launched, launches: &Arc<Launches>) -> Result<Result<Proof, Failure>> {
     let oracle = Native::new(Precision::F64, 0)?;
     let mut builds: Vec<Build<'_>> = Vec::new();
-    for &method in METHODS {
-        builds.push(Box::new(move |backend| training(backend, method)));
+    for name in METHODS {
+        builds.push(Box::new(move |backend| training(backend, name)));
     }
     builds.push(Box::new(evaluation));
-    builds.push(Box::new(views));
+    builds.push(Box::new(heads));
+    for mixing in [Mixing::GLMC, Mixing::One(View::Cutmix)] {
+        builds.push(Box::new(move |backend| views(backend, mixing)));
+    }
     builds.extend(CONVOLUTIONS.iter().map(|g| -> Build<'_> { Box::new(move |backend| product(backend, g)) }));
     let planned = builds.iter().map(|build| build(device)).collect::<Result<Vec<Trial>>>()?;
     // All kernels at once: they are compiled in parallel.
@@ -129,7 +174,7 @@ fn trials(device: &Launched, launches: &Arc<Launches>) -> Result<Result<Proof, F
         planned.iter().try_for_each(|trial| {
             trial.program.forward(device)?;
             trial.program.backward(device)?;
-            trial.update(device)
+            MOVES.iter().try_for_each(|&work| trial.after(device, work))
         })
     })?;
     launches.take();
@@ -145,17 +190,45 @@ fn trials(device: &Launched, launches: &Arc<Launches>) -> Result<Result<Proof, F
             proof.share = proof.share.max(if limit > 0.0 { error / limit } else { 0.0 });
         };
         let mut difference = lockstep(sides[0], sides[1], &mut agreed)?;
-        if difference.is_none() {
-            trial.update(device)?;
-            expected.update(&oracle)?;
-            difference = updated((device, trial), (&oracle, &expected), &mut agreed)?;
+        for work in MOVES {
+            if difference.is_none() {
+                trial.after(device, work)?;
+                expected.after(&oracle, work)?;
+                difference = updated(work.0, (device, trial), (&oracle, &expected), &mut agreed)?;
+            }
         }
         if let Some(difference) = difference {
             return Ok(Err(named(&difference, &launches.take())));
         }
     }
+    if let Some(failure) = checksums(device, &oracle)? {
+        return Ok(Err(failure));
+    }
+    proof.outputs += 2;
     proof.kernels = launches.kernels();
     Ok(graphs(device)?.map(|()| proof))
+}
+
+/// The checksum of numbers of both types, two of which are not finite: no op records it.
+fn checksums(device: &Launched, oracle: &Native) -> Result<Option<Failure>> {
+    // Not a multiple of anything.
+    let mut values: Vec<f64> = noise(8, 5003).collect();
+    (values[17], values[5002]) = (f64::NAN, f64::INFINITY);
+    for dtype in [device.precision().compute(), DType::F32] {
+        let tensor = device.tensor(&[values.len()], dtype, "self-test")?;
+        write_floats(device, tensor, &values)?;
+        let mut bytes = vec![0; tensor.bytes()];
+        device.download(tensor, &mut bytes)?;
+        let copy = oracle.tensor(&[bytes.len()], DType::U8, "self-test")?;
+        oracle.upload(copy, &bytes)?;
+        let scratch = device.tensor(&[SCRATCH], DType::U8, "self-test")?;
+        let expected = Checksum { not_finite: 2, ..oracle.checksum(copy, copy)? };
+        let found = device.checksum(tensor, scratch)?;
+        if found != expected {
+            return Ok(Some(Failure(format!("kernel checksum: {found:?} of {dtype:?}, but it is {expected:?}"))));
+        }
+    }
+    Ok(None)
 }
 
 /// What a difference comes from: the kernels of the pass, of which the last one that wrote the output is most likely wrong.
@@ -184,13 +257,14 @@ fn graphs(device: &Launched) -> Result<Result<(), Failure>> {
     }))
 }
 
-/// Parameters, running statistics and momentum after the optimiser's step, and the copy that products read.
+/// Parameters, running statistics and momentum after what an op did with them, and the copy that products read.
 fn updated(
+    op: &str,
     (device, found): (&dyn Backend, &Trial),
     (oracle, expected): (&dyn Backend, &Trial),
     agreed: &mut dyn FnMut(f64, f64),
 ) -> Result<Option<Difference>> {
-    let (Some((found, tensors)), Some((expected, _))) = (&found.sgd, &expected.sgd) else { return Ok(None) };
+    let (Some((found, ..)), Some((expected, ..))) = (&found.update, &expected.update) else { return Ok(None) };
     let mut differs = |what: String, error: f64, limit: f64| -> Option<Difference> {
         if error > limit {
             return Some(Difference { what, error, limit });
@@ -198,17 +272,17 @@ fn updated(
         agreed(error, limit);
         None
     };
-    if let Some(compute) = tensors.compute {
+    if let Some(compute) = found.compute {
         let rounded = |device: &dyn Backend| -> Result<f64> {
-            let master = read_floats(device, tensors.master)?;
+            let master = read_floats(device, found.master)?;
             let master: Vec<f64> = master.iter().map(|&v| f64::from(bf16::from_f32(v as f32))).collect();
             Ok(lockstep::error(&read_floats(device, compute)?, &master))
         };
-        if let Some(difference) = differs("sgd, the rounded weights".into(), rounded(device)?, 0.0) {
+        if let Some(difference) = differs(format!("{op}, the rounded weights"), rounded(device)?, 0.0) {
             return Ok(Some(difference));
         }
         write_floats(device, compute, &vec![0.0; compute.elements()])?;
-        device.cast_weights(tensors.master, compute)?;
+        device.cast_weights(found.master, compute)?;
         if let Some(difference) = differs("cast_weights, the rounded weights".into(), rounded(device)?, 0.0) {
             return Ok(Some(difference));
         }
@@ -216,7 +290,7 @@ fn updated(
     for (field, what) in [(Field::Value, "value"), (Field::Momentum, "momentum")] {
         let (values, wanted) = (found.snapshot(device, field)?, expected.snapshot(oracle, field)?);
         for (index, spec) in found.specs().iter().enumerate() {
-            let op = if spec.kind.is_learned() { "sgd" } else { "batch_norm_statistics" };
+            let op = if spec.kind.is_learned() { op } else { "batch_norm_statistics" };
             let error = lockstep::error(&values.get(index), &wanted.get(index));
             if let Some(difference) = differs(format!("{op}, {what} of {}", spec.name), error, 2e-5) {
                 return Ok(Some(difference));
@@ -246,8 +320,7 @@ fn integers(backend: &dyn Backend, shape: &[usize], values: &[i32]) -> Result<Te
 }
 
 /// A network in the middle of its training.
-fn network(backend: &dyn Backend, method: &dyn Method) -> Result<(Model, ParameterStore)> {
-    let heads = method.heads();
+fn network(backend: &dyn Backend, heads: Vec<HeadSpec>) -> Result<(Model, ParameterStore)> {
     let config = ModelConfig { name: MODEL.into(), width: WIDTH, classes: COUNTS.len(), heads, hidden: Some(HIDDEN) };
     let model = Model::new(&config, backend.stem_channels())?;
     let store = ParameterStore::new(backend, model.specs().clone())?;
@@ -257,14 +330,16 @@ fn network(backend: &dyn Backend, method: &dyn Method) -> Result<(Model, Paramet
             let noise = noise(index as u32, spec.elements());
             let values: Vec<f64> = match spec.kind {
                 // Scaled by a power of two, which bf16 holds as well.
-                Kind::ConvWeight | Kind::LinearWeight => {
+                Kind::ConvWeight | Kind::LinearWeight | Kind::CosineWeight => {
                     let inputs: usize = spec.shape[1..].iter().product();
                     let scale = (-(inputs as f64).sqrt().log2().round()).exp2();
                     noise.map(|v| v * scale).collect()
                 }
-                Kind::NormWeight => noise.map(|v| 1.0 + v / 4.0).collect(),
+                Kind::NormWeight | Kind::HeadScale => noise.map(|v| 1.0 + v / 4.0).collect(),
                 Kind::RunningVar => noise.map(|v| 1.0 + v / 2.0).collect(),
-                Kind::NormBias | Kind::RunningMean | Kind::LinearBias { .. } => noise.map(|v| v / 4.0).collect(),
+                Kind::NormBias | Kind::RunningMean | Kind::LinearBias { .. } | Kind::ConstantBias { .. } => {
+                    noise.map(|v| v / 4.0).collect()
+                }
             };
             if field == Field::Value || spec.kind.is_learned() {
                 snapshot.set(index, &values);
@@ -281,7 +356,6 @@ fn step() -> StepParams {
         epoch: 2,
         step: 3,
         lambda: 0.75,
-        label_lambda: 0.625,
         cut: [2, 7, 3, 11],
         lr: 0.125,
         coefficients: [0.25, 0.75, 1.0],
@@ -294,7 +368,8 @@ fn inputs(backend: &dyn Backend, tape: &mut Tape, mixing: Mixing) -> Result<(Ste
     let mut row: Vec<i32> = bytemuck::cast_slice(std::slice::from_ref(&step())).to_vec();
     row.extend([0, 3, 8, 3, 5]); // originals
     row.extend([1, 8, 0, 7, 5]); // partners
-    let table = integers(backend, &[1, STEP_WORDS + 2 * BATCH], &row)?;
+    row.extend([0.625f32, 0.25, 1.0, 0.0, 0.5].map(|share| share.to_bits() as i32));
+    let table = integers(backend, &[1, row_words(BATCH)], &row)?;
     let cursor = integers(backend, &[1], &[0])?;
     let labels: Vec<i32> = (0..IMAGES).map(|image| (image * 3 % COUNTS.len()) as i32).collect();
     let labels = integers(backend, &[IMAGES], &labels)?;
@@ -307,49 +382,77 @@ fn inputs(backend: &dyn Backend, tape: &mut Tape, mixing: Mixing) -> Result<(Ste
     Ok((vars, labels, images))
 }
 
-fn training(backend: &dyn Backend, method: &dyn Method) -> Result<Trial> {
-    let (model, store) = network(backend, method)?;
-    let mut r = Recorder::new(backend, &store, Mode::Train { views: method.mixing().views() });
-    let (vars, labels, images) = inputs(backend, &mut r.tape, method.mixing())?;
+/// A method's recipe, whatever it defers in force.
+fn recipe(name: &str) -> Result<Recipe> {
+    let settings = MethodSettings { epochs: 1, k: 1.0, ..MethodSettings::default() };
+    Ok(method(name).map_err(Error::Config)?.recipe(&settings, &COUNTS))
+}
+
+fn training(backend: &dyn Backend, name: &str) -> Result<Trial> {
+    let recipe = recipe(name)?;
+    let (model, store) = network(backend, recipe.head_specs())?;
+    let mixing = recipe.views()?;
+    let mut r = Recorder::new(backend, &store, Mode::Train { views: mixing.views() });
+    let (vars, labels, images) = inputs(backend, &mut r.tape, mixing)?;
     let float = backend.precision().accumulate();
-    let weights = backend.tensor(&[COUNTS.len()], float, "self-test")?;
-    write_floats(backend, weights, &class_weights(&COUNTS, 1.0))?;
     let log = backend.tensor(&[1, LOSS_COLUMNS], float, "self-test")?;
-    let [class_weights, log] = [weights, log].map(|tensor| r.tape.external(tensor));
-    method.record(&mut r, &model, &Inputs { images, labels, class_weights, vars, log, batch: BATCH })?;
+    let mut vectors = Vec::new();
+    for values in recipe.vectors(&COUNTS, 0)?.chunks(ClassVector::COUNT * COUNTS.len()) {
+        let tensor = backend.tensor(&[ClassVector::COUNT, COUNTS.len()], float, "self-test")?;
+        write_floats(backend, tensor, values)?;
+        vectors.push(r.tape.external(tensor));
+    }
+    let log = r.tape.external(log);
+    recipe.record(&mut r, &model, &Inputs { images, labels, vectors: &vectors, vars, log, batch: BATCH })?;
     let program = r.tape.plan(backend, true)?;
-    let sgd = Sgd {
-        master: store.master,
-        compute: store.compute,
-        grad: store.grad,
-        momentum: store.momentum,
-        scalars: program.value(vars.scalars),
-    };
-    Ok(Trial { program, sgd: Some((store, sgd)) })
+    let settings = optimizer();
+    let rules = Rules::new(store.specs(), settings.weight_decay, &settings.groups)?;
+    let optimizer = Optimizer::new(backend, &store, &rules, &settings)?;
+    optimizer.begin(backend)?;
+    let scalars = program.value(vars.scalars);
+    Ok(Trial { program, update: Some((store, optimizer, scalars)) })
 }
 
 fn evaluation(backend: &dyn Backend) -> Result<Trial> {
-    let method = METHODS[0];
-    let (model, store) = network(backend, method)?;
+    let recipe = recipe(METHODS[0])?;
+    let (model, store) = network(backend, recipe.head_specs())?;
     let mut r = Recorder::new(backend, &store, Mode::Inference);
     let (vars, labels, images) = inputs(backend, &mut r.tape, Mixing::Evaluate)?;
     let ranks = integers(backend, &[IMAGES], &[-1; IMAGES])?;
     let confidences = backend.tensor(&[IMAGES], DType::F32, "self-test")?;
     let [ranks, confidences] = [ranks, confidences].map(|tensor| r.tape.external(tensor));
     let features = model.record_features(&mut r, images)?;
-    let logits = model.record_head(&mut r, method.classifier(false).name(), features)?;
-    classify(&mut r.tape, backend, logits, labels, vars, (ranks, confidences))?;
-    Ok(Trial { program: r.tape.plan(backend, false)?, sgd: None })
+    let logits = model.record_head(&mut r, recipe.evaluate.name(), features)?;
+    classify(&mut r.tape, backend, (logits, 1.0), labels, vars, (ranks, confidences))?;
+    Ok(Trial { program: r.tape.plan(backend, false)?, update: None })
 }
 
-/// The mixtures of given views, as reference steps have them.
-fn views(backend: &dyn Backend) -> Result<Trial> {
-    let views = filled(backend, &[4 * BATCH, SIZE, SIZE, 3], backend.precision().accumulate(), 1)?;
+/// The views of given images, as reference steps have them.
+fn views(backend: &dyn Backend, mixing: Mixing) -> Result<Trial> {
+    let views = filled(backend, &[mixing.image_sets() * BATCH, SIZE, SIZE, 3], backend.precision().accumulate(), 1)?;
     let scalars = integers(backend, &[STEP_WORDS], bytemuck::cast_slice(std::slice::from_ref(&step())))?;
     let mut tape = Tape::new();
     let [views, scalars] = [views, scalars].map(|tensor| tape.external(tensor));
-    mix_views(&mut tape, backend, views, scalars)?;
-    Ok(Trial { program: tape.plan(backend, false)?, sgd: None })
+    mix_views(&mut tape, backend, mixing, views, scalars)?;
+    Ok(Trial { program: tape.plan(backend, false)?, update: None })
+}
+
+/// Heads of every shape on the same vectors: which of them a run trains, its settings say.
+fn heads(backend: &dyn Backend) -> Result<Trial> {
+    let (model, store) = network(backend, HEADS.to_vec())?;
+    let float = backend.precision().accumulate();
+    let mut r = Recorder::new(backend, &store, Mode::Train { views: 1 });
+    let [x, dx] = [7, 8].map(|salt| filled(backend, &[BATCH, HIDDEN], float, salt));
+    let x = r.tape.parameter(x?, dx?);
+    let outputs = HEADS.iter().map(|head| model.record_head(&mut r, head.name, x)).collect::<Result<Vec<_>>>()?;
+    outputs.iter().for_each(|&output| r.tape.keep(output));
+    let program = r.tape.plan(backend, true)?;
+    for (salt, output) in (9..).zip(outputs) {
+        if let Some(dy) = program.grad(output) {
+            write_floats(backend, dy, &noise(salt, dy.elements()).collect::<Vec<_>>())?;
+        }
+    }
+    Ok(Trial { program, update: None })
 }
 
 /// The three products of a convolution, by themselves.
@@ -367,5 +470,5 @@ fn product(backend: &dyn Backend, g: &Geometry) -> Result<Trial> {
     if let Some(dy) = program.grad(y) {
         write_floats(backend, dy, &noise(6, dy.elements()).collect::<Vec<_>>())?;
     }
-    Ok(Trial { program, sgd: None })
+    Ok(Trial { program, update: None })
 }

@@ -9,6 +9,7 @@ mod cpu_level;
 mod output;
 mod prepare;
 mod screens;
+mod sweep;
 mod train;
 mod verify;
 

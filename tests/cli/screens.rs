@@ -28,6 +28,9 @@ const COMMANDS: &[&str] = &[
     "bench kernels --width 16 --batch 2 --size 8 --seconds 0 --device cpu --compare k.json",
     "info --preset cifar100-lt-if100",
     "verify step.safetensors --device cpu",
+    "sweep --base demo --data a.lt --width 2 --epochs 2 --batch 8 --threads 1 --device cpu --seeds 0..1 --grid k=1,1.2 --out s",
+    "sweep --base demo --data a.lt --width 2 --epochs 2 --batch 8 --threads 1 --device cpu --seeds 0..2 --grid k=1,1.2 --out s \
+     --dry-run",
 ];
 
 /// The commands whose help is looked at.
@@ -40,6 +43,7 @@ const HELPED: &[&str] = &[
     "prepare synthetic",
     "prepare check",
     "train",
+    "sweep",
     "eval",
     "verify",
     "bench",
@@ -149,6 +153,35 @@ fn help_fits() {
             check_widths(&format!("{line} --help"), &text, columns);
         }
     }
+}
+
+/// Lines of the progress bar's drawings.
+fn bars(text: &str) -> Vec<String> {
+    let plain = without_escapes(text);
+    let lines = plain.split(['\n', '\r']).filter(|line| line.starts_with("epoch") && line.contains(" ["));
+    lines.map(String::from).collect()
+}
+
+#[test]
+fn progress_bars_are_as_wide_as_columns_says() {
+    for columns in [50, 100] {
+        let train = format!("{TRAIN} --out bar{columns}");
+        let text = on_terminal(command(place(), &train).env("COLUMNS", columns.to_string()), 80);
+        check_widths(&train, &text, columns);
+        let bars = bars(&text);
+        assert!(bars.iter().any(|bar| bar.chars().count() + 1 >= columns), "{columns} columns: {bars:?}");
+    }
+}
+
+#[test]
+fn trust_in_a_device_is_among_the_options_of_devices() {
+    let text = piped(&mut command(place(), "train --help"));
+    let (_, device) = text.split_once("\nDevice:\n").expect("a heading");
+    let device = device.split("\n\n").take_while(|part| part.starts_with("  ")).collect::<String>();
+    let group = device.split("\nRun:").next().expect("a group");
+    assert!(group.contains("--trust-device") && group.contains("--precision"), "{text}");
+    assert_eq!(text.matches("--trust-device").count(), 1, "{text}");
+    assert_eq!(text.matches("\nDevice:\n").count(), 1, "{text}");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! PyTorch's results for single ops: `tests/fixtures/ops.safetensors`, see the README there.
+//! PyTorch's results for single ops: `tests/fixtures/{ops,losses,optimizer}.safetensors`, see the README there.
 
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
@@ -42,8 +42,7 @@ struct File {
     tensors: BTreeMap<String, Array>,
 }
 
-fn read() -> File {
-    let bytes = include_bytes!("../fixtures/ops.safetensors");
+fn read(bytes: &[u8]) -> File {
     let (_, header) = SafeTensors::read_metadata(bytes).expect("the fixture's header");
     let attributes = header.metadata().clone().expect("the fixture's metadata");
     let attributes = attributes.into_iter().map(|(case, json)| (case, serde_json::from_str(&json).expect("JSON")));
@@ -63,12 +62,16 @@ fn read() -> File {
 
 /// All cases of an op; there is at least one.
 pub fn of(op: &str) -> Vec<Fixture> {
-    static FILE: OnceLock<File> = OnceLock::new();
-    let file = FILE.get_or_init(read);
-    let cases: Vec<Fixture> = file
-        .attributes
+    static FILES: OnceLock<[File; 3]> = OnceLock::new();
+    let files = FILES.get_or_init(|| {
+        let ops: &[u8] = include_bytes!("../fixtures/ops.safetensors");
+        let losses = read(include_bytes!("../fixtures/losses.safetensors"));
+        [read(ops), losses, read(include_bytes!("../fixtures/optimizer.safetensors"))]
+    });
+    let cases: Vec<Fixture> = files
         .iter()
-        .filter_map(|(case, attributes)| {
+        .flat_map(|file| file.attributes.iter().map(move |case| (file, case)))
+        .filter_map(|(file, (case, attributes))| {
             let name = case.strip_prefix(op)?.strip_prefix('.')?.to_owned();
             let prefix = format!("{case}.");
             let tensors = file

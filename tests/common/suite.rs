@@ -41,7 +41,8 @@ impl Case {
         self
     }
 
-    fn run(&self, backend: &dyn glmc_engine::ops::Backend) -> Result<Arrays> {
+    /// All outputs.
+    pub fn run(&self, backend: &dyn glmc_engine::ops::Backend) -> Result<Arrays> {
         let mut rig = Rig::new(backend);
         (self.body)(&mut rig, &self.inputs)?;
         rig.run()

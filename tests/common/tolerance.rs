@@ -31,19 +31,21 @@ const OTHERS: &[(&str, &str, Limits)] = &[
     ("network", "", [1e-12, 1e-5, 3e-1]),
     // The step's learning rate, weight decay and momentum are singles on every device; PyTorch's are doubles.
     ("sgd", "", [1e-7, 1e-6, 1.6e-2]),
+    // So are SAM's rho and the rate of its step.
+    ("sam", "", [1e-7, 1e-6, 1.6e-2]),
     // Mean, deviation and lambda are singles on every device; PyTorch's are doubles.
     ("augment_mix", "", [1e-6, 1e-6, 8e-3]),
     ("mix_views", "", [1e-7, 1e-6, 8e-3]),
-    // Classes' shares are products of singles.
-    ("soft_labels", "", [1e-7, 1e-6, 1e-6]),
     // Confidences are singles on every device.
     ("classify", "", [1e-6, 1e-6, 1e-6]),
     // Coefficients are singles on every device; PyTorch's are doubles.
-    ("soft_label_cross_entropy", "", [1e-7, 3e-6, 3e-6]),
     ("negative_cosine", "", [1e-7, 3e-6, 3e-6]),
     ("total_loss", "", [1e-7, 3e-6, 3e-6]),
-    // Heads run in the accumulation type in every precision.
+    // Heads and losses run in the accumulation type in every precision.
+    ("supervised_loss", "", [1e-12, 3e-6, 3e-6]),
     ("linear", "", [1e-13, 3e-6, 3e-6]),
+    ("normalize_rows", "", [1e-13, 3e-6, 3e-6]),
+    ("scale_columns", "", [1e-13, 3e-6, 3e-6]),
 ];
 
 fn limit(op: &str, output: &str, precision: Precision) -> f64 {

@@ -4,6 +4,7 @@ use glmc_engine::backend;
 use glmc_engine::config::{Config, PlacementSettings, Settings};
 use glmc_engine::memory::read_floats;
 use glmc_engine::method::EpochPlan;
+use glmc_engine::nn::Field;
 use glmc_engine::ops::Backend;
 use glmc_engine::ops::augment_mix::Augmentation;
 use glmc_engine::tensor::Precision;
@@ -33,16 +34,29 @@ pub fn images(size: usize, count: usize) -> Pictures {
 pub struct Rig<'a> {
     /// The device.
     pub backend: &'a dyn Backend,
-    engine: Engine<'a>,
+    /// What runs on it.
+    pub engine: Engine<'a>,
     plan: EpochPlan,
 }
 
 impl<'a> Rig<'a> {
     /// A step of `batch` samples on a device. Rigs live as long as the test's process.
+    #[allow(dead_code)] // not every test program asks for nothing more
     pub fn new(device: &str, precision: Precision, pictures: &'a Pictures, width: usize, batch: usize) -> Rig<'a> {
+        Rig::with(device, precision, pictures, (width, batch), Settings::default())
+    }
+
+    /// As [`Rig::new`], with more settings.
+    pub fn with(
+        device: &str,
+        precision: Precision,
+        pictures: &'a Pictures,
+        (width, batch): (usize, usize),
+        settings: Settings,
+    ) -> Rig<'a> {
         let backend: &'a dyn Backend = Box::leak(backend::open(device, precision, 2).expect("a device"));
         let size = pictures.size;
-        let config = Config::resolve(Settings {
+        let config = Config::resolve(settings.or(Settings {
             placement: PlacementSettings { resident_limit: Some(usize::MAX >> 20), ..PlacementSettings::on("none") },
             model: Some("resnet20".into()),
             width: Some(width),
@@ -54,7 +68,7 @@ impl<'a> Rig<'a> {
             resample: Some(0.2),
             seed: Some(1),
             ..Settings::default()
-        });
+        }));
         let config = config.expect("a configuration");
         let data = Data {
             counts: &[120, 80, 60, 48, 40],
@@ -64,7 +78,7 @@ impl<'a> Rig<'a> {
             augmentation: Augmentation { mean: [0.5; 3], std: [0.25; 3], padding: 2, flip: true },
         };
         let engine = Engine::new(backend, &config, &data).expect("memory");
-        engine.parameters.initialise(backend, 1).expect("a start");
+        engine.initialise(backend, 1).expect("a start");
         // The second epoch: alpha is 3/4 there, so that every loss counts.
         let plan = engine.draw(1).expect("a plan");
         engine.load(backend, &plan, 0).expect("a table");
@@ -74,6 +88,14 @@ impl<'a> Rig<'a> {
     /// Runs a step.
     pub fn run(&self, step: usize) {
         self.engine.run(self.backend, &self.plan, step).expect("a step");
+    }
+
+    /// A field of every parameter, by its name.
+    #[allow(dead_code)] // not every test program looks at parameters
+    pub fn parameters(&self, field: Field) -> Vec<(String, Vec<f64>)> {
+        let snapshot = self.engine.parameters.snapshot(self.backend, field).expect("parameters");
+        let specs = self.engine.parameters.specs().iter().enumerate();
+        specs.map(|(index, spec)| (spec.name.clone(), snapshot.get(index))).collect()
     }
 
     /// L_c, L_cb, L_sim and the total of every step so far.

@@ -141,9 +141,26 @@ fn same_run(run: &Path, expected: &Path) -> Result<(), Failed> {
 
 /// Late and early work, resident and streamed images: all the same bits.
 pub fn training(precision: &str) -> Result<(), Failed> {
+    trained(precision, "")
+}
+
+/// Both passes of SAM, the way up and back, and projections are in the one graph of a step.
+pub fn optimizer() -> Result<(), Failed> {
+    trained(
+        "bf16",
+        "project = { max_norm = 0.1, match = \"fc*.weight\", every = \"step\" }\nnesterov = true\n\
+         sam = { rho = 0.05, ascent = [1, 1, 0] }\ngroups = [{ match = \"*.bias\", weight_decay = 0.0 }]\n",
+    )
+}
+
+fn trained(precision: &str, settings: &str) -> Result<(), Failed> {
     let place = Place::new()?;
+    let file = place.path("settings.toml");
+    fs::write(&file, settings)?;
+    let config = ["--config".to_string(), file.display().to_string()];
     let expected = place.path("emulator");
-    ok(glmc(&place.folder, "", &place.training("emulator", precision, &expected))?.0)?;
+    let arguments = [place.training("emulator", precision, &expected), config.to_vec()].concat();
+    ok(glmc(&place.folder, "", &arguments)?.0)?;
     for (name, settings, more) in [
         ("late", "timing=late", ""),
         ("early", "timing=early", ""),
@@ -151,7 +168,7 @@ pub fn training(precision: &str) -> Result<(), Failed> {
         ("streamed-early", "timing=early", "--resident-limit 0"),
     ] {
         let run = place.path(name);
-        let mut arguments = place.training("cuda", precision, &run);
+        let mut arguments = [place.training("cuda", precision, &run), config.to_vec()].concat();
         arguments.extend(more.split_whitespace().map(String::from));
         let (_, report) = clean(glmc(&place.folder, settings, &arguments)?)?;
         same_run(&run, &expected)?;
@@ -237,6 +254,43 @@ pub fn bench_ops() -> Result<(), Failed> {
     assert!(number(&report, "replays") as f64 > passes, "{report:#}");
     let several = report["graph_nodes"].as_array().into_iter().flatten().filter(|n| n.as_u64() > Some(4)).count();
     assert!(several > 20, "{report:#}");
+    // None of them finds its operands where another left them: copies take turns, each once, as these are small.
+    let lists = ["graph_nodes", "graph_works"].map(|name| report[name].as_array().cloned().unwrap_or_default());
+    let different = lists[0].iter().zip(&lists[1]).filter(|(nodes, works)| nodes.as_u64() > Some(4) && nodes == works);
+    assert!(different.count() > 20, "{report:#}");
+    let copies = |op: &Value| op["copies"].as_u64().unwrap_or(0);
+    assert!(ops.iter().all(|op| copies(op) >= 1) && ops.iter().any(|op| copies(op) > 4), "{bench}");
+    assert_eq!(bench["cache_bytes"], 1 << 20, "{bench}");
+    Ok(())
+}
+
+/// The device itself finds that its model is not finite any more: nothing is copied, and what was saved before stays.
+pub fn divergence() -> Result<(), Failed> {
+    let place = Place::new()?;
+    for precision in ["f32", "bf16"] {
+        let run = place.path(precision);
+        let mut arguments = place.training("cuda", precision, &run);
+        let last = run.join("last.safetensors");
+        let (before, mut epochs) = (arguments.clone(), words("--epochs 12 --lr 20"));
+        for name in ["--epochs", "--lr"] {
+            let at = arguments.iter().position(|word| word == name).ok_or("a flag")?;
+            arguments.drain(at..at + 2);
+        }
+        assert!(arguments.len() + 4 == before.len());
+        arguments.append(&mut epochs);
+        let (output, _) = glmc(&place.folder, "", &arguments)?;
+        let line = one_line(&output);
+        assert!(line.contains(" is no longer finite after epoch "), "{precision}: {line}");
+        let kept = fs::read_to_string(run.join("metrics.jsonl"))?.lines().count();
+        assert!(line.contains(&format!("last.safetensors still holds epoch {kept};")), "{precision}: {line}");
+        let model = safetensors::SafeTensors::deserialize(&fs::read(&last)?).map(|model| model.len())?;
+        assert!(model > 0, "{precision}");
+        // Again from there: the same end, and the same file.
+        let held = fs::read(&last)?;
+        let (output, _) = glmc(&place.folder, "", &words(&format!("train --resume {}", run.display())))?;
+        assert_eq!(one_line(&output), line);
+        assert!(fs::read(&last)? == held, "{precision}: the checkpoint was replaced");
+    }
     Ok(())
 }
 

@@ -126,7 +126,8 @@ fn broken(settings: &str, parts: &[&str]) -> Result<(), Failed> {
 
 pub fn wrong() -> Result<(), Failed> {
     broken("wrong=conv2d_forward", &["kernel conv2d_forward<", "conv2d (", "forward, output", " is off by "])?;
-    broken("wrong=linear_input_grad", &["linear_input_grad", "linear (", "backward", " is off by "])
+    broken("wrong=linear_input_grad", &["linear_input_grad", "linear (", "backward", " is off by "])?;
+    broken("wrong=checksum", &["kernel checksum: ", ", but it is "])
 }
 
 pub fn hanging() -> Result<(), Failed> {
@@ -134,7 +135,7 @@ pub fn hanging() -> Result<(), Failed> {
 }
 
 pub fn faulting() -> Result<(), Failed> {
-    broken("fault=soft_labels", &["kernel soft_labels", "CUDA_ERROR_ILLEGAL_ADDRESS"])?;
+    broken("fault=supervised_loss", &["kernel supervised_loss", "CUDA_ERROR_ILLEGAL_ADDRESS"])?;
     broken("crash=sgd", &["kernel sgd<", "the process ended in it (signal: 6"])
 }
 

@@ -10,7 +10,6 @@ const FOR_TESTS: &[(&str, &str)] = &[
     ("check_orders", "the emulator's check that no result depends on the order of threads"),
     ("kernel_files", "that no kernel is without a launch is seen in the tests of the kernels command"),
     ("leaf", "tests of ops give gradients to inputs, which no training step does"),
-    ("mixed", "stores of images of several sizes are read; what prepares them is still to come"),
 ];
 
 /// The code of `src/` that is compiled for the program.

@@ -9,13 +9,13 @@ use glmc_engine::memory::Memory;
 use glmc_engine::ops::augment_mix::{AugmentMix, AugmentMixKernels, Augmentation, Mixing};
 use glmc_engine::ops::batch_norm_apply::{self, BatchNormApplyKernels, Shortcut};
 use glmc_engine::ops::batch_norm_statistics::{self, BatchNormStatistics, BatchNormStatisticsKernels};
+use glmc_engine::ops::checksum::{ChecksumKernels, SCRATCH};
 use glmc_engine::ops::global_avg_pool::GlobalAvgPoolKernels;
 use glmc_engine::ops::linear::{self, LinearKernels};
-use glmc_engine::ops::load_step::{LoadStep, LoadStepKernels, STEP_WORDS, StepParams};
+use glmc_engine::ops::load_step::{LoadStep, LoadStepKernels, STEP_WORDS, StepParams, row_words};
 use glmc_engine::ops::negative_cosine::{NegativeCosine, NegativeCosineKernels};
 use glmc_engine::ops::sgd::{Sgd, SgdConfig, SgdKernels};
-use glmc_engine::ops::soft_label_cross_entropy::{Head, SoftLabelCrossEntropy, SoftLabelCrossEntropyKernels};
-use glmc_engine::ops::soft_labels::{SoftLabels, SoftLabelsKernels};
+use glmc_engine::ops::supervised_loss::{Form, Head, Reduction, SupervisedLoss, SupervisedLossKernels};
 use glmc_engine::ops::total_loss::{TotalLoss, TotalLossKernels};
 use glmc_engine::rng::philox;
 use glmc_engine::tensor::Grad;
@@ -129,11 +129,14 @@ fn wrong_tensors_are_refused_by_name() {
 #[test]
 fn a_table_that_has_run_out_is_an_error() {
     let b = backend(Precision::F32);
-    let table = tensor(&b, &[2, STEP_WORDS + 6], DType::I32);
+    let table = tensor(&b, &[2, row_words(3)], DType::I32);
     let cursor = tensor(&b, &[1], DType::I32);
     let (scalars, originals, partners) =
         (tensor(&b, &[STEP_WORDS], DType::I32), tensor(&b, &[3], DType::I32), tensor(&b, &[3], DType::I32));
-    let load = || b.load_step(&LoadStep { table, cursor, scalars, originals, partners }).and_then(|()| b.synchronize());
+    let shares = tensor(&b, &[3], DType::F32);
+    let load = || {
+        b.load_step(&LoadStep { table, cursor, scalars, originals, partners, shares }).and_then(|()| b.synchronize())
+    };
     load().unwrap();
     load().unwrap();
     assert!(message(load()).contains("load_step"));
@@ -147,21 +150,22 @@ fn checksums_tell_tensors_apart() {
     let mut data: Vec<u8> = (0..n as u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
     b.upload(left, &data).unwrap();
     b.upload(right, &data).unwrap();
-    let first = b.checksum(left).unwrap();
-    assert_eq!(first, b.checksum(right).unwrap());
+    let scratch = tensor(&b, &[SCRATCH], DType::U8);
+    let first = b.checksum(left, scratch).unwrap();
+    assert_eq!((first, first.not_finite), (b.checksum(right, scratch).unwrap(), 0));
     let allocated = b.allocated().0;
     for at in [0, 1, 4097, n - 2, n - 1] {
         data[at] ^= 0x40;
         b.upload(right, &data).unwrap();
-        assert_ne!(first, b.checksum(right).unwrap(), "byte {at}");
+        assert_ne!(first, b.checksum(right, scratch).unwrap(), "byte {at}");
         data[at] ^= 0x40;
     }
     data.swap(100, 104);
     b.upload(right, &data).unwrap();
-    assert_ne!(first, b.checksum(right).unwrap(), "two words changed places");
+    assert_ne!(first, b.checksum(right, scratch).unwrap(), "two words changed places");
     assert_eq!(b.allocated().0, allocated);
     let odd = Tensor { offset: 1, ..Tensor::at_start(left.buffer, &[8], DType::U8) };
-    assert!(message(b.checksum(odd)).contains("no multiple of 4"));
+    assert!(message(b.checksum(odd, scratch)).contains("no multiple of 4"));
 }
 
 /// A small step without convolutions: every other kernel that reduces, loads or draws.
@@ -169,7 +173,7 @@ struct Step {
     b: Launched,
     batch: usize,
     inputs: [Tensor; 5],
-    work: [Tensor; 14],
+    work: [Tensor; 13],
     norm: [Tensor; 9],
     sgd: [Tensor; 4],
     log: Tensor,
@@ -199,14 +203,13 @@ impl Step {
         let labels = t(&[images], DType::I32);
         let classes: Vec<i32> = (0..images).map(|_| (word() % CLASSES as u32) as i32).collect();
         b.upload(labels, bytemuck::cast_slice(&classes)).unwrap();
-        let table = t(&[rows, STEP_WORDS + 2 * batch], DType::I32);
+        let table = t(&[rows, row_words(batch)], DType::I32);
         let mut words = Vec::new();
         for row in 0..rows as u32 {
             let params = StepParams {
                 seed: [1, 2],
                 step: row,
                 lambda: 0.3 + 0.1 * row as f32,
-                label_lambda: 0.3 + 0.1 * row as f32,
                 cut: [2, 7, 0, 5],
                 lr: 0.1,
                 coefficients: [0.6, 0.4, 2.0],
@@ -215,11 +218,14 @@ impl Step {
             };
             words.extend_from_slice(bytemuck::cast_slice::<_, i32>(&[params]));
             words.extend((0..2 * batch).map(|_| (word() % images as u32) as i32));
+            words.extend((0..batch).map(|n| (0.3 + 0.1 * (row as usize + n) as f32 / batch as f32).to_bits() as i32));
         }
         b.upload(table, bytemuck::cast_slice(&words)).unwrap();
         let cursor = t(&[1], DType::I32);
-        let class_weights = f(&[CLASSES]);
-        b.upload(class_weights, bytemuck::cast_slice(&[0.5f32, 1.5].repeat(CLASSES / 2))).unwrap();
+        let vectors = f(&[5, CLASSES]);
+        let rows_of = |[odd, even]: [f32; 2]| [odd, even].repeat(CLASSES / 2);
+        let each = [[1.0, 0.75], [0.5, -1.0], [0.25, 0.125], [0.5, 1.5], [0.0, 0.25]].map(rows_of).concat();
+        b.upload(vectors, bytemuck::cast_slice(&each)).unwrap();
         let weights = CLASSES * CHANNELS + CLASSES;
         let sgd = [f(&[weights]), f(&[weights]), f(&[weights]), t(&[weights], compute)];
         let start: Vec<f32> = (0..weights).map(|_| word() as f32 / (1 << 23) as f32 - 1.0).collect();
@@ -231,8 +237,7 @@ impl Step {
             t(&[batch], DType::I32),
             t(&[batch], DType::I32),
             t(&image, compute),
-            f(&[batch, CLASSES]),
-            f(&[batch, CLASSES]),
+            f(&[batch]),
             f(&[count, stem]),
             f(&[count, CHANNELS]),
             f(&[count, CLASSES]),
@@ -261,37 +266,29 @@ impl Step {
         let sums: Vec<f32> = (0..norm[0].elements()).map(|i| if i / stem % 2 == 0 { 3.0 } else { 300.0 }).collect();
         b.upload(norm[0], bytemuck::cast_slice(&sums)).unwrap();
         let log = f(&[rows, 4]);
-        Step { batch, inputs: [pixels, labels, table, cursor, class_weights], work, norm, sgd, log, b }
+        Step { batch, inputs: [pixels, labels, table, cursor, vectors], work, norm, sgd, log, b }
     }
 
     fn run(&self) -> Result<()> {
         let b = &self.b;
-        let [pixels, labels, table, cursor, class_weights] = self.inputs;
-        let [
-            scalars,
-            originals,
-            partners,
-            out,
-            label,
-            label_weighted,
-            pooled,
-            hidden,
-            logits,
-            dlogits,
-            rows,
-            cosine,
-            du,
-            dx,
-        ] = self.work;
+        let [pixels, labels, table, cursor, vectors] = self.inputs;
+        let [scalars, originals, partners, out, shares, pooled, hidden, logits, dlogits, rows, cosine, du, dx] =
+            self.work;
         let augmentation = Augmentation { mean: [0.5; 3], std: [0.25; 3], padding: 2, flip: true };
-        b.load_step(&LoadStep { table, cursor, scalars, originals, partners })?;
-        b.augment_mix(Mixing::Glmc, &augmentation, &AugmentMix { pixels, originals, partners, scalars, out })?;
-        b.soft_labels(&SoftLabels { labels, originals, partners, class_weights, scalars, label, label_weighted })?;
+        b.load_step(&LoadStep { table, cursor, scalars, originals, partners, shares })?;
+        b.augment_mix(Mixing::GLMC, &augmentation, &AugmentMix { pixels, originals, partners, scalars, out })?;
         let g = norm_geometry(b, self.batch);
         let [sums, weight, bias, running_mean, running_var, z, statistics, scratch, dz] = self.norm;
         let (views, parts, pixels, channels) = (g.views, PARTS, g.pixels(), g.channels);
         let geometry = batch_norm_statistics::Geometry { views, parts, pixels, channels };
-        let tensors = BatchNormStatistics { x: out, sums, weight, running_mean, running_var, statistics };
+        let tensors = BatchNormStatistics {
+            x: out,
+            sums,
+            weight,
+            running_mean: Some(running_mean),
+            running_var: Some(running_var),
+            statistics,
+        };
         b.batch_norm_statistics(&geometry, &tensors)?;
         let forward = batch_norm_apply::Forward { x: out, statistics, weight, bias, shortcut: Some(out), z };
         b.batch_norm_apply(&g, &forward)?;
@@ -306,15 +303,17 @@ impl Step {
         let features = Tensor::at_start(hidden.buffer, &[2 * self.batch, CHANNELS], DType::F32);
         let weight1 = matrix(0, &[pooled.shape.dims()[1], CHANNELS]);
         b.linear_input_grad(&linear::InputGrad { dy: pooled, weight: weight1, dx: Grad::write(features) })?;
-        b.linear_forward(&linear::Forward { x: features, weight: weight2, bias: bias2, y: logits })?;
-        let head = Head { logits, label, dlogits: Some(Grad::write(dlogits)) };
-        b.soft_label_cross_entropy(&SoftLabelCrossEntropy { heads: &[head], scalars, rows })?;
+        b.linear_forward(&linear::Forward { x: features, weight: weight2, bias: Some(bias2), y: logits })?;
+        let (form, reduction, scale) = (Form::Softmax { focal: 0.5 }, Reduction::SumW, 1.25);
+        let heads = [Head { logits, vectors, form, reduction, scale, dlogits: Some(Grad::write(dlogits)) }];
+        b.supervised_loss(&SupervisedLoss { heads: &heads, labels, originals, partners, shares, scalars, rows })?;
         b.negative_cosine(&NegativeCosine {
             u: features,
             target: features,
             scalars,
             rows: cosine,
             du: Some(Grad::write(du)),
+            dtarget: None,
         })?;
         b.total_loss(&TotalLoss {
             cross_entropy: rows,
@@ -332,7 +331,7 @@ impl Step {
             x: features,
             dy: dlogits,
             dweight: dmatrix(0, &[CLASSES, CHANNELS]),
-            dbias: dmatrix(CLASSES * CHANNELS, &[CLASSES]),
+            dbias: Some(dmatrix(CLASSES * CHANNELS, &[CLASSES])),
         })?;
         b.global_avg_pool_backward(pooled, Grad::write(dz))?;
         let backward = batch_norm_apply::Backward {
@@ -350,7 +349,7 @@ impl Step {
         // The shortcut is the input itself here, so its gradient goes on top of dx: in a pass of its own.
         b.batch_norm_backward(&g, &batch_norm_apply::Backward { dshortcut: None, ..backward })?;
         b.batch_norm_backward(&g, &batch_norm_apply::Backward { dx: None, ..backward })?;
-        let config = SgdConfig { momentum: 0.9, weight_decay: 5e-4 };
+        let config = SgdConfig::plain(0.9, 5e-4);
         b.sgd(
             &config,
             &Sgd {
@@ -448,7 +447,7 @@ fn addresses_that_vectors_do_not_fit_give_the_same_results() {
                 b.upload(grad, bytemuck::cast_slice(&values)).unwrap();
                 let scalars = tensor(&b, &[STEP_WORDS], DType::I32);
                 b.upload(scalars, bytemuck::bytes_of(&StepParams { lr: 0.5, ..StepParams::default() })).unwrap();
-                let config = SgdConfig { momentum: 0.5, weight_decay: 0.25 };
+                let config = SgdConfig::plain(0.5, 0.25);
                 b.sgd(&config, &Sgd { master, compute: None, grad, momentum, scalars }).unwrap();
                 (bytes(&b, y), bytes(&b, master), bytes(&b, momentum))
             })

@@ -7,4 +7,5 @@ mod backend;
 mod common;
 mod conv2d;
 mod loss_table;
+mod optimizer;
 mod sweep;

@@ -15,6 +15,8 @@ use crate::settings::SETTINGS;
 pub const SHARED_LIMIT: i32 = 227 * 1024;
 /// An H100's. Nothing may depend on it but speed.
 const MULTIPROCESSORS: i32 = 132;
+/// Of L2: little, so that what is touched to get past it is little too.
+const CACHE: i32 = 1 << 20;
 
 #[unsafe(no_mangle)]
 unsafe extern "C" fn cuInit(_flags: u32) -> CUresult {
@@ -105,6 +107,7 @@ unsafe extern "C" fn cuDeviceGetAttribute(
             CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR => SETTINGS.compute.0,
             CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR => SETTINGS.compute.1,
             CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT => MULTIPROCESSORS,
+            CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE => CACHE,
             CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN => SHARED_LIMIT,
             other => {
                 let what = format!("{other:?}, which the mock does not know");

@@ -65,6 +65,12 @@ unsafe extern "C" fn cuGraphInstantiateWithFlags(made: *mut CUgraphExec, graph: 
         }
         let nodes = gpu.graphs[&handle].clone();
         gpu.report.graph_nodes.push(nodes.len());
+        let launches = nodes.iter().filter_map(|node| match node.as_ref() {
+            Operation::Launch { function, args, .. } => Some((function, args)),
+            _ => None,
+        });
+        let works = launches.collect::<std::collections::BTreeSet<_>>().len();
+        gpu.report.graph_works.push(works);
         let handle = gpu.handle();
         gpu.executables.insert(handle, Executable(nodes));
         give(gpu, "cuGraphInstantiate", made, handle as CUgraphExec)

@@ -19,6 +19,8 @@ pub struct Report {
     pub replays: u64,
     /// Nodes of each graph that was instantiated.
     pub graph_nodes: Vec<usize>,
+    /// ... and how many of them do not do just what another does: the same kernel with the same arguments.
+    pub graph_works: Vec<usize>,
     /// Bytes copied by the host from and to page-locked memory, and from and to ordinary memory.
     pub pinned_bytes: u64,
     pub pageable_bytes: u64,
@@ -41,6 +43,7 @@ pub extern "C" fn mock_cuda_report() {
         "launches": report.launches,
         "replays": report.replays,
         "graph_nodes": report.graph_nodes,
+        "graph_works": report.graph_works,
         "pinned_bytes": report.pinned_bytes,
         "pageable_bytes": report.pageable_bytes,
         "not_ready": report.not_ready,

@@ -45,7 +45,7 @@ fn training(name: &str, inputs: Vec<(&'static str, Array)>, views: usize, relu: 
         let shortcut = i.get("shortcut").map(|s| rig.leaf("shortcut", s, rig.compute()));
         let parameters = parameters(rig, i)?;
         let record = |rig: &mut Rig<'_>, name: &str, dz: &Array| {
-            let statistics = batch_norm_statistics(&mut rig.tape, rig.backend, x, sums, parameters)?;
+            let statistics = batch_norm_statistics(&mut rig.tape, rig.backend, x, sums, parameters, true)?;
             let z = batch_norm_apply(&mut rig.tape, rig.backend, x, parameters, Some(statistics), shortcut, relu)?;
             rig.output(name, z);
             rig.seed(z, dz);

@@ -2,7 +2,7 @@
 
 use glmc_engine::Error;
 use glmc_engine::ops::Backend;
-use glmc_engine::ops::augment_mix::{Augmentation, Mixing, augment_mix, mix_views};
+use glmc_engine::ops::augment_mix::{Augmentation, Mixing, View, augment_mix, mix_views};
 use glmc_engine::ops::batch_norm_apply::{Parameters, batch_norm_apply};
 use glmc_engine::ops::batch_norm_statistics::batch_norm_statistics;
 use glmc_engine::ops::classify::classify;
@@ -11,8 +11,9 @@ use glmc_engine::ops::global_avg_pool::global_avg_pool;
 use glmc_engine::ops::linear::linear;
 use glmc_engine::ops::load_step::{StepVars, load_step};
 use glmc_engine::ops::negative_cosine::negative_cosine;
-use glmc_engine::ops::soft_label_cross_entropy::soft_label_cross_entropy;
-use glmc_engine::ops::soft_labels::soft_labels;
+use glmc_engine::ops::normalize_rows::normalize_rows;
+use glmc_engine::ops::scale_columns::scale_columns;
+use glmc_engine::ops::supervised_loss::{Form, HeadLoss, Reduction, supervised_loss};
 use glmc_engine::ops::total_loss::total_loss;
 use glmc_engine::tape::{Tape, Var};
 use glmc_engine::tensor::DType;
@@ -35,7 +36,10 @@ impl Attempt<'_> {
     }
 
     fn step(&mut self, batch: usize) -> StepVars {
-        StepVars { scalars: self.whole(&[16]), originals: self.whole(&[batch]), partners: self.whole(&[batch]) }
+        let shares = self.tape.value(&[batch], DType::F32);
+        let [originals, partners] = [0; 2].map(|_| self.whole(&[batch]));
+        let scalars = self.whole(&[16]);
+        StepVars { scalars, logged: scalars, originals, partners, shares }
     }
 
     fn conv(&mut self, x: &[usize], w: &[usize], stride: usize, views: usize) -> Result<(), Error> {
@@ -50,7 +54,7 @@ impl Attempt<'_> {
 
     fn statistics(&mut self, x: &[usize], c: usize, sums: &[usize]) -> Result<(), Error> {
         let (x, sums, parameters) = (self.real(x), self.real(sums), self.norm(c));
-        batch_norm_statistics(&mut self.tape, self.backend, x, sums, parameters).map(drop)
+        batch_norm_statistics(&mut self.tape, self.backend, x, sums, parameters, true).map(drop)
     }
 
     fn apply(&mut self, x: &[usize], c: usize, views: usize, source: Option<&[usize]>) -> Result<(), Error> {
@@ -62,13 +66,23 @@ impl Attempt<'_> {
 
     fn dense(&mut self, x: &[usize], w: &[usize], b: usize) -> Result<(), Error> {
         let (x, w, b) = (self.real(x), self.real(w), self.real(&[b]));
-        linear(&mut self.tape, self.backend, x, w, b).map(drop)
+        linear(&mut self.tape, self.backend, x, w, Some(b)).map(drop)
     }
 
-    fn cross_entropy(&mut self, heads: &[[&[usize]; 2]]) -> Result<(), Error> {
-        let heads: Vec<_> = heads.iter().map(|[logits, label]| (self.real(logits), self.real(label))).collect();
-        let step = self.whole(&[16]);
-        soft_label_cross_entropy(&mut self.tape, self.backend, &heads, step).map(drop)
+    fn scaled(&mut self, x: &[usize], scales: &[usize]) -> Result<(), Error> {
+        let (x, scales) = (self.real(x), self.real(scales));
+        scale_columns(&mut self.tape, self.backend, x, scales).map(drop)
+    }
+
+    /// Heads of logits and class vectors, for a step of two samples.
+    fn supervised(&mut self, heads: &[[&[usize]; 2]], form: Form, scale: f32) -> Result<(), Error> {
+        let head = |[logits, vectors]: &[&[usize]; 2]| {
+            let (logits, vectors) = (self.real(logits), self.real(vectors));
+            HeadLoss { logits, vectors, form, reduction: Reduction::N, scale }
+        };
+        let heads: Vec<_> = heads.iter().map(head).collect();
+        let (labels, vars) = (self.whole(&[9]), self.step(2));
+        supervised_loss(&mut self.tape, self.backend, &heads, labels, vars).map(drop)
     }
 
     fn cosine(&mut self, u: &[usize], target: &[usize]) -> Result<(), Error> {
@@ -79,9 +93,11 @@ impl Attempt<'_> {
     fn augment(&mut self, pixels: &[usize], dtype: DType) -> Result<(), Error> {
         let (pixels, vars) = (self.tape.value(pixels, dtype), self.step(2));
         let augmentation = Augmentation { mean: [0.5; 3], std: [0.5; 3], padding: 4, flip: true };
-        augment_mix(&mut self.tape, self.backend, pixels, vars, Mixing::Glmc, augmentation).map(drop)
+        augment_mix(&mut self.tape, self.backend, pixels, vars, Mixing::GLMC, augmentation).map(drop)
     }
 }
+
+const PLAIN: Form = Form::Softmax { focal: 0.0 };
 
 type Try = fn(&mut Attempt<'_>) -> Result<(), Error>;
 
@@ -121,10 +137,32 @@ const WRONG: &[(&str, &str, &[&str], Try)] = &[
     ("linear", "input_rank", &["[2, 3, 4, 5]", "two"], |t| t.dense(&[2, 3, 4, 5], &[4, 5], 4)),
     ("linear", "inputs", &["[4, 6]", "[4, 5]"], |t| t.dense(&[2, 5], &[4, 6], 4)),
     ("linear", "bias", &["[3]", "[4]"], |t| t.dense(&[2, 5], &[4, 5], 3)),
-    ("soft_label_cross_entropy", "classes", &["[2, 4]", "[2, 5]"], |t| t.cross_entropy(&[[&[4, 5], &[2, 4]]])),
-    ("soft_label_cross_entropy", "batch", &["5 rows", "2 labels"], |t| t.cross_entropy(&[[&[5, 5], &[2, 5]]])),
-    ("soft_label_cross_entropy", "heads", &["[4, 6]", "[4, 5]"], |t| {
-        t.cross_entropy(&[[&[4, 5], &[2, 5]], [&[4, 6], &[2, 6]]])
+    ("normalize_rows", "rank", &["[5]", "two"], |t| {
+        let x = t.real(&[5]);
+        normalize_rows(&mut t.tape, t.backend, x).map(drop)
+    }),
+    ("scale_columns", "rank", &["[2, 3, 4, 5]", "two"], |t| t.scaled(&[2, 3, 4, 5], &[5])),
+    ("scale_columns", "scales", &["[4]", "[5]"], |t| t.scaled(&[3, 5], &[4])),
+    ("supervised_loss", "classes", &["[5, 4]", "[5, 5]"], |t| t.supervised(&[[&[4, 5], &[5, 4]]], PLAIN, 1.0)),
+    ("supervised_loss", "vectors", &["[4, 5]", "[5, 5]"], |t| t.supervised(&[[&[4, 5], &[4, 5]]], PLAIN, 1.0)),
+    ("supervised_loss", "rank", &["[4, 5, 1]", "two"], |t| t.supervised(&[[&[4, 5, 1], &[5, 5]]], PLAIN, 1.0)),
+    ("supervised_loss", "batch", &["5 rows", "2 samples"], |t| t.supervised(&[[&[5, 5], &[5, 5]]], PLAIN, 1.0)),
+    ("supervised_loss", "heads", &["[4, 6]", "[4, 5]"], |t| {
+        t.supervised(&[[&[4, 5], &[5, 5]], [&[4, 6], &[5, 6]]], PLAIN, 1.0)
+    }),
+    ("supervised_loss", "no_heads", &["one or two heads", "not 0"], |t| t.supervised(&[], PLAIN, 1.0)),
+    ("supervised_loss", "three_heads", &["one or two heads", "not 3"], |t| {
+        t.supervised(&[[&[4, 5], &[5, 5]], [&[4, 5], &[5, 5]], [&[4, 5], &[5, 5]]], PLAIN, 1.0)
+    }),
+    ("supervised_loss", "exponent", &["exponent", "-1"], |t| {
+        t.supervised(&[[&[4, 5], &[5, 5]]], Form::SigmoidFocal { focal: -1.0 }, 1.0)
+    }),
+    ("supervised_loss", "scale", &["above 0", "not 0"], |t| t.supervised(&[[&[4, 5], &[5, 5]]], PLAIN, 0.0)),
+    ("supervised_loss", "shares", &["[3]", "[2]"], |t| {
+        let (logits, vectors, labels, mut vars) = (t.real(&[4, 5]), t.real(&[5, 5]), t.whole(&[9]), t.step(2));
+        vars.shares = t.tape.value(&[3], DType::F32);
+        let head = HeadLoss { logits, vectors, form: PLAIN, reduction: Reduction::N, scale: 1.0 };
+        supervised_loss(&mut t.tape, t.backend, &[head], labels, vars).map(drop)
     }),
     ("negative_cosine", "target", &["[4, 6]", "[4, 5]"], |t| t.cosine(&[4, 5], &[4, 6])),
     ("negative_cosine", "odd", &["[3, 5]", "[2, 5]"], |t| t.cosine(&[3, 5], &[3, 5])),
@@ -133,13 +171,13 @@ const WRONG: &[(&str, &str, &[&str], Try)] = &[
     ("augment_mix", "type", &["bytes"], |t| t.augment(&[9, 8, 8, 3], DType::F32)),
     ("mix_views", "four_views", &["[6, 8, 8, 3]", "[4, 8, 8, 3]"], |t| {
         let (views, step) = (t.real(&[6, 8, 8, 3]), t.whole(&[16]));
-        mix_views(&mut t.tape, t.backend, views, step).map(drop)
+        mix_views(&mut t.tape, t.backend, Mixing::GLMC, views, step).map(drop)
     }),
-    ("soft_labels", "weights", &["[5, 2]", "[10]"], |t| {
-        let (labels, weights, vars) = (t.whole(&[9]), t.real(&[5, 2]), t.step(2));
-        soft_labels(&mut t.tape, t.backend, labels, vars, weights).map(drop)
+    ("mix_views", "two_sets", &["[5, 8, 8, 3]", "[4, 8, 8, 3]"], |t| {
+        let (views, step) = (t.real(&[5, 8, 8, 3]), t.whole(&[16]));
+        mix_views(&mut t.tape, t.backend, Mixing::One(View::Cutmix), views, step).map(drop)
     }),
-    ("load_step", "row", &["[3, 21]", "[3, 20]"], |t| {
+    ("load_step", "row", &["[3, 21]", "[3, 22]"], |t| {
         let (table, cursor) = (t.whole(&[3, 21]), t.whole(&[1]));
         load_step(&mut t.tape, table, cursor, 2).map(drop)
     }),
@@ -150,7 +188,7 @@ const WRONG: &[(&str, &str, &[&str], Try)] = &[
     ("classify", "rank", &["[2, 3, 4, 5]", "two"], |t| {
         let (logits, labels, vars) = (t.real(&[2, 3, 4, 5]), t.whole(&[9]), t.step(2));
         let results = (t.whole(&[9]), t.tape.value(&[9], DType::F32));
-        classify(&mut t.tape, t.backend, logits, labels, vars, results)
+        classify(&mut t.tape, t.backend, (logits, 1.0), labels, vars, results)
     }),
 ];
 

@@ -1,9 +1,8 @@
-//! Where a step begins and evaluation ends: `load_step`, `augment_mix`, `mix_views`, `soft_labels`, `classify`.
+//! Where a step begins and evaluation ends: `load_step`, `augment_mix`, `mix_views`, `classify`.
 
-use glmc_engine::ops::augment_mix::{Augmentation, Mixing, augment_mix, mix_views};
+use glmc_engine::ops::augment_mix::{Augmentation, Mixing, View, augment_mix, mix_views};
 use glmc_engine::ops::classify::classify;
-use glmc_engine::ops::load_step::{StepParams, StepVars, load_step};
-use glmc_engine::ops::soft_labels::soft_labels;
+use glmc_engine::ops::load_step::{StepParams, StepVars, load_step, row_words};
 use glmc_engine::rng::philox::{self, Purpose};
 use glmc_engine::tensor::DType;
 
@@ -31,10 +30,14 @@ fn colours(out: &Array) -> Array {
 }
 
 fn step_vars(rig: &mut Rig<'_>, i: &Arrays, step: &StepParams) -> glmc_engine::Result<StepVars> {
+    let scalars = rig.step(step)?;
     Ok(StepVars {
-        scalars: rig.step(step)?,
+        scalars,
+        logged: scalars,
         originals: rig.constant(&i["originals"], DType::I32)?,
         partners: rig.constant(&i["partners"], DType::I32)?,
+        // None of these ops reads them.
+        shares: rig.constant(&Array::filled(&i["partners"].shape, f64::NAN), DType::F32)?,
     })
 }
 
@@ -69,18 +72,20 @@ fn augment_one(pixels: &Array, image: usize, [row, column]: [usize; 2], flip: bo
     out
 }
 
-/// MixUp's batch, then CutMix's.
-fn mix(views: [&[f64]; 4], [n, h, w]: [usize; 3], step: &StepParams) -> Array {
+/// What a view shows of originals and partners that are augmented for it.
+fn show(view: View, own: &[f64], partner: &[f64], [h, w]: [usize; 2], step: &StepParams) -> Vec<f64> {
     let lambda = f64::from(step.lambda);
     let [top, bottom, left, right] = step.cut.map(|v| v as usize);
-    let [o1, o2, r1, r2] = views;
-    let mut out: Vec<f64> = o1.iter().zip(r1).map(|(o, r)| lambda * o + (1.0 - lambda) * r).collect();
-    for i in 0..n * h * w * 3 {
+    let value = |(i, (&o, &r)): (usize, (&f64, &f64))| {
         let (y, x) = (i / 3 / w % h, i / 3 % w);
-        let inside = (top..bottom).contains(&y) && (left..right).contains(&x);
-        out.push(if inside { r2[i] } else { o2[i] });
-    }
-    Array::new(&[2 * n, h, w, 3], out)
+        match view {
+            View::Plain => o,
+            View::Mixup => lambda * o + (1.0 - lambda) * r,
+            View::Cutmix if (top..bottom).contains(&y) && (left..right).contains(&x) => r,
+            View::Cutmix => o,
+        }
+    };
+    own.iter().zip(partner).enumerate().map(value).collect()
 }
 
 fn naive_augment(
@@ -92,35 +97,104 @@ fn naive_augment(
     let [_, h, w, _] = pixels.four();
     let batch = originals.data.len();
     let seed = u64::from(step.seed[0]) | u64::from(step.seed[1]) << 32;
-    let view = |indices: &Array, view: Option<u32>| -> Vec<f64> {
+    let augmented = |indices: &Array, stream: Option<u32>| -> Vec<f64> {
         let sample = |n: usize| {
             let image = indices.data[n] as usize;
-            let Some(view) = view else { return augment_one(pixels, image, [a.padding; 2], false, a) };
-            let words = philox::draw(seed, step.epoch, step.step, Purpose::Augment as u32 + view, n as u32);
+            let Some(stream) = stream else { return augment_one(pixels, image, [a.padding; 2], false, a) };
+            let words = philox::draw(seed, step.epoch, step.step, Purpose::Augment as u32 + stream, n as u32);
             let crop = [0, 1].map(|k| philox::below(words[k], 2 * a.padding as u32 + 1) as usize);
             augment_one(pixels, image, crop, a.flip && words[2] % 2 == 1, a)
         };
         (0..batch).flat_map(sample).collect()
     };
-    match mixing {
-        Mixing::Evaluate => Array::new(&[batch, h, w, 3], view(originals, None)),
-        Mixing::Single => Array::new(&[batch, h, w, 3], view(originals, Some(0))),
-        Mixing::Glmc => {
-            let views = [(originals, 0), (originals, 1), (partners, 2), (partners, 3)].map(|(i, v)| view(i, Some(v)));
-            mix([&views[0], &views[1], &views[2], &views[3]], [batch, h, w], step)
+    let views = match mixing {
+        Mixing::Evaluate => return Array::new(&[batch, h, w, 3], augmented(originals, None)),
+        Mixing::One(view) => vec![view],
+        Mixing::Two(first, second) => vec![first, second],
+    };
+    let mut out = Vec::new();
+    for (v, &view) in (0..).zip(&views) {
+        let (own, partner) = (augmented(originals, Some(v)), augmented(partners, Some(2 + v)));
+        out.extend(show(view, &own, &partner, [h, w], step));
+    }
+    Array::new(&[views.len() * batch, h, w, 3], out)
+}
+
+/// One view of each kind, and two of all kinds.
+fn mixings() -> Vec<Mixing> {
+    let kinds = [View::Plain, View::Mixup, View::Cutmix];
+    let two = kinds.into_iter().flat_map(|first| kinds.map(|second| Mixing::Two(first, second)));
+    kinds.map(Mixing::One).into_iter().chain(two).collect()
+}
+
+/// Black and white pixels, mean, deviation and lambda are such that every result is exact, in any type: all views, with the
+/// mixing on and off.
+fn exact_views(suite: &mut Suite) {
+    let mut random = Random::new(16);
+    let augmentation = Augmentation { mean: [0.5, 0.25, 0.75], std: [0.5, 0.25, 0.125], padding: 3, flip: true };
+    let [images, batch, height, width] = [7, 5, 9, 11];
+    let pixels = random.indices(&[images, height, width, 3], 2).map(|v| 255.0 * v);
+    let inputs = [pixels, random.indices(&[batch], images), random.indices(&[batch], images)];
+    let on = StepParams { seed: [3, 5], epoch: 1, step: 6, lambda: 0.75, cut: [2, 9, 1, 6], ..StepParams::default() };
+    // Empty boxes of each kind: no rows, no columns.
+    let offs =
+        [StepParams { lambda: 1.0, cut: [4, 4, 1, 6], ..on }, StepParams { lambda: 1.0, cut: [2, 9, 6, 6], ..on }];
+    assert_eq!(mixings().len(), 12);
+    for mixing in mixings() {
+        let plain = match mixing {
+            Mixing::Two(..) => Mixing::Two(View::Plain, View::Plain),
+            _ => Mixing::One(View::Plain),
+        };
+        let wanted = naive_augment(mixing, &augmentation, &on, &inputs);
+        let name = format!("{mixing}");
+        suite.exact(augment(&name, mixing, augmentation, on, inputs.clone()), vec![("out", wanted)]);
+        for (i, off) in offs.into_iter().enumerate() {
+            let wanted = naive_augment(plain, &augmentation, &off, &inputs);
+            let name = format!("{mixing}_off_{i}");
+            suite.exact(augment(&name, mixing, augmentation, off, inputs.clone()), vec![("out", wanted)]);
+        }
+
+        // Given images: as many sets as the mixing takes, of small integers.
+        let [n, h, w, views] = [3, 4, 5, mixing.views()];
+        let values = n * h * w * 3;
+        let given = random.integers(&[mixing.image_sets() * n, h, w, 3], 6);
+        let sets: Vec<&[f64]> = given.data.chunks(values).collect();
+        assert_eq!(sets.len(), if mixing == Mixing::One(View::Plain) { 1 } else { 2 * views });
+        for step in [on, offs[0], offs[1]].map(|s| StepParams { cut: [1, 3.min(s.cut[1]), s.cut[2].min(4), 4], ..s }) {
+            let kinds = match mixing {
+                Mixing::Two(first, second) => vec![first, second],
+                Mixing::One(view) => vec![view],
+                Mixing::Evaluate => Vec::new(),
+            };
+            let partner = |v: usize| sets.get(views + v).unwrap_or(&sets[v]);
+            let shown = kinds.iter().enumerate().flat_map(|(v, &kind)| show(kind, sets[v], partner(v), [h, w], &step));
+            let wanted = Array::new(&[views * n, h, w, 3], shown.collect());
+            let name = format!("{mixing}_{}_{:?}", step.lambda, step.cut);
+            suite.exact(given_views(&name, mixing, given.clone(), step), vec![("out", wanted)]);
         }
     }
 }
 
+fn given_views(name: &str, mixing: Mixing, images: Array, step: StepParams) -> Case {
+    Case::new("mix_views", name, [("images", images)], move |rig, i| {
+        rig.train = false;
+        let (images, step) = (rig.constant(&i["images"], rig.accumulate())?, rig.step(&step)?);
+        let out = mix_views(&mut rig.tape, rig.backend, mixing, images, step)?;
+        rig.output_through("out", out, colours);
+        Ok(())
+    })
+}
+
 fn augmentations(suite: &mut Suite) {
     let mut random = Random::new(6);
+    let single = Mixing::One(View::Plain);
     for (mixing, name, padding, flip, [images, batch, height, width]) in [
-        (Mixing::Glmc, "glmc", 4, true, [5, 6, 12, 12]),
-        (Mixing::Glmc, "glmc_batch_1", 4, true, [1, 1, 5, 9]),
-        (Mixing::Glmc, "glmc_plain", 0, false, [3, 4, 7, 6]),
-        (Mixing::Glmc, "glmc_wide_border", 9, true, [3, 8, 4, 4]),
-        (Mixing::Glmc, "glmc_32", 4, true, [40, 17, 32, 32]),
-        (Mixing::Single, "single", 4, true, [4, 9, 8, 10]),
+        (Mixing::GLMC, "glmc", 4, true, [5, 6, 12, 12]),
+        (Mixing::GLMC, "glmc_batch_1", 4, true, [1, 1, 5, 9]),
+        (Mixing::GLMC, "glmc_plain", 0, false, [3, 4, 7, 6]),
+        (Mixing::GLMC, "glmc_wide_border", 9, true, [3, 8, 4, 4]),
+        (Mixing::GLMC, "glmc_32", 4, true, [40, 17, 32, 32]),
+        (single, "single", 4, true, [4, 9, 8, 10]),
         (Mixing::Evaluate, "evaluate", 4, true, [6, 4, 9, 8]),
     ] {
         let pixels = random.indices(&[images, height, width, 3], 256);
@@ -149,73 +223,30 @@ fn augmentations(suite: &mut Suite) {
         let cut = cut.try_into().expect("four numbers");
         let step = StepParams { lambda: f.number("lambda") as f32, cut, ..StepParams::default() };
         let wanted = Array::new(&[2 * n, h, w, 3], [f.get("mixup").data, f.get("cutmix").data].concat());
-        let case = Case::new("mix_views", &f.name, [("views", views.reshaped(&[4 * n, h, w, 3]))], move |rig, i| {
-            rig.train = false;
-            let (views, step) = (rig.constant(&i["views"], rig.accumulate())?, rig.step(&step)?);
-            let out = mix_views(&mut rig.tape, rig.backend, views, step)?;
-            rig.output_through("out", out, colours);
-            Ok(())
-        });
+        let case = given_views(&f.name, Mixing::GLMC, views.reshaped(&[4 * n, h, w, 3]), step);
         suite.close("pytorch", case, vec![("out", wanted)]);
-    }
-}
-
-fn labels_case(name: &str, label_lambda: f32, labels: Array, pairs: [Array; 2], weights: Array) -> Case {
-    let [originals, partners] = pairs;
-    let inputs = [("labels", labels), ("originals", originals), ("partners", partners), ("weights", weights)];
-    let step = StepParams { lambda: f32::NAN, label_lambda, ..StepParams::default() };
-    Case::new("soft_labels", name, inputs, move |rig, i| {
-        rig.train = false;
-        let labels = rig.constant(&i["labels"], DType::I32)?;
-        let weights = rig.constant(&i["weights"], rig.accumulate())?;
-        let vars = step_vars(rig, i, &step)?;
-        let (label, weighted) = soft_labels(&mut rig.tape, rig.backend, labels, vars, weights)?;
-        rig.output("label", label);
-        rig.output("label_weighted", weighted);
-        Ok(())
-    })
-}
-
-fn labels(suite: &mut Suite) {
-    // Sample 1 meets its own class: its shares add up.
-    let [label_of, originals, partners] =
-        [[2.0, 0.0, 1.0], [1.0, 0.0, 2.0], [2.0, 0.0, 0.0]].map(|v| Array::vector(&v));
-    let label = vec![0.75, 0.25, 0.0, 0.0, 0.0, 1.0, 0.0, 0.75, 0.25];
-    let weighted = vec![6.0, 0.5, 0.0, 0.0, 0.0, 0.5, 0.0, 1.5, 0.125];
-    let weights = Array::vector(&[8.0, 2.0, 0.5]);
-    let wanted = [("label", label), ("label_weighted", weighted)].map(|(n, v)| (n, Array::new(&[3, 3], v)));
-    suite.exact(labels_case("three", 0.75, label_of, [originals, partners], weights), wanted.to_vec());
-    for f in fixtures::of("soft_label_cross_entropy") {
-        // PyTorch's labels come from classes; here image n is of the class that is mixed.
-        let (first, second) = (f.get("first"), f.get("second"));
-        let n = first.data.len();
-        let of = Array::vector(&[first.data, second.data].concat());
-        let [originals, partners] =
-            [0, n].map(|start| Array::vector(&(0..n).map(|i| (start + i) as f64).collect::<Vec<_>>()));
-        let counts: Vec<f64> =
-            f.attributes["counts"].as_array().expect("counts").iter().map(|v| v.as_f64().expect("a count")).collect();
-        let inverse: Vec<f64> = counts.iter().map(|n| n.powf(-f.number("k"))).collect();
-        let sum: f64 = inverse.iter().sum();
-        let weights: Vec<f64> = inverse.iter().map(|w| counts.len() as f64 * w / sum).collect();
-        let case = labels_case(&f.name, f.number("lambda") as f32, of, [originals, partners], Array::vector(&weights));
-        let wanted = ["label", "label_weighted"].map(|name| (name, f.get(name)));
-        suite.close("pytorch", case, wanted.to_vec());
     }
 }
 
 fn steps(suite: &mut Suite) {
     let mut random = Random::new(7);
     for batch in [1, 3, 64] {
-        let width = 16 + 2 * batch;
-        let table = random.indices(&[4, width], 1 << 30);
+        let width = row_words(batch);
+        let mut table = random.indices(&[4, width], 1 << 30);
+        for row in table.data.chunks_exact_mut(width) {
+            row[16 + 2 * batch..]
+                .iter_mut()
+                .for_each(|word| *word = f64::from((random.below(65) as f32 / 64.0).to_bits()));
+        }
         let row = |r: usize, from: usize, count: usize| Array::vector(&table.data[r * width + from..][..count]);
         let mut wanted = vec![("cursor", Array::vector(&[3.0]))];
-        for (r, [step, originals, partners]) in
-            [(1, ["step", "originals", "partners"]), (2, ["step2", "originals2", "partners2"])]
+        for (r, [step, originals, partners, shares]) in
+            [(1, ["step", "originals", "partners", "shares"]), (2, ["step2", "originals2", "partners2", "shares2"])]
         {
             wanted.push((step, row(r, 0, 16)));
             wanted.push((originals, row(r, 16, batch)));
             wanted.push((partners, row(r, 16 + batch, batch)));
+            wanted.push((shares, row(r, 16 + 2 * batch, batch).map(|word| f64::from(f32::from_bits(word as u32)))));
         }
         let case = Case::new("load_step", format!("batch_{batch}"), [("table", table)], move |rig, i| {
             rig.train = false;
@@ -225,8 +256,9 @@ fn steps(suite: &mut Suite) {
             let cursor = rig.tape.external(cursor);
             for suffix in ["", "2"] {
                 let vars = load_step(&mut rig.tape, table, cursor, batch)?;
-                for (name, var) in [("step", vars.scalars), ("originals", vars.originals), ("partners", vars.partners)]
-                {
+                let StepVars { scalars, originals, partners, shares, .. } = vars;
+                let all = [("step", scalars), ("originals", originals), ("partners", partners), ("shares", shares)];
+                for (name, var) in all {
                     rig.output(&format!("{name}{suffix}"), var);
                 }
             }
@@ -237,7 +269,7 @@ fn steps(suite: &mut Suite) {
 }
 
 /// Classifies into rows 2.. of ranks and confidences that start as -1.
-fn ranking(name: &str, logits: Array, labels: Array, originals: Array) -> Case {
+fn ranking(name: &str, (logits, scale): (Array, f32), labels: Array, originals: Array) -> Case {
     let rows = 2 + originals.data.len();
     let partners = originals.clone();
     let inputs = [("logits", logits), ("labels", labels), ("originals", originals), ("partners", partners)];
@@ -252,7 +284,7 @@ fn ranking(name: &str, logits: Array, labels: Array, originals: Array) -> Case {
         rig.output_memory("ranks", ranks);
         rig.output_memory("confidences", confidences);
         let results = (rig.tape.external(ranks), rig.tape.external(confidences));
-        classify(&mut rig.tape, rig.backend, logits, labels, vars, results)
+        classify(&mut rig.tape, rig.backend, (logits, scale), labels, vars, results)
     })
 }
 
@@ -267,26 +299,31 @@ fn rankings(suite: &mut Suite) {
     let logits = Array::new(&[4, 3], logits.concat());
     let (labels, originals) = (Array::vector(&[1.0, 2.0, 1.0, 1.0]), Array::vector(&[1.0, 0.0, 2.0, 3.0]));
     let ranks = Array::vector(&[-1.0, -1.0, 1.0, 1.0, 2.0, 0.0]);
-    suite.exact(ranking("ties_and_nan", logits, labels, originals), vec![("ranks", ranks)]);
+    suite.exact(ranking("ties_and_nan", (logits, 30.0), labels, originals), vec![("ranks", ranks)]);
 
     let mut random = Random::new(8);
     for [images, batch, classes] in [[9, 5, 10], [3, 1, 1], [70, 64, 100], [5, 3, 1000]] {
         let logits = random.normal(&[batch, classes]).map(|v| 4.0 * v);
         let (labels, originals) = (random.indices(&[images], classes), random.indices(&[batch], images));
-        suite.oracle(ranking(&format!("{batch}x{classes}"), logits.clone(), labels.clone(), originals.clone()));
-        let mut confidences = Array::filled(&[2 + batch], -1.0);
-        for (n, row) in logits.data.chunks_exact(classes).enumerate() {
-            let most = row.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-            confidences.data[2 + n] = 1.0 / row.iter().map(|v| (v - most).exp()).sum::<f64>();
+        // Logits as they are; and cosines, which a scale makes logits of.
+        for (logits, scale) in [(logits.clone(), 1.0), (logits.map(|v| v / 32.0), 16.0)] {
+            let name = format!("{batch}x{classes}_{scale}");
+            let case = || ranking(&name, (logits.clone(), scale), labels.clone(), originals.clone());
+            suite.oracle(case());
+            let mut confidences = Array::filled(&[2 + batch], -1.0);
+            for (n, row) in logits.data.chunks_exact(classes).enumerate() {
+                let most = row.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+                let exponentials = row.iter().map(|v| (f64::from(scale) * (v - most)).exp());
+                confidences.data[2 + n] = 1.0 / exponentials.sum::<f64>();
+            }
+            suite.close("naive", case(), vec![("confidences", confidences)]);
         }
-        let case = ranking(&format!("{batch}x{classes}"), logits, labels, originals);
-        suite.close("naive", case, vec![("confidences", confidences)]);
     }
 }
 
 pub fn add(suite: &mut Suite) {
     augmentations(suite);
-    labels(suite);
+    exact_views(suite);
     steps(suite);
     rankings(suite);
 }

@@ -1,54 +1,12 @@
-//! `soft_label_cross_entropy`, `negative_cosine` and `total_loss`.
+//! `negative_cosine` and `total_loss`.
 
 use glmc_engine::ops::load_step::StepParams;
 use glmc_engine::ops::negative_cosine::negative_cosine;
-use glmc_engine::ops::soft_label_cross_entropy::soft_label_cross_entropy;
 use glmc_engine::ops::total_loss::total_loss;
 
 use crate::common::array::{Array, Random};
 use crate::common::fixtures;
 use crate::common::suite::{Case, Suite};
-
-/// One head, or two where there are `logits_cb`.
-fn cross_entropy(name: &str, coefficients: [f32; 2], inputs: Vec<(&'static str, Array)>) -> Case {
-    let heads = if inputs.iter().any(|(name, _)| *name == "logits_cb") { 2 } else { 1 };
-    let ([count, _], [batch, _]) = (inputs[0].1.two(), inputs[1].1.two());
-    let weights = (0..heads * count).map(|i| f64::from(coefficients[i / count]) / batch as f64).collect();
-    let step = StepParams { coefficients: [coefficients[0], coefficients[1], f32::NAN], ..StepParams::default() };
-    Case::new("soft_label_cross_entropy", name, inputs, move |rig, i| {
-        let (dtype, step) = (rig.accumulate(), rig.step(&step)?);
-        let mut heads = Vec::new();
-        for (logits, label) in [("logits", "label"), ("logits_cb", "label_weighted")] {
-            let Some(values) = i.get(logits) else { continue };
-            heads.push((rig.leaf(logits, values, dtype), rig.constant(&i[label], dtype)?));
-        }
-        let rows = soft_label_cross_entropy(&mut rig.tape, rig.backend, &heads, step)?;
-        rig.output("rows", rows);
-        Ok(())
-    })
-    .objective("rows", Array::new(&[heads, count], weights))
-}
-
-/// The losses of the rows, as the formula has them.
-fn naive_rows(logits: &Array, label: &Array) -> Vec<f64> {
-    let ([count, classes], [batch, _]) = (logits.two(), label.two());
-    let row = |n: usize| {
-        let logits = &logits.data[n * classes..][..classes];
-        let most = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-        let log_sum = most + logits.iter().map(|v| (v - most).exp()).sum::<f64>().ln();
-        (0..classes).map(|c| label.data[n % batch * classes + c] * (log_sum - logits[c])).sum()
-    };
-    (0..count).map(row).collect()
-}
-
-fn random_cross_entropy(random: &mut Random, [batch, views, classes]: [usize; 3], heads: usize) -> Case {
-    let mut inputs = Vec::new();
-    for (logits, label) in [("logits", "label"), ("logits_cb", "label_weighted")].into_iter().take(heads) {
-        inputs.push((logits, random.normal(&[views * batch, classes]).map(|v| 3.0 * v)));
-        inputs.push((label, random.normal(&[batch, classes]).map(|v| v * v)));
-    }
-    cross_entropy(&format!("{batch}x{views}x{classes}_{heads}"), [0.75, 0.25], inputs)
-}
 
 fn cosine(name: &str, gamma: f32, u: Array, target: Array) -> Case {
     let [count, _] = u.two();
@@ -63,6 +21,43 @@ fn cosine(name: &str, gamma: f32, u: Array, target: Array) -> Case {
         Ok(())
     })
     .objective("rows", weights)
+}
+
+/// As [`cosine`] without a stop of the gradient; of u with itself where there is no target.
+fn flowing_cosine(name: &str, gamma: f32, u: Array, target: Option<Array>) -> Case {
+    let [count, _] = u.two();
+    let step = StepParams { coefficients: [f32::NAN, f32::NAN, gamma], ..StepParams::default() };
+    let weights = Array::filled(&[count], f64::from(gamma) / (count / 2) as f64);
+    let inputs = [("u", u)].into_iter().chain(target.map(|target| ("target", target)));
+    Case::new("negative_cosine", name, inputs, move |rig, i| {
+        let (dtype, step) = (rig.accumulate(), rig.step(&step)?);
+        let u = rig.leaf("u", &i["u"], dtype);
+        let target = i.get("target").map_or(u, |target| rig.leaf("target", target, dtype));
+        let rows = negative_cosine(&mut rig.tape, rig.backend, u, target, step)?;
+        rig.output("rows", rows);
+        Ok(())
+    })
+    .objective("rows", weights)
+}
+
+/// The gradient of the target, and of a value that meets itself.
+fn flowing_cosines(suite: &mut Suite) {
+    for f in fixtures::of("negative_cosine") {
+        let (u, h, gamma) = (f.get("u"), f.get("h"), f.number("gamma") as f32);
+        let both = flowing_cosine(&f.name, gamma, u, Some(h.clone()));
+        suite.close("pytorch_both", both, vec![("du", f.get("du")), ("dtarget", f.get("dh"))]);
+        let own = flowing_cosine(&f.name, gamma, h, None);
+        suite.close("pytorch_own", own, vec![("du", f.get("dh_own"))]);
+    }
+    let mut random = Random::new(18);
+    for [batch, features] in [[1, 3], [3, 8], [64, 128], [5, 33], [2, 257]] {
+        let [u, target] = [0; 2].map(|_| random.normal(&[2 * batch, features]));
+        suite.oracle(flowing_cosine(&format!("{batch}x{features}_both"), 4.0, u.clone(), Some(target)));
+        suite.oracle(flowing_cosine(&format!("{batch}x{features}_own"), 4.0, u, None));
+    }
+    let [u, target] = [0; 2].map(|_| random.normal(&[6, 5]));
+    suite.gradient(flowing_cosine("both", 0.5, u.clone(), Some(target)));
+    suite.gradient(flowing_cosine("own", 0.5, u, None));
 }
 
 fn total(name: &str, batch: usize, rows: Array, cosine: Option<Array>, coefficients: [f32; 3]) -> Case {
@@ -88,43 +83,8 @@ fn log(values: [f64; 4]) -> Array {
 }
 
 pub fn add(suite: &mut Suite) {
-    for f in fixtures::of("soft_label_cross_entropy") {
-        let names = ["logits", "label", "logits_cb", "label_weighted"];
-        let inputs: Vec<_> = names.map(|name| (name, f.get(name))).to_vec();
-        let (alpha, scale) = (f.number("alpha"), f.number("scale"));
-        let rows: Vec<f64> = [(0, 1), (2, 3)]
-            .into_iter()
-            .flat_map(|(logits, label)| naive_rows(&inputs[logits].1, &inputs[label].1))
-            .collect();
-        // The plain formula must agree with PyTorch's losses before it may judge the op's rows.
-        let ([count, _], [batch, _]) = (inputs[0].1.two(), inputs[1].1.two());
-        for (head, loss) in ["loss_c", "loss_cb"].into_iter().enumerate() {
-            let sum = scale * rows[head * count..][..count].iter().sum::<f64>() / batch as f64;
-            let want = f.get(loss).data[0];
-            assert!((sum - want).abs() <= 1e-12 * want.abs(), "{} {loss}: {sum} {want}", f.name);
-        }
-        let wanted = vec![
-            ("rows", Array::new(&[2, count], rows)),
-            ("dlogits", f.get("dlogits")),
-            ("dlogits_cb", f.get("dlogits_cb")),
-        ];
-        let coefficients = [alpha * scale, (1.0 - alpha) * scale].map(|c| c as f32);
-        suite.close("pytorch", cross_entropy(&f.name, coefficients, inputs), wanted);
-    }
+    flowing_cosines(suite);
     let mut random = Random::new(5);
-    for (extents, heads) in [([1, 1, 1], 1), ([1, 2, 2], 2), ([64, 2, 10], 2), ([3, 2, 1000], 2), ([33, 1, 37], 1)] {
-        suite.oracle(random_cross_entropy(&mut random, extents, heads));
-    }
-    for (extents, heads) in [([2, 2, 4], 2), ([3, 1, 5], 1)] {
-        suite.gradient(random_cross_entropy(&mut random, extents, heads));
-    }
-    // Logits whose exponentials overflow, and a single class far ahead: the loss is the difference.
-    let inputs = vec![
-        ("logits", Array::new(&[2, 3], vec![1e4, 0.0, -1e4, -2e4, -2e4 - 512.0, -3e4])),
-        ("label", Array::new(&[2, 3], vec![0.0, 1.0, 0.0, 0.0, 2.0, 0.0])),
-    ];
-    suite.exact(cross_entropy("overflow", [1.0, 0.0], inputs), vec![("rows", Array::new(&[1, 2], vec![1e4, 1024.0]))]);
-
     for f in fixtures::of("negative_cosine") {
         let (u, h) = (f.get("u"), f.get("h"));
         suite.close("pytorch", cosine(&f.name, f.number("gamma") as f32, u, h), vec![("du", f.get("du"))]);

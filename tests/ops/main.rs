@@ -5,6 +5,7 @@
 
 mod batch_norm;
 mod ceilings;
+mod checksum;
 #[path = "../common/mod.rs"]
 mod common;
 mod conv2d;
@@ -13,7 +14,9 @@ mod inputs;
 mod layers;
 mod losses;
 mod network;
+mod optimizer;
 mod sgd;
+mod supervised_loss;
 
 fn main() -> std::process::ExitCode {
     let arguments = libtest_mimic::Arguments::from_args();
@@ -22,10 +25,13 @@ fn main() -> std::process::ExitCode {
     batch_norm::add(&mut suite);
     layers::add(&mut suite);
     losses::add(&mut suite);
+    supervised_loss::add(&mut suite);
     inputs::add(&mut suite);
     sgd::add(&mut suite);
+    optimizer::add(&mut suite);
     network::add(&mut suite);
     ceilings::add(&mut suite);
+    checksum::add(&mut suite);
     errors::add(&mut suite);
     let conclusion = libtest_mimic::run(&arguments, suite.trials);
     if !arguments.list {

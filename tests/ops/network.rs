@@ -7,11 +7,12 @@ use glmc_engine::ops::batch_norm_statistics::batch_norm_statistics;
 use glmc_engine::ops::conv2d::{self, conv2d};
 use glmc_engine::ops::global_avg_pool::global_avg_pool;
 use glmc_engine::ops::linear::linear;
-use glmc_engine::ops::load_step::StepParams;
+use glmc_engine::ops::load_step::{StepParams, StepVars};
 use glmc_engine::ops::negative_cosine::negative_cosine;
-use glmc_engine::ops::soft_label_cross_entropy::soft_label_cross_entropy;
+use glmc_engine::ops::supervised_loss::{ClassVector, Form, HeadLoss, Reduction, supervised_loss};
 use glmc_engine::ops::total_loss::total_loss;
 use glmc_engine::tape::Var;
+use glmc_engine::tensor::DType;
 
 use crate::common::array::{Array, Random};
 use crate::common::devices::{self, ORACLE};
@@ -25,12 +26,11 @@ const STEP: StepParams = StepParams {
     epoch: 0,
     step: 0,
     lambda: 0.0,
-    label_lambda: 0.0,
     cut: [0; 4],
     lr: 0.0,
     coefficients: [0.75, 0.25, 0.5],
     row: 0,
-    reserved: 0,
+    reserved: [0; 2],
 };
 
 /// Convolution, batch normalisation, shortcut, ReLU. Inputs `wK`, `gammaK`, `betaK`.
@@ -48,7 +48,7 @@ fn block(rig: &mut Rig<'_>, i: &Arrays, k: usize, x: Var, stride: usize, shortcu
         running_var: rig.constant(&Array::filled(&channels, 1.0), accumulate)?,
     };
     let sums = sums.expect("asked for");
-    let statistics = batch_norm_statistics(&mut rig.tape, rig.backend, y, sums, parameters)?;
+    let statistics = batch_norm_statistics(&mut rig.tape, rig.backend, y, sums, parameters, true)?;
     batch_norm_apply(&mut rig.tape, rig.backend, y, parameters, Some(statistics), shortcut, true)
 }
 
@@ -56,7 +56,7 @@ fn dense(rig: &mut Rig<'_>, i: &Arrays, name: &str, x: Var) -> Result<Var> {
     let dtype = rig.accumulate();
     let bias = format!("{name}_bias");
     let (w, b) = (rig.parameter(name, &i[name], dtype)?, rig.parameter(&bias, &i[&bias], dtype)?);
-    linear(&mut rig.tape, rig.backend, x, w, b)
+    linear(&mut rig.tape, rig.backend, x, w, Some(b))
 }
 
 /// What the projections are compared with.
@@ -79,8 +79,15 @@ fn record(rig: &mut Rig<'_>, i: &Arrays, target: Target) -> Result<()> {
     let h = dense(rig, i, "projection", r)?;
     let u = dense(rig, i, "contrast", h)?;
     let mut heads = Vec::new();
-    for (name, label) in [("fc", "label"), ("fc_cb", "label_weighted")] {
-        heads.push((dense(rig, i, name, r)?, rig.constant(&i[label], dtype)?));
+    for name in ["fc", "fc_cb"] {
+        let (logits, vectors) = (dense(rig, i, name, r)?, rig.constant(&i[&format!("{name}_vectors")], dtype)?);
+        heads.push(HeadLoss {
+            logits,
+            vectors,
+            form: Form::Softmax { focal: 0.0 },
+            reduction: Reduction::N,
+            scale: 1.0,
+        });
     }
     let target = match target {
         Target::Stopped => rig.tape.stop_gradient(h),
@@ -88,11 +95,21 @@ fn record(rig: &mut Rig<'_>, i: &Arrays, target: Target) -> Result<()> {
     };
     rig.output("h", h);
     let cosine = negative_cosine(&mut rig.tape, rig.backend, u, target, step)?;
-    let rows = soft_label_cross_entropy(&mut rig.tape, rig.backend, &heads, step)?;
+    let batch = i["shares"].data.len();
+    let indices = |start: usize| Array::vector(&(0..batch).map(|n| (start + n) as f64).collect::<Vec<_>>());
+    let vars = StepVars {
+        scalars: step,
+        logged: step,
+        originals: rig.constant(&indices(0), DType::I32)?,
+        partners: rig.constant(&indices(batch), DType::I32)?,
+        shares: rig.constant(&i["shares"], DType::F32)?,
+    };
+    let labels = rig.constant(&i["labels"], DType::I32)?;
+    let rows = supervised_loss(&mut rig.tape, rig.backend, &heads, labels, vars)?;
     let log = rig.memory(&Array::zeros(&[1, 4]), dtype)?;
     rig.output_memory("log", log);
     let log = rig.tape.external(log);
-    total_loss(&mut rig.tape, rig.backend, rows, Some(cosine), step, log, i["label"].shape[0])
+    total_loss(&mut rig.tape, rig.backend, rows, Some(cosine), step, log, batch)
 }
 
 fn inputs(random: &mut Random, batch: usize) -> Vec<(String, Array)> {
@@ -107,9 +124,18 @@ fn inputs(random: &mut Random, batch: usize) -> Vec<(String, Array)> {
         all.push((name.to_owned(), random.normal(&[to, from]).map(|v| 0.5 * v)));
         all.push((format!("{name}_bias"), random.normal(&[to]).map(|v| 0.1 * v)));
     }
-    all.push(("label".to_owned(), random.normal(&[batch, 5]).map(|v| v * v / 5.0)));
-    all.push(("label_weighted".to_owned(), random.normal(&[batch, 5]).map(|v| v * v / 5.0)));
     all.push(("target".to_owned(), random.normal(&[VIEWS * batch, 6])));
+    let mut labels = Random::new(17);
+    for name in ["fc", "fc_cb"] {
+        let row = |vector: ClassVector| match vector {
+            ClassVector::Weight => labels.normal(&[5]).map(|v| v * v),
+            other => Array::filled(&[5], other.neutral()),
+        };
+        let rows: Vec<f64> = ClassVector::ALL.into_iter().map(row).flat_map(|row| row.data).collect();
+        all.push((format!("{name}_vectors"), Array::new(&[5, 5], rows)));
+    }
+    all.push(("labels".to_owned(), labels.indices(&[2 * batch], 5)));
+    all.push(("shares".to_owned(), labels.integers(&[batch], 16).map(|v| v.abs() / 16.0)));
     all
 }
 

@@ -54,14 +54,15 @@ fn steps(name: &str, config: SgdConfig, rates: Vec<f32>, param: Array, grads: Ve
 pub fn add(suite: &mut Suite) {
     for f in fixtures::of("sgd") {
         let rates = f.attributes["lr"].as_array().expect("rates").iter().map(|v| v.as_f64().expect("a rate") as f32);
-        let config = SgdConfig { momentum: f.number("momentum") as f32, weight_decay: f.number("weight_decay") as f32 };
+        let plain = SgdConfig::plain(f.number("momentum") as f32, f.number("weight_decay") as f32);
+        let config = SgdConfig { nesterov: f.attributes["nesterov"].as_bool().unwrap_or(false), ..plain };
         let grads = GRADS.map(|name| f.get(name)).to_vec();
         let mut wanted: Vec<_> = PARAMS.map(|name| (name, f.get(name))).to_vec();
         wanted.extend(MOMENTA.iter().filter_map(|&name| Some((name, f.maybe(name)?))));
         suite.close("pytorch", steps(&f.name, config, rates.collect(), f.get("param"), grads), wanted);
     }
     // Powers of two and small integers: exact.
-    let config = SgdConfig { momentum: 0.5, weight_decay: 0.25 };
+    let config = SgdConfig::plain(0.5, 0.25);
     let (param, grad) = (Array::vector(&[8.0, -4.0, 0.0]), Array::vector(&[1.0, 2.0, -3.0]));
     let wanted = vec![
         ("momentum0", Array::vector(&[3.0, 1.0, -3.0])),
@@ -69,13 +70,33 @@ pub fn add(suite: &mut Suite) {
         ("momentum1", Array::vector(&[4.125, 1.375, -4.125])),
         ("param1", Array::vector(&[6.5 - 1.03125, -4.5 - 0.34375, 1.5 + 1.03125])),
     ];
-    suite.exact(steps("dyadic", config, vec![0.5, 0.25], param, vec![grad.clone(), grad]), wanted);
+    let grads = vec![grad.clone(), grad];
+    suite.exact(steps("dyadic", config, vec![0.5, 0.25], param.clone(), grads.clone()), wanted);
+    // Half the rate at twice the factor: the same bits. With Nesterov w -= lr * (g + m / 2), g with its decay.
+    let config = SgdConfig { lr_factor: 2.0, nesterov: true, ..config };
+    let wanted = vec![
+        ("momentum0", Array::vector(&[3.0, 1.0, -3.0])),
+        ("param0", Array::vector(&[8.0 - 2.25, -4.0 - 0.75, 2.25])),
+        ("momentum1", Array::vector(&[1.5 + 2.4375, 0.5 + 0.8125, -1.5 - 2.4375])),
+        (
+            "param1",
+            Array::vector(&[
+                5.75 - 0.25 * (2.4375 + 0.5 * 3.9375),
+                -4.75 - 0.25 * (0.8125 + 0.5 * 1.3125),
+                2.25 + 0.25 * (2.4375 + 0.5 * 3.9375),
+            ]),
+        ),
+    ];
+    suite.exact(steps("dyadic nesterov", config, vec![0.25, 0.125], param, grads), wanted);
     let mut random = Random::new(9);
     for elements in [1, 17, 40_001] {
         let param = random.normal(&[elements]);
         let grads = (0..3).map(|_| random.normal(&[elements])).collect();
-        let config = SgdConfig { momentum: 0.9, weight_decay: 5e-3 };
-        suite.oracle(steps(&format!("{elements}"), config, vec![0.1, 0.05, 0.2], param, grads));
+        let config = SgdConfig::plain(0.9, 5e-3);
+        let rates = vec![0.1, 0.05, 0.2];
+        let config =
+            SgdConfig { nesterov: elements == 17, lr_factor: if elements == 17 { 0.3 } else { 1.0 }, ..config };
+        suite.oracle(steps(&format!("{elements}"), config, rates, param, grads));
     }
     suite.check("sgd::exact::cast_weights on cpu f32", || {
         let device = crate::common::devices::all().remove(0);

@@ -4,7 +4,7 @@ use bytemuck::{Pod, Zeroable};
 
 use super::{Launched, Operands};
 use crate::driver::{Arg, KernelSpec, Launch};
-use crate::ops::augment_mix::{AugmentMix, AugmentMixKernels, Augmentation, Mixing, NAME};
+use crate::ops::augment_mix::{AugmentMix, AugmentMixKernels, Augmentation, Mixing, NAME, View};
 use crate::tensor::{DType, Tensor};
 use crate::{Error, Result};
 
@@ -20,6 +20,17 @@ struct Numbers {
     std: [f32; 3],
     padding: u32,
     flip: u32,
+}
+
+/// The views as kernels take them: numbers of `kernels/mixing.cuh`. The second is not looked at where there is one.
+fn kinds(mixing: Mixing) -> [Arg<'static>; 2] {
+    let kind = |view: Option<View>| match view {
+        Some(View::Plain) | None => 0,
+        Some(View::Mixup) => 1,
+        Some(View::Cutmix) => 2,
+    };
+    let mut views = mixing.each();
+    [views.next(), views.next()].map(|view| Arg::U32(kind(view)))
 }
 
 impl Launched {
@@ -51,6 +62,7 @@ impl AugmentMixKernels for Launched {
                 format!("a batch of {batch} or a padding of {} is too large", numbers.padding),
             ));
         }
+        let [first, second] = kinds(mixing);
         let args = [
             Arg::Ptr(operands.pointer("the images", t.pixels, DType::U8, images * height * width * 3)?),
             Arg::Ptr(operands.int("the originals", t.originals, batch)?),
@@ -60,38 +72,39 @@ impl AugmentMixKernels for Launched {
             operands.extent("batch", batch)?,
             operands.extent("height", height)?,
             operands.extent("width", width)?,
+            first,
+            second,
             Arg::Bytes(bytemuck::bytes_of(&numbers)),
         ];
-        let knob = match mixing {
-            Mixing::Glmc => 0,
-            Mixing::Single => 1,
-            Mixing::Evaluate => 2,
-        };
-        let spec = self.mixing_spec(NAME).define("MIXING", knob);
+        let views = if mixing == Mixing::Evaluate { 0 } else { mixing.views() };
+        let spec = self.mixing_spec(NAME).define("VIEWS", views);
         let blocks = (height * width).div_ceil(BLOCK as usize) as u32;
         let launch = Launch { grid: [blocks, batch as u32, 1], block: [BLOCK, 1, 1], shared_bytes: LOOKS_BYTES };
         self.launch(&spec, launch, &args)
     }
 
-    fn mix_views(&self, views: Tensor, scalars: Tensor, out: Tensor) -> Result<()> {
+    fn mix_views(&self, mixing: Mixing, images: Tensor, scalars: Tensor, out: Tensor) -> Result<()> {
         let operands = Operands::new(self, "mix_views");
-        let [count, height, width, colours] = operands.four("the views", views)?;
-        let batch = count / 4;
-        if !count.is_multiple_of(4) || colours != 3 {
-            return Err(Error::op(
-                "mix_views",
-                format!("views are (4 * batch, rows, columns, 3), not {}", views.shape),
-            ));
+        let [count, height, width, colours] = operands.four("the images", images)?;
+        let (sets, views) = (mixing.image_sets(), mixing.views());
+        if !count.is_multiple_of(sets) || colours != 3 {
+            let what = format!("images for {mixing} are ({sets} * batch, rows, columns, 3), not {}", images.shape);
+            return Err(Error::op("mix_views", what));
         }
+        let batch = count / sets;
         let pixels = batch * height * width;
+        let [first, second] = kinds(mixing);
         let args = [
-            Arg::Ptr(operands.float("the views", views, 4 * pixels * 3)?),
+            Arg::Ptr(operands.float("the images", images, sets * pixels * 3)?),
             Arg::Ptr(operands.scalars(scalars)?),
-            Arg::Ptr(operands.compute("the output", out, 2 * pixels * self.stem_channels())?),
+            Arg::Ptr(operands.compute("the output", out, views * pixels * self.stem_channels())?),
             operands.extent("batch", batch)?,
             operands.extent("height", height)?,
             operands.extent("width", width)?,
+            first,
+            second,
         ];
-        self.launch(&self.mixing_spec("mix_views"), Launch::cover(pixels, BLOCK), &args)
+        let spec = self.mixing_spec("mix_views").define("VIEWS", views);
+        self.launch(&spec, Launch::cover(pixels, BLOCK), &args)
     }
 }

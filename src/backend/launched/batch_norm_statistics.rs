@@ -1,7 +1,7 @@
 //! `batch_norm_statistics`.
 
 use super::grid::BLOCK;
-use super::{Launched, Operands};
+use super::{Launched, Operands, optional};
 use crate::Result;
 use crate::driver::{Arg, Launch};
 use crate::ops::batch_norm_statistics::{
@@ -25,8 +25,8 @@ impl BatchNormStatisticsKernels for Launched {
             Arg::Ptr(operands.compute("x", t.x, g.views * g.pixels * c)?),
             Arg::Ptr(operands.float("the sums", t.sums, g.views * g.parts * 2 * c)?),
             Arg::Ptr(operands.float("the statistics", t.statistics, g.views * 2 * c)?),
-            Arg::Ptr(operands.float("the running mean", t.running_mean, c)?),
-            Arg::Ptr(operands.float("the running variance", t.running_var, c)?),
+            optional(t.running_mean.map(|tensor| operands.float("the running mean", tensor, c)).transpose()?),
+            optional(t.running_var.map(|tensor| operands.float("the running variance", tensor, c)).transpose()?),
             operands.extent("views", g.views)?,
             operands.extent("parts", g.parts)?,
             operands.extent("channels", c)?,

@@ -1,46 +1,47 @@
-//! `checksum`: compares device memory without moving it to the host.
+//! `checksum`: compares device memory, and looks for what is not finite, without moving it to the host.
 
 use super::{Launched, Operands};
 use crate::driver::{Arg, KernelSpec, Launch};
 use crate::memory::Memory;
-use crate::tensor::{DType, Tensor};
+use crate::ops::checksum::{Checksum, ChecksumKernels, NAME, SCRATCH};
+use crate::tensor::{DType, Shape, Tensor};
 use crate::{Error, Result};
 
-const NAME: &str = "checksum";
 const BLOCK: u32 = 256;
-const MOST_BLOCKS: usize = 256;
+/// Of a block: hash and count.
+const PART: usize = 16;
+const MOST_BLOCKS: usize = SCRATCH / PART;
 
-impl Launched {
-    /// A 64-bit hash of the tensor's bytes, the same on every device: equal tensors have equal checksums, and two runs
-    /// that should give the same bits can be compared by it. Not for adversaries.
-    ///
-    /// # Errors
-    /// When the tensor does not start at a multiple of four bytes, or the device fails.
-    pub fn checksum(&self, tensor: Tensor) -> Result<u64> {
+impl ChecksumKernels for Launched {
+    fn checksum(&self, tensor: Tensor, scratch: Tensor) -> Result<Checksum> {
         let data = self.pointer(tensor)?;
         if data % 4 != 0 {
             return Err(Error::op(NAME, format!("the tensor starts at byte {}, no multiple of 4", tensor.offset)));
         }
         let blocks = tensor.bytes().div_ceil(4 * BLOCK as usize).clamp(1, MOST_BLOCKS);
-        let buffer = self.alloc(blocks * 8, "checksum")?;
-        let parts = Tensor::at_start(buffer, &[blocks * 8], DType::U8);
-        let sum = self.checksum_into(tensor, data, parts);
-        self.free(buffer);
-        sum
-    }
-
-    fn checksum_into(&self, tensor: Tensor, data: u64, parts: Tensor) -> Result<u64> {
-        let blocks = parts.elements() / 8;
+        let parts = Tensor { shape: Shape::new(&[blocks * PART]), ..scratch };
+        // The exponents of the lower and the upper half of a word.
+        let (low, high) = match tensor.dtype {
+            DType::U8 | DType::I32 => (0, 0),
+            DType::Bf16 => (0x7f80, 0x7f80_0000),
+            DType::F32 => (0, 0x7f80_0000),
+            DType::F64 => return Err(Error::op(NAME, "kernels have no numbers in double precision")),
+        };
         let operands = Operands::new(self, NAME);
         let args = [
             Arg::Ptr(data),
-            Arg::Ptr(operands.pointer("the parts", parts, DType::U8, parts.elements())?),
+            Arg::Ptr(operands.pointer("the scratch", scratch, DType::U8, SCRATCH)?),
             Arg::U64(tensor.bytes() as u64),
+            Arg::U32(low),
+            Arg::U32(high),
         ];
         let spec = KernelSpec::new(NAME).define("BLOCK", BLOCK);
-        self.launch(&spec, Launch::linear(blocks as u32, BLOCK).shared(BLOCK * 8), &args)?;
-        let mut words = vec![0u64; blocks];
+        self.launch(&spec, Launch::linear(blocks as u32, BLOCK).shared(BLOCK * PART as u32), &args)?;
+        let mut words = vec![[0u64; 2]; blocks];
         self.download(parts, bytemuck::cast_slice_mut(&mut words))?;
-        Ok(words.iter().fold(0, |sum, word| sum.wrapping_add(*word)))
+        Ok(words.iter().fold(Checksum::default(), |all, [sum, count]| Checksum {
+            sum: all.sum.wrapping_add(*sum),
+            not_finite: all.not_finite + count,
+        }))
     }
 }

@@ -24,6 +24,7 @@ impl ClassifyKernels for Launched {
             operands.extent("batch", batch)?,
             operands.extent("classes", classes)?,
             operands.extent("results", results)?,
+            Arg::F32(t.scale),
         ];
         let spec = KernelSpec::new(NAME).define("BLOCK", BLOCK);
         self.launch(&spec, Launch::cover(batch * 32, BLOCK), &args)

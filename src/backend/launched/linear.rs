@@ -1,7 +1,7 @@
 //! `linear_forward`, `linear_input_grad` and `linear_weight_grad`: one tiled product in three layouts
 //! (`kernels/linear.cuh`).
 
-use super::{Launched, Operands, add_flag};
+use super::{Launched, Operands, add_flag, optional};
 use crate::Result;
 use crate::driver::{Arg, KernelSpec, Launch};
 use crate::ops::linear::{Forward, InputGrad, LinearKernels, NAME, WeightGrad};
@@ -39,10 +39,11 @@ impl LinearKernels for Launched {
         let [batch, inputs] = operands.two("x", x)?;
         let [outputs, _] = operands.two("the weight", weight)?;
         let (spec, launch) = product("linear_forward", batch, outputs);
+        let bias = bias.map(|bias| operands.float("the bias", bias, outputs)).transpose()?;
         let args = [
             Arg::Ptr(operands.float("x", x, batch * inputs)?),
             Arg::Ptr(operands.float("the weight", weight, outputs * inputs)?),
-            Arg::Ptr(operands.float("the bias", bias, outputs)?),
+            optional(bias),
             Arg::Ptr(operands.float("y", y, batch * outputs)?),
             operands.extent("batch", batch)?,
             operands.extent("inputs", inputs)?,
@@ -75,11 +76,12 @@ impl LinearKernels for Launched {
         let [batch, inputs] = operands.two("x", x)?;
         let [_, outputs] = operands.two("dy", dy)?;
         let (spec, launch) = product("linear_weight_grad", outputs, inputs);
+        let dbias = dbias.map(|dbias| operands.float("dbias", dbias, outputs)).transpose()?;
         let args = [
             Arg::Ptr(operands.float("x", x, batch * inputs)?),
             Arg::Ptr(operands.float("dy", dy, batch * outputs)?),
             Arg::Ptr(operands.float("dweight", dweight, outputs * inputs)?),
-            Arg::Ptr(operands.float("dbias", dbias, outputs)?),
+            optional(dbias),
             operands.extent("batch", batch)?,
             operands.extent("inputs", inputs)?,
             operands.extent("outputs", outputs)?,

@@ -3,22 +3,24 @@
 use super::{Launched, Operands};
 use crate::Result;
 use crate::driver::{Arg, KernelSpec, Launch};
-use crate::ops::load_step::{LoadStep, LoadStepKernels, NAME, STEP_WORDS};
+use crate::ops::load_step::{LoadStep, LoadStepKernels, NAME, row_words};
+use crate::tensor::DType;
 
 const BLOCK: u32 = 256;
 
 impl LoadStepKernels for Launched {
     fn load_step(&self, t: &LoadStep) -> Result<()> {
         let operands = Operands::new(self, NAME);
-        let LoadStep { table, cursor, scalars, originals, partners } = *t;
+        let LoadStep { table, cursor, scalars, originals, partners, shares } = *t;
         let batch = originals.elements();
         let [rows, _] = operands.two("the table", table)?;
         let args = [
-            Arg::Ptr(operands.int("the table", table, rows * (STEP_WORDS + 2 * batch))?),
+            Arg::Ptr(operands.int("the table", table, rows * row_words(batch))?),
             Arg::Ptr(operands.int("the cursor", cursor, 1)?),
             Arg::Ptr(operands.scalars(scalars)?),
             Arg::Ptr(operands.int("the originals", originals, batch)?),
             Arg::Ptr(operands.int("the partners", partners, batch)?),
+            Arg::Ptr(operands.pointer("the shares", shares, DType::F32, batch)?),
             operands.extent("rows", rows)?,
             operands.extent("batch", batch)?,
         ];

@@ -16,10 +16,13 @@ mod grid;
 mod linear;
 mod load_step;
 mod negative_cosine;
+mod normalize_rows;
 mod operands;
+mod project_rows;
+mod sam;
+mod scale_columns;
 mod sgd;
-mod soft_label_cross_entropy;
-mod soft_labels;
+mod supervised_loss;
 mod total_loss;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -171,6 +174,10 @@ impl Memory for Launched {
 
     fn available(&self) -> Result<usize> {
         Ok(usize::try_from(self.driver.memory()?.free).unwrap_or(usize::MAX))
+    }
+
+    fn cache_bytes(&self) -> usize {
+        self.driver.properties().cache_bytes as usize
     }
 
     fn padding(&self) -> usize {

@@ -10,20 +10,23 @@ const BLOCK: u32 = 128;
 
 impl NegativeCosineKernels for Launched {
     fn negative_cosine(&self, t: &NegativeCosine) -> Result<()> {
-        let NegativeCosine { u, target, scalars, rows, du } = *t;
+        let NegativeCosine { u, target, scalars, rows, du, dtarget } = *t;
         let operands = Operands::new(self, NAME);
         let [count, features] = operands.two("u", u)?;
         let du_at = du.map(|grad| operands.float("du", grad.tensor, count * features)).transpose()?;
+        let dtarget_at = dtarget.map(|grad| operands.float("dtarget", grad.tensor, count * features)).transpose()?;
         let args = [
             Arg::Ptr(operands.float("u", u, count * features)?),
             Arg::Ptr(operands.float("the target", target, count * features)?),
             Arg::Ptr(operands.scalars(scalars)?),
             Arg::Ptr(operands.float("the rows", rows, count)?),
             optional(du_at),
+            optional(dtarget_at),
             operands.extent("rows", count)?,
             operands.extent("features", features)?,
             Arg::F32(EPSILON as f32),
             add_flag(du),
+            add_flag(dtarget),
         ];
         let spec = KernelSpec::new(NAME).define("BLOCK", BLOCK);
         self.launch(&spec, Launch::cover(count * 32, BLOCK), &args)

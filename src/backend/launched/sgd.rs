@@ -1,4 +1,4 @@
-//! `sgd` over all parameters, and `cast_weights`.
+//! `sgd` over parameters side by side, and `cast_weights`.
 
 use super::{Launched, Operands, aligned, optional};
 use crate::Result;
@@ -6,13 +6,13 @@ use crate::driver::{Arg, Launch};
 use crate::ops::sgd::{NAME, Sgd, SgdConfig, SgdKernels};
 use crate::tensor::Tensor;
 
-const BLOCK: u32 = 256;
+pub(super) const BLOCK: u32 = 256;
 /// Blocks at most: what is left of a large network goes round again.
 const MOST_BLOCKS: usize = 2048;
 /// Elements of a thread at a time, where addresses allow: sixteen bytes of f32.
 const VECTOR: usize = 4;
 
-fn launch(elements: usize, vector: usize) -> Launch {
+pub(super) fn launch(elements: usize, vector: usize) -> Launch {
     let blocks = elements.div_ceil(BLOCK as usize * vector).clamp(1, MOST_BLOCKS);
     Launch::linear(blocks as u32, BLOCK)
 }
@@ -37,6 +37,8 @@ impl SgdKernels for Launched {
             Arg::U64(elements as u64),
             Arg::F32(config.momentum),
             Arg::F32(config.weight_decay),
+            Arg::F32(config.lr_factor),
+            Arg::U32(u32::from(config.nesterov)),
         ];
         self.launch(&spec, launch(elements, vector), &args)
     }

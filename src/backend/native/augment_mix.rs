@@ -1,11 +1,13 @@
 //! `augment_mix` and `mix_views` on the CPU: sample by sample, row by row, from bytes through a table to the mixtures.
 
+use std::ops::Range;
+
 use super::Native;
 use super::load_step;
 use super::parallel::{Rows, for_chunks};
 use super::real::{Real, with_real};
 use crate::error::{Error, Result};
-use crate::ops::augment_mix::{AugmentMix, AugmentMixKernels, Augmentation, Mixing, NAME};
+use crate::ops::augment_mix::{AugmentMix, AugmentMixKernels, Augmentation, Mixing, NAME, View};
 use crate::ops::load_step::StepParams;
 use crate::rng::philox::{self, Purpose};
 use crate::tensor::Tensor;
@@ -26,8 +28,8 @@ fn table<T: Real>(augmentation: &Augmentation) -> Table<T> {
     })
 }
 
-/// A sample as a view sees it.
-struct View<'a> {
+/// An image as a view sees it.
+struct Look<'a> {
     pixels: &'a [u8],
     height: usize,
     width: usize,
@@ -37,18 +39,18 @@ struct View<'a> {
     flip: bool,
 }
 
-impl<'a> View<'a> {
-    fn plain(pixels: &'a [u8], [height, width]: [usize; 2]) -> View<'a> {
-        View { pixels, height, width, row: 0, column: 0, flip: false }
+impl<'a> Look<'a> {
+    fn plain(pixels: &'a [u8], [height, width]: [usize; 2]) -> Look<'a> {
+        Look { pixels, height, width, row: 0, column: 0, flip: false }
     }
 
-    /// View `view` of sample `n` of the step.
-    fn drawn(self, scalars: &StepParams, augmentation: &Augmentation, view: u32, n: usize) -> View<'a> {
+    /// Sample `n` of the step in the stream o1, o2, r1 or r2.
+    fn drawn(self, scalars: &StepParams, augmentation: &Augmentation, stream: usize, n: usize) -> Look<'a> {
         let seed = u64::from(scalars.seed[1]) << 32 | u64::from(scalars.seed[0]);
-        let words = philox::draw(seed, scalars.epoch, scalars.step, Purpose::Augment as u32 + view, n as u32);
+        let words = philox::draw(seed, scalars.epoch, scalars.step, Purpose::Augment as u32 + stream as u32, n as u32);
         let range = 2 * augmentation.padding as u32 + 1;
         let offset = |word| philox::below(word, range) as isize - augmentation.padding as isize;
-        View { row: offset(words[0]), column: offset(words[1]), flip: augmentation.flip && words[2] & 1 == 1, ..self }
+        Look { row: offset(words[0]), column: offset(words[1]), flip: augmentation.flip && words[2] & 1 == 1, ..self }
     }
 
     /// Calls `put(column, colour values)` for columns `from..to` of row `y`.
@@ -99,78 +101,114 @@ fn augment_mix<T: Real>(native: &Native, mixing: Mixing, augmentation: &Augmenta
     if images != mixing.views() * batch || source.len() != 4 || source[1..] != [height, width, COLOURS] {
         return Err(Error::op(NAME, format!("{batch} of {} do not become {}", t.pixels.shape, t.out.shape)));
     }
-    if mixing == Mixing::Glmc && partners.len() != batch {
+    if mixing.takes_partners() && partners.len() != batch {
         return Err(Error::op(NAME, format!("{} partners of {batch} originals", partners.len())));
     }
-    let used_partners = if mixing == Mixing::Glmc { partners } else { &[] };
+    let used_partners = if mixing.takes_partners() { partners } else { &[] };
     for &image in originals.iter().chain(used_partners) {
         load_step::index(NAME, "image", image, source[0])?;
     }
     let table = table::<T>(augmentation);
-    let image = |index: i32| View::plain(&pixels[index as usize * bytes..][..bytes], [height, width]);
-    let sample = height * width * STEM_CHANNELS;
-    if mixing != Mixing::Glmc {
-        let work = |n: usize, out: Rows<'_, T>| {
-            let view = match mixing {
-                Mixing::Evaluate => image(originals[n]),
-                _ => image(originals[n]).drawn(&scalars, augmentation, 0, n),
-            };
-            for (y, out) in out.0.chunks_exact_mut(width * STEM_CHANNELS).enumerate() {
-                view.row(&table, y, [0, width], |x, v| out[x * STEM_CHANNELS..][..COLOURS].copy_from_slice(&v));
-            }
+    let image = |index: i32| Look::plain(&pixels[index as usize * bytes..][..bytes], [height, width]);
+    let step = Step::<T>::new(&scalars, [height, width]);
+    let work = |at: usize, out: Rows<'_, T>| {
+        let (view, n) = (at / batch, at % batch);
+        let shows = step.shows(mixing, view);
+        let own = match mixing {
+            Mixing::Evaluate => image(originals[n]),
+            _ => image(originals[n]).drawn(&scalars, augmentation, view, n),
         };
-        native.pool.install(|| for_chunks(Rows(out, sample), batch, 1, &work));
-        return Ok(());
-    }
-    let (lambda, [top, bottom, left, right]) = (T::from_f64(f64::from(scalars.lambda)), cut(&scalars, [height, width]));
-    let rest = T::ONE - lambda;
-    let work = |n: usize, (mixup, cutmix): (Rows<'_, T>, Rows<'_, T>)| {
-        let original = |view| image(originals[n]).drawn(&scalars, augmentation, view, n);
-        let partner = |view| image(partners[n]).drawn(&scalars, augmentation, view, n);
-        let (o1, o2, r1, r2) = (original(0), original(1), partner(2), partner(3));
-        let row = width * STEM_CHANNELS;
-        for (y, (mixup, cutmix)) in mixup.0.chunks_exact_mut(row).zip(cutmix.0.chunks_exact_mut(row)).enumerate() {
-            o1.row(&table, y, [0, width], |x, v| {
-                mixup[x * STEM_CHANNELS..][..COLOURS].copy_from_slice(&v.map(|v| lambda * v));
-            });
-            r1.row(&table, y, [0, width], |x, v| {
-                mixup[x * STEM_CHANNELS..][..COLOURS].iter_mut().zip(v).for_each(|(out, v)| *out += rest * v);
-            });
-            let inside = if (top..bottom).contains(&y) { [left, right] } else { [0, 0] };
-            o2.row(&table, y, [0, width], |x, v| cutmix[x * STEM_CHANNELS..][..COLOURS].copy_from_slice(&v));
-            r2.row(&table, y, inside, |x, v| cutmix[x * STEM_CHANNELS..][..COLOURS].copy_from_slice(&v));
+        let partner = || image(partners[n]).drawn(&scalars, augmentation, 2 + view, n);
+        let other = (shows != View::Plain).then(partner);
+        let [.., left, right] = step.cut;
+        for (y, out) in out.0.chunks_exact_mut(width * STEM_CHANNELS).enumerate() {
+            let mut copy = |look: &Look<'_>, columns: [usize; 2]| {
+                look.row(&table, y, columns, |x, v| out[x * STEM_CHANNELS..][..COLOURS].copy_from_slice(&v));
+            };
+            match (shows, &other) {
+                (View::Mixup, Some(other)) => {
+                    own.row(&table, y, [0, width], |x, v| {
+                        out[x * STEM_CHANNELS..][..COLOURS].copy_from_slice(&v.map(|v| step.lambda * v));
+                    });
+                    other.row(&table, y, [0, width], |x, v| {
+                        out[x * STEM_CHANNELS..][..COLOURS]
+                            .iter_mut()
+                            .zip(v)
+                            .for_each(|(out, v)| *out += step.rest * v);
+                    });
+                }
+                (View::Cutmix, Some(other)) if step.rows().contains(&y) => {
+                    copy(&own, [0, width]);
+                    copy(other, [left, right]);
+                }
+                _ => copy(&own, [0, width]),
+            }
         }
     };
-    let (mixup, cutmix) = out.split_at_mut(batch * sample);
-    native.pool.install(|| for_chunks((Rows(mixup, sample), Rows(cutmix, sample)), batch, 1, &work));
+    native.pool.install(|| for_chunks(Rows(out, height * width * STEM_CHANNELS), images, 1, &work));
     Ok(())
 }
 
-fn mix_views<T: Real>(native: &Native, views: Tensor, scalars: Tensor, out: Tensor) -> Result<()> {
+/// How the views of a step are mixed.
+struct Step<T> {
+    lambda: T,
+    rest: T,
+    /// Rows `[0]..[1]`, columns `[2]..[3]`.
+    cut: [usize; 4],
+}
+
+impl<T: Real> Step<T> {
+    fn new(scalars: &StepParams, size: [usize; 2]) -> Step<T> {
+        let lambda = T::from_f64(f64::from(scalars.lambda));
+        Step { lambda, rest: T::ONE - lambda, cut: cut(scalars, size) }
+    }
+
+    fn rows(&self) -> Range<usize> {
+        self.cut[0]..self.cut[1]
+    }
+
+    /// What a view shows in this step: where nothing is mixed in, a plain view, which costs no partner.
+    fn shows(&self, mixing: Mixing, view: usize) -> View {
+        let [top, bottom, left, right] = self.cut;
+        match mixing.each().nth(view).unwrap_or(View::Plain) {
+            View::Mixup if self.lambda == T::ONE => View::Plain,
+            View::Cutmix if top >= bottom || left >= right => View::Plain,
+            view => view,
+        }
+    }
+}
+
+fn mix_views<T: Real>(native: &Native, mixing: Mixing, given: Tensor, scalars: Tensor, out: Tensor) -> Result<()> {
     let [images, height, width] = extents(out)?;
-    let batch = images / 2;
-    if views.shape.four() != Some([4 * batch, height, width, COLOURS]) || images % 2 != 0 {
-        return Err(Error::op("mix_views", format!("views {} do not become {}", views.shape, out.shape)));
+    let batch = images / mixing.views();
+    let wanted = [mixing.image_sets() * batch, height, width, COLOURS];
+    if given.shape.four() != Some(wanted) || images != mixing.views() * batch {
+        return Err(Error::op("mix_views", format!("images {} do not become {}", given.shape, out.shape)));
     }
     let a = native.memory.access()?;
-    let (views, out, scalars) = (a.read::<T>(views)?, a.write::<T>(out)?, load_step::params(&a, scalars)?);
-    let (lambda, [top, bottom, left, right]) = (T::from_f64(f64::from(scalars.lambda)), cut(&scalars, [height, width]));
-    let (rest, sample) = (T::ONE - lambda, height * width * COLOURS);
-    let work = |n: usize, (mixup, cutmix): (Rows<'_, T>, Rows<'_, T>)| {
-        let [o1, o2, r1, r2] = [0, 1, 2, 3].map(|view| &views[(view * batch + n) * sample..][..sample]);
-        for ((out, &o), &r) in mixup.0.iter_mut().zip(o1).zip(r1) {
-            *out = lambda * o + rest * r;
+    let (given, out, scalars) = (a.read::<T>(given)?, a.write::<T>(out)?, load_step::params(&a, scalars)?);
+    let (step, sample) = (Step::<T>::new(&scalars, [height, width]), height * width * COLOURS);
+    let work = |at: usize, out: Rows<'_, T>| {
+        let (view, n) = (at / batch, at % batch);
+        let image = |set: usize| &given[(set * batch + n) * sample..][..sample];
+        let (own, shows) = (image(view), step.shows(mixing, view));
+        match shows {
+            View::Mixup => {
+                for ((out, &o), &r) in out.0.iter_mut().zip(own).zip(image(mixing.views() + view)) {
+                    *out = step.lambda * o + step.rest * r;
+                }
+            }
+            View::Plain | View::Cutmix => out.0.copy_from_slice(own),
         }
-        cutmix.0.copy_from_slice(o2);
-        if left < right {
-            for y in top..bottom {
+        if shows == View::Cutmix {
+            let [.., left, right] = step.cut;
+            for y in step.rows() {
                 let inside = (y * width + left) * COLOURS..(y * width + right) * COLOURS;
-                cutmix.0[inside.clone()].copy_from_slice(&r2[inside]);
+                out.0[inside.clone()].copy_from_slice(&image(mixing.views() + view)[inside]);
             }
         }
     };
-    let (mixup, cutmix) = out.split_at_mut(batch * sample);
-    native.pool.install(|| for_chunks((Rows(mixup, sample), Rows(cutmix, sample)), batch, 1, &work));
+    native.pool.install(|| for_chunks(Rows(out, sample), images, 1, &work));
     Ok(())
 }
 
@@ -183,7 +221,7 @@ impl AugmentMixKernels for Native {
         with_real!(self, T => augment_mix::<T>(self, mixing, augmentation, t))
     }
 
-    fn mix_views(&self, views: Tensor, scalars: Tensor, out: Tensor) -> Result<()> {
-        with_real!(self, T => mix_views::<T>(self, views, scalars, out))
+    fn mix_views(&self, mixing: Mixing, images: Tensor, scalars: Tensor, out: Tensor) -> Result<()> {
+        with_real!(self, T => mix_views::<T>(self, mixing, images, scalars, out))
     }
 }

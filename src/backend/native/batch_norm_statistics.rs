@@ -14,7 +14,10 @@ pub const ROWS: usize = 3;
 fn statistics<T: Real>(native: &Native, g: &Geometry, t: &BatchNormStatistics) -> Result<()> {
     let a = native.memory.access()?;
     let (x, sums, weight) = (a.read::<T>(t.x)?, a.read::<T>(t.sums)?, a.read::<T>(t.weight)?);
-    let (running_mean, running_var) = (a.write::<T>(t.running_mean)?, a.write::<T>(t.running_var)?);
+    let [mut running_mean, mut running_var] = [
+        t.running_mean.map(|tensor| a.write::<T>(tensor)).transpose()?,
+        t.running_var.map(|tensor| a.write::<T>(tensor)).transpose()?,
+    ];
     let statistics = a.write::<T>(t.statistics)?;
     let (channels, count) = (g.channels, g.pixels as f64);
     // Slices are cut by the geometry: tensors of another size are refused, not half processed.
@@ -41,11 +44,13 @@ fn statistics<T: Real>(native: &Native, g: &Geometry, t: &BatchNormStatistics) -
                 }
             };
             let invstd = (var + EPSILON).sqrt().recip();
-            let update = |running: &mut T, value: f64| {
-                *running = T::from_f64((1.0 - MOMENTUM) * running.to_f64() + MOMENTUM * value);
+            let update = |running: &mut Option<&mut [T]>, value: f64| {
+                if let Some(running) = running {
+                    running[c] = T::from_f64((1.0 - MOMENTUM) * running[c].to_f64() + MOMENTUM * value);
+                }
             };
-            update(&mut running_mean[c], mean);
-            update(&mut running_var[c], var * count / (count - 1.0));
+            update(&mut running_mean, mean);
+            update(&mut running_var, var * count / (count - 1.0));
             for (row, value) in [mean, invstd, weight[c].to_f64() * invstd].into_iter().enumerate() {
                 statistics[row * channels + c] = T::from_f64(value);
             }

@@ -21,7 +21,17 @@ pub(super) struct Chains {
     values: *mut f32,
     count: usize,
     rounds: u32,
-    one: f32,
+    /// The number of the first value: each vector multiplies by others.
+    first: usize,
+}
+
+/// What the values are multiplied by, for random integers x of up to 8 bits: two rounds add `(x + 1)(x + 2)` and `-x (x + 3)`,
+/// which is 2, exactly, as no sum needs more than 20 bits. As in `kernels/ceilings_fma.cu`.
+fn factors(number: usize) -> [i16; 4] {
+    let bits = (number as u32).wrapping_add(1).wrapping_mul(0x9e37_79b9);
+    let bits = (bits ^ (bits >> 16)).wrapping_mul(0x7feb_352d);
+    let x = ((bits >> 16) & 511) as i16 - 255;
+    [x + 1, x + 2, -x, x + 3]
 }
 
 /// `N` vectors at a time: independent chains, since a multiply-add's result takes several cycles.
@@ -32,17 +42,27 @@ pub(super) struct Chains {
 unsafe fn keep_going<L: Lanes, const N: usize>(c: &Chains) {
     let mut at = 0;
     while at + N * LANES <= c.count {
+        let mut lanes = [[0.0f32; LANES]; 4];
+        for lane in 0..LANES {
+            for (all, factor) in lanes.iter_mut().zip(factors(c.first + at + lane)) {
+                all[lane] = f32::from(factor);
+            }
+        }
         // SAFETY: the caller's contract: the features are there and floats `at..at + N * LANES` are ours.
         unsafe {
-            let ones = [c.one; LANES];
-            let one = L::load(ones.as_ptr());
             let mut chains = [L::zero(); N];
             for (i, chain) in chains.iter_mut().enumerate() {
                 *chain = L::load(c.values.add(at + i * LANES));
             }
-            for _ in 0..c.rounds {
+            for _ in 0..c.rounds / 2 {
+                // Where a multiply-add is two instructions, the product would otherwise be made once, before the loop.
+                let [a, b, d, e] = std::hint::black_box(&lanes);
+                let [a, b, d, e] = [a, b, d, e].map(|factor| L::load(factor.as_ptr()));
                 for chain in &mut chains {
-                    *chain = L::mul_add(*chain, one, one);
+                    *chain = L::mul_add(a, b, *chain);
+                }
+                for chain in &mut chains {
+                    *chain = L::mul_add(d, e, *chain);
                 }
             }
             for (i, chain) in chains.iter().enumerate() {
@@ -53,7 +73,7 @@ unsafe fn keep_going<L: Lanes, const N: usize>(c: &Chains) {
     }
 }
 
-/// As many chains as fit into the registers of the level with something to multiply by.
+/// As many chains as fit into the registers of the level with what to multiply by, where that is possible.
 ///
 /// # Safety
 /// As [`keep_going`].
@@ -63,7 +83,7 @@ unsafe fn chains_of_level<L: Lanes>(c: &Chains) {
     unsafe {
         match L::REGISTERS {
             16.. => keep_going::<L, 12>(c),
-            8.. => keep_going::<L, 6>(c),
+            8.. => keep_going::<L, 4>(c),
             _ => keep_going::<L, 3>(c),
         }
     }
@@ -71,18 +91,35 @@ unsafe fn chains_of_level<L: Lanes>(c: &Chains) {
 
 instantiate!(chains, chains_of_level, Chains);
 
-/// The same in double precision, `N` values at a time.
+/// The same in double precision, `N` vectors of `W` values at a time, of which the first is number `first`.
 #[inline(always)]
-fn doubles<const N: usize>(values: &mut [f64], rounds: u32, one: f64, fused: bool) {
-    for tile in values.chunks_exact_mut(N) {
-        let mut chains = [0.0; N];
-        chains.copy_from_slice(tile);
-        for _ in 0..rounds {
-            for chain in &mut chains {
-                *chain = if fused { chain.mul_add(one, one) } else { *chain * one + one };
+fn doubles<const W: usize, const N: usize>(values: &mut [f64], rounds: u32, first: usize, fused: bool) {
+    for (number, tile) in values.chunks_exact_mut(N * W).enumerate() {
+        let mut lanes = [[0.0f64; W]; 4];
+        for lane in 0..W {
+            for (all, factor) in lanes.iter_mut().zip(factors(first + number * N * W + lane)) {
+                all[lane] = f64::from(factor);
             }
         }
-        tile.copy_from_slice(&chains);
+        let mut chains = [[0.0; W]; N];
+        chains.iter_mut().zip(tile.chunks_exact(W)).for_each(|(chain, values)| chain.copy_from_slice(values));
+        for _ in 0..rounds / 2 {
+            let [a, b, d, e] = std::hint::black_box(&lanes);
+            add_products(&mut chains, a, b, fused);
+            add_products(&mut chains, d, e, fused);
+        }
+        chains.iter().zip(tile.chunks_exact_mut(W)).for_each(|(chain, values)| values.copy_from_slice(chain));
+    }
+}
+
+/// One round.
+#[inline(always)]
+fn add_products<const W: usize, const N: usize>(chains: &mut [[f64; W]; N], a: &[f64; W], b: &[f64; W], fused: bool) {
+    for chain in chains {
+        for lane in 0..W {
+            let (a, b, c) = (a[lane], b[lane], chain[lane]);
+            chain[lane] = if fused { a.mul_add(b, c) } else { a * b + c };
+        }
     }
 }
 
@@ -121,21 +158,23 @@ impl CeilingKernels for Native {
         if !count.is_multiple_of(TILE) {
             return Err(Error::op(NAME, format!("{count} values are no multiple of {TILE}")));
         }
+        if !rounds.is_multiple_of(2) {
+            return Err(Error::op(NAME, format!("{rounds} rounds; only an even number adds up")));
+        }
         let level = Level::in_use();
         let access = self.memory.access()?;
         if self.precision == Precision::F64 {
             let values = access.write::<f64>(values)?;
-            let one = std::hint::black_box(1.0);
-            let work = |_: usize, tile: Rows<'_, f64>| {
-                // Twelve vectors again, of the width that the level has.
+            let work = |first: usize, tile: Rows<'_, f64>| {
+                // Vectors of the width that the level has, as many as leave registers to multiply by.
                 vectorize(
                     #[inline(always)]
                     || match level {
                         #[cfg(target_arch = "x86_64")]
-                        Level::Avx512 => doubles::<96>(tile.0, rounds, one, true),
+                        Level::Avx512 => doubles::<8, 12>(tile.0, rounds, first, true),
                         #[cfg(target_arch = "x86_64")]
-                        Level::Avx2 => doubles::<48>(tile.0, rounds, one, true),
-                        Level::Portable => doubles::<12>(tile.0, rounds, one, false),
+                        Level::Avx2 => doubles::<4, 8>(tile.0, rounds, first, true),
+                        Level::Portable => doubles::<2, 8>(tile.0, rounds, first, false),
                     },
                 );
             };
@@ -143,9 +182,8 @@ impl CeilingKernels for Native {
         } else {
             let values = access.write::<f32>(values)?;
             let run = chains(level);
-            let one = std::hint::black_box(1.0);
-            let work = |_: usize, tile: Rows<'_, f32>| {
-                let args = Chains { values: tile.0.as_mut_ptr(), count: tile.0.len(), rounds, one };
+            let work = |first: usize, tile: Rows<'_, f32>| {
+                let args = Chains { values: tile.0.as_mut_ptr(), count: tile.0.len(), rounds, first };
                 // SAFETY: the level in use is available, and the slice is this call's own.
                 unsafe { run(&args) }
             };
@@ -176,11 +214,18 @@ mod tests {
     fn every_value_goes_through_every_round_at_every_level() {
         for level in Level::available() {
             let mut values: Vec<f32> = (0..TILE).map(|i| i as f32).collect();
-            let args = Chains { values: values.as_mut_ptr(), count: TILE, rounds: 1001, one: 1.0 };
+            let args = Chains { values: values.as_mut_ptr(), count: TILE, rounds: 1002, first: 960 };
             // SAFETY: the level is available, and the values are ours.
             unsafe { chains(level)(&args) };
-            assert!(values.iter().enumerate().all(|(i, &v)| v == (i + 1001) as f32), "{level:?}");
+            assert!(values.iter().enumerate().all(|(i, &v)| v == (i + 1002) as f32), "{level:?}");
         }
+    }
+
+    #[test]
+    fn vectors_multiply_by_numbers_of_many_bits_and_of_their_own() {
+        let all: std::collections::BTreeSet<[i16; 4]> = (0..TILE).map(factors).collect();
+        assert!(all.len() > TILE / 2, "{}", all.len());
+        assert!(all.iter().all(|&[a, b, c, d]| i32::from(a) * i32::from(b) + i32::from(c) * i32::from(d) == 2));
     }
 
     #[test]

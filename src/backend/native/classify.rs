@@ -3,7 +3,6 @@
 use super::Native;
 use super::load_step;
 use super::real::{Real, with_real};
-use super::soft_label_cross_entropy::log_sum_exp;
 use crate::error::{Error, Result};
 use crate::ops::classify::{Classify, ClassifyKernels, NAME};
 
@@ -32,7 +31,9 @@ fn classify<T: Real>(native: &Native, t: &Classify) -> Result<()> {
         let image = load_step::index(NAME, "image", image, labels.len())?;
         let class = load_step::index(NAME, "class", labels[image], classes)?;
         *to_rank = rank(logits, class) as i32;
-        *confidence = log_sum_exp(logits).1.recip() as f32;
+        let largest = logits.iter().map(|v| v.to_f64()).fold(f64::NEG_INFINITY, f64::max);
+        let sum: f64 = logits.iter().map(|v| (f64::from(t.scale) * (v.to_f64() - largest)).exp()).sum();
+        *confidence = sum.recip() as f32;
     }
     Ok(())
 }

@@ -25,14 +25,17 @@ fn forward<T: Real>(native: &Native, t: &Forward) -> Result<()> {
     let Forward { x, weight, bias, y } = *t;
     let [batch, inputs, outputs] = extents(x, weight, y)?;
     let a = native.memory.access()?;
-    let (x, weight, bias, y) = (a.read::<T>(x)?, a.read::<T>(weight)?, a.read::<T>(bias)?, a.write::<T>(y)?);
-    if bias.len() != outputs {
+    let (x, weight, y) = (a.read::<T>(x)?, a.read::<T>(weight)?, a.write::<T>(y)?);
+    let bias = bias.map(|bias| a.read::<T>(bias)).transpose()?;
+    if let Some(bias) = bias.filter(|bias| bias.len() != outputs) {
         return Err(Error::op(NAME, format!("a bias of {} for {outputs} outputs", bias.len())));
     }
     let work = |first: usize, y: Rows<'_, T>| {
-        y.0.chunks_exact_mut(outputs).for_each(|row| row.copy_from_slice(bias));
+        if let Some(bias) = bias {
+            y.0.chunks_exact_mut(outputs).for_each(|row| row.copy_from_slice(bias));
+        }
         let rows = Matrix::rows(&x[first * inputs..], inputs);
-        matmul(y.0, [y.0.len() / outputs, outputs, inputs], true, rows, Matrix::transposed(weight, inputs));
+        matmul(y.0, [y.0.len() / outputs, outputs, inputs], bias.is_some(), rows, Matrix::transposed(weight, inputs));
     };
     native.pool.install(|| for_chunks(Rows(y, outputs), batch, BLOCK, &work));
     Ok(())
@@ -57,11 +60,12 @@ fn weight_grad<T: Real>(native: &Native, t: &WeightGrad) -> Result<()> {
     let [batch, inputs, outputs] = extents(x, dweight, dy)?;
     let a = native.memory.access()?;
     let (x, dy) = (a.read::<T>(x)?, a.read::<T>(dy)?);
-    let (dweight, dbias) = (a.write::<T>(dweight)?, a.write::<T>(dbias)?);
-    if dbias.len() != outputs {
+    let dweight = a.write::<T>(dweight)?;
+    let dbias = dbias.map(|dbias| a.write::<T>(dbias)).transpose()?;
+    if let Some(dbias) = dbias.as_ref().filter(|dbias| dbias.len() != outputs) {
         return Err(Error::op(NAME, format!("a bias of {} for {outputs} outputs", dbias.len())));
     }
-    for (output, dbias) in dbias.iter_mut().enumerate() {
+    for (output, dbias) in dbias.into_iter().flatten().enumerate() {
         *dbias = T::from_f64(dy.iter().skip(output).step_by(outputs).map(|v| v.to_f64()).sum());
     }
     let work = |first: usize, out: Rows<'_, T>| {

@@ -26,14 +26,17 @@ impl LoadStepKernels for Native {
         let a = self.memory.access()?;
         let words = a.read::<i32>(t.table)?;
         let (scalars, originals) = (a.write::<i32>(t.scalars)?, a.write::<i32>(t.originals)?);
-        let (partners, cursor) = (a.write::<i32>(t.partners)?, a.write::<i32>(t.cursor)?);
-        let width = scalars.len() + originals.len() + partners.len();
+        let (partners, shares) = (a.write::<i32>(t.partners)?, a.write::<f32>(t.shares)?);
+        let cursor = a.write::<i32>(t.cursor)?;
+        let width = scalars.len() + originals.len() + partners.len() + shares.len();
         let [cursor] = cursor else { return Err(Error::op(NAME, "the cursor is one number")) };
         let row = index(NAME, "row", *cursor, words.len() / width.max(1))?;
         let (words, indices) = words[row * width..(row + 1) * width].split_at(scalars.len());
         scalars.copy_from_slice(words);
         originals.copy_from_slice(&indices[..originals.len()]);
-        partners.copy_from_slice(&indices[originals.len()..]);
+        let (indices, words) = indices[originals.len()..].split_at(partners.len());
+        partners.copy_from_slice(indices);
+        shares.copy_from_slice(bytemuck::cast_slice(words));
         *cursor += 1;
         Ok(())
     }

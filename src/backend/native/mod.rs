@@ -10,6 +10,7 @@ mod batch_norm_apply;
 mod batch_norm_apply_rows;
 mod batch_norm_statistics;
 mod ceilings;
+mod checksum;
 mod classify;
 mod conv2d;
 pub mod cpu;
@@ -19,14 +20,18 @@ mod load_step;
 mod matmul;
 mod memory;
 mod negative_cosine;
+mod normalize_rows;
 mod parallel;
+mod project_rows;
 mod real;
+mod sam;
+mod scale_columns;
 mod sgd;
-mod soft_label_cross_entropy;
-mod soft_labels;
+mod supervised_loss;
 mod total_loss;
 mod workspace;
 
+use crate::driver::host_cache::host_cache_bytes;
 use crate::error::{Error, Result};
 use crate::memory::Memory;
 use crate::ops::Backend;
@@ -83,6 +88,10 @@ impl Memory for Native {
 
     fn available(&self) -> Result<usize> {
         memory::available()
+    }
+
+    fn cache_bytes(&self) -> usize {
+        host_cache_bytes() as usize
     }
 
     fn upload(&self, to: Tensor, bytes: &[u8]) -> Result<()> {

@@ -13,13 +13,20 @@ use crate::tensor::Tensor;
 const CHUNK: usize = 16 << 10;
 
 #[inline(always)]
-fn update<T: Real>(weight: &mut [T], momentum: &mut [T], gradient: &[T], [decay, kept, rate]: [T; 3]) {
+fn update<T: Real, const NESTEROV: bool>(
+    weight: &mut [T],
+    momentum: &mut [T],
+    gradient: &[T],
+    [decay, kept, rate]: [T; 3],
+) {
     let n = weight.len();
     let (momentum, gradient) = (&mut momentum[..n], &gradient[..n]);
     for i in 0..n {
-        let m = kept * momentum[i] + (gradient[i] + decay * weight[i]);
+        let g = gradient[i] + decay * weight[i];
+        let m = kept * momentum[i] + g;
         momentum[i] = m;
-        weight[i] = weight[i] - rate * m;
+        let ahead = if NESTEROV { g + kept * m } else { m };
+        weight[i] = weight[i] - rate * ahead;
     }
 }
 
@@ -31,13 +38,17 @@ fn sgd<T: Real>(native: &Native, config: &SgdConfig, t: &Sgd) -> Result<()> {
     if momentum.len() != elements || grad.len() != elements || compute.as_ref().is_some_and(|c| c.len() != elements) {
         return Err(Error::op(NAME, format!("{elements} parameters, but other tensors have more or fewer")));
     }
-    let rate = load_step::params(&a, t.scalars)?.lr;
+    // In the precision of kernels, which multiply floats.
+    let rate = load_step::params(&a, t.scalars)?.lr * config.lr_factor;
     let constants = [config.weight_decay, config.momentum, rate].map(|v| T::from_f64(f64::from(v)));
     let work = |first: usize, (master, momentum, compute): (Rows<'_, T>, Rows<'_, T>, Option<Rows<'_, T>>)| {
         let gradient = &grad[first..][..master.0.len()];
         vectorize(
             #[inline(always)]
-            || update(master.0, momentum.0, gradient, constants),
+            || match config.nesterov {
+                false => update::<T, false>(master.0, momentum.0, gradient, constants),
+                true => update::<T, true>(master.0, momentum.0, gradient, constants),
+            },
         );
         if let Some(compute) = compute {
             compute.0.copy_from_slice(master.0);

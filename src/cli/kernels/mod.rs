@@ -11,7 +11,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use rayon::prelude::*;
 use serde::Serialize;
 
-use crate::console::{Column, Table, note, say};
+use crate::console::{Column, Table, bar_target, note, say};
 use crate::driver::Variant;
 use crate::driver::cache::Cache;
 use crate::driver::nvrtc::Nvrtc;
@@ -166,7 +166,7 @@ fn progress(count: usize, compiler: &str) -> ProgressBar {
         return ProgressBar::hidden();
     }
     let style = ProgressStyle::with_template("{msg} [{wide_bar}] {pos}/{len} {eta}");
-    let bar = ProgressBar::new(count as u64).with_message(compiler.to_string());
+    let bar = ProgressBar::with_draw_target(Some(count as u64), bar_target()).with_message(compiler.to_string());
     bar.enable_steady_tick(Duration::from_millis(200));
     match style {
         Ok(style) => bar.with_style(style.progress_chars("=> ")),

@@ -4,28 +4,35 @@ use std::collections::HashSet;
 
 use super::super::stand_in::StandIn;
 use crate::backend::launched::Launched;
-use crate::config::{Config, PlacementSettings, Preset, Settings, presets};
+use crate::config::{Config, Every, OptimizerConfig, PlacementSettings, Preset, Projection, Sam, Settings, presets};
 use crate::driver::Variant;
 use crate::driver::dry_run::DryRun;
 use crate::error::Result;
 use crate::memory::Memory;
-use crate::method::METHODS;
-use crate::ops::augment_mix::AugmentMixKernels;
+use crate::nn::{Mode, Model, ModelConfig, ParameterStore, Recorder, Rules};
+use crate::ops::augment_mix::{AugmentMixKernels, Mixing, View};
 use crate::ops::ceilings::CeilingKernels;
+use crate::ops::checksum::{ChecksumKernels, SCRATCH};
 use crate::ops::load_step::STEP_WORDS;
 use crate::ops::sgd::SgdKernels;
+use crate::ops::supervised_loss::{ClassVector, Form, Head, Reduction, SupervisedLoss, SupervisedLossKernels};
 use crate::tensor::{DType, Precision};
 use crate::train::engine::{Data, Engine, model, step_config};
 use crate::train::feed::{Feed, Images};
+use crate::train::optimizer::Optimizer;
 use crate::train::step::{Source, TrainStep};
+use crate::verify::self_test::HEADS;
 
 /// The GPU that launches are noted for: an H100's multiprocessors, and the shared memory a block that every supported GPU
 /// has.
 const MULTIPROCESSORS: u32 = 132;
 const SHARED_BYTES: u32 = 99 * 1024;
 
-/// Every kernel, with its knobs and launch, that training and evaluating any preset launches on data of its shapes, by
-/// GLMC and by plain cross-entropy, in f32 and bf16. The same on every GPU: no launcher asks what the device is, but for
+/// What the heads read that no method trains yet.
+const HIDDEN: usize = 128;
+
+/// Every kernel, with its knobs and launch, that training and evaluating any preset launches on data of its shapes, in f32
+/// and bf16. The same on every GPU: no launcher asks what the device is, but for
 /// the number of blocks of the ceilings.
 ///
 /// # Errors
@@ -37,57 +44,125 @@ pub fn variants() -> Result<Vec<Variant>> {
 /// The variants of some presets on a GPU of this architecture, with that many multiprocessors and that much shared memory
 /// a block.
 fn list(presets: &[Preset], (arch, multiprocessors, shared_bytes): (&str, u32, u32)) -> Result<Vec<Variant>> {
-    let mut planned = Vec::new();
+    let (mut planned, mut split) = (HashSet::new(), HashSet::new());
     let mut known = HashSet::new();
     let mut variants = Vec::new();
-    for (preset, &method) in presets.iter().flat_map(|preset| METHODS.iter().map(move |method| (preset, method))) {
-        let placement = PlacementSettings::on("none");
-        let settings = Settings { placement, method: Some(method), ..Settings::default() };
+    for preset in presets {
+        let settings = Settings { placement: PlacementSettings::on("none"), ..Settings::default() };
         let config = Config::resolve(settings.or(preset.settings()))?;
         let data = StandIn::of(preset.data)?;
-        // Counts of the same classes differ in nothing that is launched.
-        let key = (config.model.clone(), config.width, method.name(), config.batch, data.counts.len(), data.size);
-        if planned.contains(&key) {
+        let recipe = config.recipe(&data.counts)?;
+        // Counts of the same classes differ in nothing that is launched, and methods in views and heads alone.
+        let heads: Vec<_> = recipe.classifiers().into_iter().map(|(_, head)| (head.shape, head.loss)).collect();
+        let shapes = (config.model.clone(), config.width, config.batch, data.counts.len(), data.size);
+        let of_recipe = format!("{:?} {heads:?} {}", recipe.views, recipe.similarity.is_some());
+        if !planned.insert((shapes.clone(), of_recipe)) {
             continue;
         }
-        planned.push(key);
+        // Only the number of views decides how a last batch of any size is cut.
+        let every_size = split.insert((shapes, recipe.views.len()));
         for precision in [Precision::F32, Precision::Bf16] {
             let driver = DryRun::new(arch, multiprocessors, shared_bytes);
             let listing = driver.listing();
-            run(&Launched::new(Box::new(driver), precision)?, &config, &data)?;
+            run(&Launched::new(Box::new(driver), precision)?, &config, &data, every_size)?;
             variants.extend(listing.variants().into_iter().filter(|variant| known.insert(variant.clone())));
         }
     }
     Ok(variants)
 }
 
-/// Training steps of each size, an evaluation, and what only `verify`, `bench` and tests launch.
-fn run(backend: &Launched, config: &Config, stand_in: &StandIn) -> Result<()> {
-    stand_in.with_data(|data| steps(backend, config, data))?;
+/// Training steps of each size, an evaluation, heads of every shape, what a checkpoint asks, and what
+/// only `verify`, `bench` and tests launch.
+fn run(backend: &Launched, config: &Config, stand_in: &StandIn, every_size: bool) -> Result<()> {
+    stand_in.with_data(|data| steps(backend, config, data, every_size))?;
+    heads(backend, config, stand_in.counts.len())?;
     let side = stand_in.size;
     let tensor = |shape: &[usize], dtype: DType, what: &str| backend.tensor(shape, dtype, what);
-    let views = tensor(&[4 * config.batch, side, side, 3], DType::F32, "views")?;
     let scalars = tensor(&[STEP_WORDS], DType::I32, "step")?;
-    let mixed = [2 * config.batch, side, side, backend.stem_channels()];
-    backend.mix_views(views, scalars, tensor(&mixed, backend.precision().compute(), "mixtures")?)?;
+    for mixing in [Mixing::GLMC, Mixing::One(View::Mixup)] {
+        let images = tensor(&[mixing.image_sets() * config.batch, side, side, 3], DType::F32, "images")?;
+        let shape = [mixing.views() * config.batch, side, side, backend.stem_channels()];
+        backend.mix_views(mixing, images, scalars, tensor(&shape, backend.precision().compute(), "views")?)?;
+    }
     let values = tensor(&[backend.ceiling_values()], DType::F32, "values")?;
     backend.ceiling_math(values, 2)?;
     let [from, to] = [0, 1].map(|_| tensor(&[1 << 20], DType::U8, "copy"));
     backend.ceilings_copy(from?, to?)?;
-    backend.checksum(views).map(|_| ())
+    losses(backend)?;
+    let scratch = tensor(&[SCRATCH], DType::U8, "parts of a checksum")?;
+    backend.checksum(scalars, scratch).map(|_| ())
+}
+
+/// Heads of every shape, forward and backward, on the vectors of a step with two views and of one with one.
+fn heads(backend: &Launched, config: &Config, classes: usize) -> Result<()> {
+    let (name, hidden) = (config.model.clone(), Some(HIDDEN));
+    let model = ModelConfig { name, width: config.width, classes, heads: HEADS.to_vec(), hidden };
+    let model = Model::new(&model, backend.stem_channels())?;
+    let store = ParameterStore::new(backend, model.specs().clone())?;
+    for views in [1, 2] {
+        let mut r = Recorder::new(backend, &store, Mode::Train { views });
+        let [x, dx] = [0; 2].map(|_| backend.tensor(&[views * config.batch, HIDDEN], DType::F32, "vectors"));
+        let x = r.tape.parameter(x?, dx?);
+        for head in HEADS {
+            model.record_head(&mut r, head.name, x)?;
+        }
+        let program = r.tape.plan(backend, true)?;
+        program.forward(backend)?;
+        program.backward(backend)?;
+    }
+    Ok(())
+}
+
+/// Each form of the supervised loss, whichever the presets' methods use.
+fn losses(backend: &Launched) -> Result<()> {
+    let float = |shape: &[usize], what: &str| backend.tensor(shape, DType::F32, what);
+    let whole = |shape: &[usize], what: &str| backend.tensor(shape, DType::I32, what);
+    let (logits, vectors) = (float(&[2, 10], "logits")?, float(&[ClassVector::COUNT, 10], "class vectors")?);
+    let [labels, originals, partners, scalars] =
+        [(2, "labels"), (2, "originals"), (2, "partners"), (STEP_WORDS, "step")].map(|(n, what)| whole(&[n], what));
+    let (labels, originals, partners, scalars) = (labels?, originals?, partners?, scalars?);
+    let (shares, rows) = (float(&[2], "shares")?, float(&[1, 2], "rows")?);
+    let focal = 1.0;
+    for form in
+        [Form::Softmax { focal: 0.0 }, Form::Softmax { focal }, Form::BceOnSoftmax, Form::SigmoidFocal { focal }]
+    {
+        let heads = [Head { logits, vectors, form, reduction: Reduction::N, scale: 1.0, dlogits: None }];
+        backend.supervised_loss(&SupervisedLoss {
+            heads: &heads,
+            labels,
+            originals,
+            partners,
+            shares,
+            scalars,
+            rows,
+        })?;
+    }
+    Ok(())
 }
 
 /// A run's engine, and the step of a last batch of any size: other copies of the data leave other remainders.
-fn steps(backend: &Launched, config: &Config, data: &Data<'_>) -> Result<()> {
+fn steps(backend: &Launched, config: &Config, data: &Data<'_>, every_size: bool) -> Result<()> {
     let engine = Engine::new(backend, config, data)?;
     if let Some(compute) = engine.parameters.compute {
         backend.cast_weights(engine.parameters.master, compute)?;
     }
-    let model = model(config, data.counts.len(), backend)?;
-    for count in 1..config.batch {
+    let recipe = config.recipe(data.counts)?;
+    let model = model(config, &recipe, data.counts.len(), backend)?;
+    // What no preset asks for launches the same kernels whatever the network is.
+    let project = Projection { max_norm: Some(0.1), l2_norm: None, pattern: "fc.weight".into(), every: Every::Epoch };
+    let sam = Sam { ascent: [1.0, 1.0, 0.0], ..Sam::new(0.05) };
+    let settings = OptimizerConfig { sam: Some(sam), project: Some(project), ..config.optimizer() };
+    let rules = Rules::new(model.specs(), settings.weight_decay, &[])?;
+    let optimizer = Optimizer::new(backend, &engine.parameters, &rules, &settings)?;
+    optimizer.begin(backend)?;
+    optimizer.prepare(backend, backend.tensor(&[STEP_WORDS], DType::I32, "step")?)?;
+    optimizer.climb(backend)?;
+    optimizer.restore(backend)?;
+    optimizer.end_epoch(backend)?;
+    for count in (1..config.batch).filter(|_| every_size) {
         let images = Images { labels: &data.train.labels[..count], ..data.train };
         let feed = Feed::new(backend, images, config.batch, usize::MAX)?;
-        let config = step_config(config, data.counts, data.augmentation);
+        let config = step_config(config, recipe.clone(), data.counts.len(), data.augmentation);
         TrainStep::new(backend, &model, &engine.parameters, Source::Feed(&feed), config)?.release(backend);
         feed.release(backend);
     }
@@ -114,8 +189,8 @@ mod tests {
             variants.iter().filter(|v| v.spec.defines.contains(&define)).count()
         };
         assert!(storage("0") > 20 && storage("1") > 20);
-        let mixes = |mixing: &str| variants.iter().any(|v| v.spec.defines.contains(&("MIXING".into(), mixing.into())));
-        assert!(["0", "1", "2"].into_iter().all(mixes), "GLMC, plain cross-entropy, evaluation");
+        let shown = |views: &str| variants.iter().any(|v| v.spec.defines.contains(&("VIEWS".into(), views.into())));
+        assert!(["0", "1", "2"].into_iter().all(shown), "evaluation, plain cross-entropy, GLMC");
     }
 
     #[test]

@@ -161,6 +161,8 @@ impl Context {
         let (nvrtc, target) = driver.compiler(info.compute).map_err(unusable)?;
         let which = Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN;
         let shared_bytes = driver.attribute(device, which).map_err(failed)? as u32;
+        let which = Attribute::CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE;
+        let cache_bytes = driver.attribute(device, which).map_err(failed)? as u64;
         let mut context = ptr::null_mut();
         // SAFETY: the target is valid and the device the driver's; the reference is given back by `drop`.
         unsafe { driver.calls.retain_context(&mut context, device) }.map_err(failed)?;
@@ -175,6 +177,7 @@ impl Context {
             multiprocessors: info.multiprocessors,
             shared_bytes,
             memory_bytes: info.memory_bytes,
+            cache_bytes,
         };
         Ok((opened, properties, nvrtc))
     }

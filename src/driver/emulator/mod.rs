@@ -24,6 +24,7 @@ use self::compiler::Compiler;
 pub use self::schedule::Order;
 use self::schedule::{Entry, Job, Stop, Worker};
 use super::cache::Cache;
+use super::host_cache::host_cache_bytes;
 use super::pinned::HostMemory;
 use super::spec::PackedArgs;
 use super::table::KernelTable;
@@ -132,6 +133,7 @@ impl Emulator {
             multiprocessors: rayon::current_num_threads() as u32,
             shared_bytes: SHARED_LIMIT,
             memory_bytes: arena.memory().total,
+            cache_bytes: host_cache_bytes(),
         };
         let stream = Stream { arena, generation: 0, order: Order::Ascending, capturing: None };
         Ok(Emulator {

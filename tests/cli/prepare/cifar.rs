@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use glmc_engine::data::Store;
+use glmc_engine::data::longtail::Pick;
 use tempfile::TempDir;
 
 use super::archives::{self, Writer};
@@ -113,13 +114,29 @@ fn balanced_and_random_splits() {
         .map(|(name, seed)| make(name, &["--imbalance", "10", "--split", "random", "--seed", seed]));
     assert_eq!(b.train().pixels().unwrap(), c.train().pixels().unwrap());
     assert_ne!(b.train().pixels().unwrap(), d.train().pixels().unwrap());
+    // The authors' own draw is another, and has a seed of its own unless another is given.
+    let rule = |store: &Store| store.meta().split.expect("a rule");
+    let authors = ["--imbalance", "10", "--split", "glmc"];
+    let [ldam, glmc] = [("e.lt", &authors[..2]), ("f.lt", &authors)].map(|(name, more)| make(name, more));
+    assert_eq!([&ldam, &glmc].map(|s| (rule(s).split, rule(s).seed)), [(Pick::Ldam, 0), (Pick::Glmc, 3407)]);
+    assert_ne!(ldam.train().pixels().unwrap(), glmc.train().pixels().unwrap());
+    let seeded = make("g.lt", &[&authors[..], &["--seed", "0"]].concat());
+    assert_eq!((rule(&seeded).seed, seeded.train().pixels().unwrap()), (0, ldam.train().pixels().unwrap()));
+    let line = refused(
+        &[
+            &["cifar10", "--any-size", "--source", text(&source), "--out", text(&at("x.lt")), "--seed", "4294967296"],
+            &authors[..],
+        ]
+        .concat(),
+    );
+    assert!(line.contains("the glmc split takes seeds of 32 bits (3407"), "{line}");
     for bad in ["0.5", "nan", "-3", "inf", "1000"] {
         let out = at("x.lt");
         let args = ["cifar10", "--any-size", "--source", text(&source), "--out", text(&out), "--imbalance", bad];
         let error = refused(&args);
         assert!(error.contains("imbalance"), "{error}");
     }
-    assert_eq!(names(dir.path()), ["a.lt", "b.lt", "bin", "c.lt", "d.lt"]);
+    assert_eq!(names(dir.path()), ["a.lt", "b.lt", "bin", "c.lt", "d.lt", "e.lt", "f.lt", "g.lt"]);
 }
 
 /// Each file of each layout cut off, emptied and removed: one line that names the file.

@@ -6,9 +6,9 @@ mod corruption;
 mod format;
 mod hostile;
 mod images;
-mod ldam;
 mod listed;
 mod place;
+mod published;
 mod synthetic;
 
 use std::path::Path;

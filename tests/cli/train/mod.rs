@@ -6,6 +6,7 @@ mod divergence;
 mod extend;
 mod folder;
 mod model;
+mod optimizer;
 mod preset;
 mod select;
 
@@ -167,12 +168,11 @@ fn killed_within(command: &mut Command, micros: usize) -> bool {
     output.status.success()
 }
 
-#[test]
-fn a_run_killed_at_any_moment_goes_on_to_the_same_bits() {
-    let place = Place::new();
+/// Trains with these arguments once undisturbed and once through `wanted` kills: files and figures must be equal.
+fn assert_kills_change_nothing(place: &Place, more: &[&str], wanted: usize) {
     let whole = place.path("whole");
     let start = Instant::now();
-    ok(place.train(&whole, &[]));
+    ok(place.train(&whole, more));
     // Moments all over a run, however fast the machine is.
     let longest = start.elapsed().as_micros() as usize;
     let expected = fs::read(whole.join("last.safetensors")).expect("a checkpoint");
@@ -181,26 +181,31 @@ fn a_run_killed_at_any_moment_goes_on_to_the_same_bits() {
     let mut kills = 0;
     let mut finished = false;
     let arguments = place.training(&run);
-    while kills < 20 {
+    while kills < wanted {
         let mut command = Command::new(BIN);
         if run.join("config.toml").exists() && !finished {
             command.args(["train", "--resume", text(&run)]);
         } else {
-            // Finished before the twentieth kill: once more from the start.
+            // Finished before the last kill: once more from the start.
             fs::remove_dir_all(&run).ok();
-            command.args(&arguments);
+            command.args(&arguments).args(more);
         }
         finished = killed_within(&mut command, dice.below(longest));
         kills += usize::from(!finished);
     }
     if !run.join("config.toml").exists() {
-        ok(place.train(&run, &[]));
+        ok(place.train(&run, more));
     }
     ok(resume(&run));
     assert!(fs::read(run.join("last.safetensors")).expect("a checkpoint") == expected, "other bits after kills");
     assert_eq!(timeless_metrics(&run), timeless_metrics(&whole));
     assert_eq!(timeless_result(&run), timeless_result(&whole));
     assert!(weights_of(&run, "best.safetensors") == weights_of(&whole, "best.safetensors"));
+}
+
+#[test]
+fn a_run_killed_at_any_moment_goes_on_to_the_same_bits() {
+    assert_kills_change_nothing(&Place::new(), &[], 20);
 }
 
 fn weights_of(run: &Path, name: &str) -> Vec<u8> {

@@ -39,3 +39,15 @@ fn the_device_is_chosen_and_said() {
     assert!(first.starts_with(&format!("device {device}: ")), "{stderr}");
     assert!(config.contains(&format!("device = \"{device}\"")), "{config}");
 }
+
+#[test]
+fn the_demos_images_are_the_same_for_every_seed() {
+    let place = Place::new();
+    let pixels = |seed: &str| {
+        let run = place.path(seed);
+        let quick = ["--epochs", "1", "--width", "2", "--batch", "128", "--device", "cpu"];
+        ok(glmc(&[&["train", "--seed", seed, "--out", text(&run)], &quick[..]].concat()));
+        std::fs::read(run.join("data.lt/train/pixels.npy")).expect("images")
+    };
+    assert!(pixels("1") == pixels("2"), "other images with another seed");
+}

@@ -80,7 +80,14 @@ impl NormCase {
         let sums = b.float(&sums_of(&self.x, g, parts), &[views, parts, 2, c]);
         let statistics = b.float(&vec![0.0; views * rows * c], &[views, rows, c]);
         let geometry = batch_norm_statistics::Geometry { views, parts, pixels: g.pixels(), channels: c };
-        let tensors = BatchNormStatistics { x, sums, weight, running_mean, running_var, statistics };
+        let tensors = BatchNormStatistics {
+            x,
+            sums,
+            weight,
+            running_mean: Some(running_mean),
+            running_var: Some(running_var),
+            statistics,
+        };
         b.batch_norm_statistics(&geometry, &tensors).unwrap();
         let tensors = batch_norm_apply::Forward { x, statistics, weight, bias, shortcut, z };
         b.batch_norm_apply(g, &tensors).unwrap();

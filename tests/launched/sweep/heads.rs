@@ -5,8 +5,10 @@ use glmc_engine::memory::Memory;
 use glmc_engine::ops::global_avg_pool::GlobalAvgPoolKernels;
 use glmc_engine::ops::linear::{self, LinearKernels};
 use glmc_engine::ops::negative_cosine::{NegativeCosine, NegativeCosineKernels};
+use glmc_engine::ops::normalize_rows::NormalizeRowsKernels;
+use glmc_engine::ops::scale_columns::{self, ScaleColumnsKernels};
 use glmc_engine::ops::sgd::{Sgd, SgdConfig, SgdKernels};
-use glmc_engine::ops::soft_label_cross_entropy::{Head, SoftLabelCrossEntropy, SoftLabelCrossEntropyKernels};
+use glmc_engine::ops::supervised_loss::{Form, Head, Reduction, SupervisedLoss, SupervisedLossKernels};
 use glmc_engine::ops::total_loss::{TotalLoss, TotalLossKernels};
 use glmc_engine::tensor::Grad;
 
@@ -47,12 +49,18 @@ fn linear() {
             let [x, weight, bias, dy, before] = data;
             let (x, weight, bias) = (b.float(x, &[n, i]), b.float(weight, &[o, i]), b.float(bias, &[o]));
             let y = b.float(&vec![0.0; n * o], &[n, o]);
-            b.linear_forward(&linear::Forward { x, weight, bias, y }).unwrap();
+            b.linear_forward(&linear::Forward { x, weight, bias: Some(bias), y }).unwrap();
+            let bare = b.float(&vec![5.0; n * o], &[n, o]);
+            b.linear_forward(&linear::Forward { x, weight, bias: None, y: bare }).unwrap();
             let (dy, dx) = (b.float(dy, &[n, o]), b.float(before, &[n, i]));
             b.linear_input_grad(&linear::InputGrad { dy, weight, dx: Grad { tensor: dx, accumulate: add } }).unwrap();
             let (dweight, dbias) = (b.float(&vec![9.0; o * i], &[o, i]), b.float(&vec![9.0; o], &[o]));
-            b.linear_weight_grad(&linear::WeightGrad { x, dy, dweight, dbias }).unwrap();
-            [("y", y), ("dx", dx), ("dweight", dweight), ("dbias", dbias)].map(|(name, t)| (name, b.get(t))).into()
+            b.linear_weight_grad(&linear::WeightGrad { x, dy, dweight, dbias: Some(dbias) }).unwrap();
+            let alone = b.float(&vec![9.0; o * i], &[o, i]);
+            b.linear_weight_grad(&linear::WeightGrad { x, dy, dweight: alone, dbias: None }).unwrap();
+            assert!(b.get(alone) == b.get(dweight), "the same, without a bias");
+            let results = [("y", y), ("y", bare), ("dx", dx), ("dweight", dweight), ("dbias", dbias)];
+            results.map(|(name, t)| (name, b.get(t))).into()
         }
         sweep!("linear", &format!("{batch}x{inputs} -> {outputs}"), |b| run(
             b,
@@ -63,74 +71,207 @@ fn linear() {
     }
 }
 
+/// The form, reduction and S of the heads of a case.
+type Forms = &'static [(Form, Reduction, f32)];
+
+const FORMS: [Forms; 7] = [
+    &[(Form::Softmax { focal: 0.0 }, Reduction::N, 1.0)],
+    &[(Form::Softmax { focal: 0.0 }, Reduction::SumW, 4.0), (Form::Softmax { focal: 0.0 }, Reduction::N, 1.0)],
+    &[(Form::Softmax { focal: 1.0 }, Reduction::N, 1.0)],
+    &[(Form::Softmax { focal: 0.5 }, Reduction::SumW, 2.0), (Form::BceOnSoftmax, Reduction::N, 1.0)],
+    &[(Form::BceOnSoftmax, Reduction::SumW, 1.5)],
+    &[(Form::SigmoidFocal { focal: 1.0 }, Reduction::N, 1.0)],
+    &[
+        (Form::SigmoidFocal { focal: 0.0 }, Reduction::SumW, 0.5),
+        (Form::SigmoidFocal { focal: 2.5 }, Reduction::N, 1.0),
+    ],
+];
+
+/// What a head's loss is computed from, in -1..=1.
+struct LossCase {
+    batch: usize,
+    classes: usize,
+    labels: Vec<usize>,
+    /// Originals, then partners.
+    images: [Vec<usize>; 2],
+    shares: Vec<f64>,
+    logits: [Vec<f64>; 2],
+    vectors: [Vec<f64>; 2],
+    before: Vec<f64>,
+    accumulate: bool,
+}
+
+impl LossCase {
+    fn new(random: &mut Random, batch: usize, classes: usize) -> LossCase {
+        let images = batch + 3;
+        let pick = |random: &mut Random| (0..batch).map(|_| random.between(0, images - 1)).collect();
+        // Also the shares at which a term is left out.
+        let shares = (0..batch).map(|_| random.between(0, 4) as f64 / 4.0).collect();
+        let mut vectors = |margins: bool| {
+            let mut rows = random.values(5 * classes);
+            let (scales, rest) = rows.split_at_mut(2 * classes);
+            scales[..classes].iter_mut().for_each(|s| *s = 1.0 + *s / 2.0);
+            let (margin, rest) = rest.split_at_mut(classes);
+            margin.iter_mut().for_each(|m| *m = if margins { m.abs() } else { 0.0 });
+            let (weights, smoothing) = rest.split_at_mut(classes);
+            weights.iter_mut().for_each(|w| *w += 1.25);
+            smoothing.iter_mut().for_each(|eps| *eps = if *eps > 0.0 { *eps / 2.0 } else { 0.0 });
+            rows
+        };
+        let vectors = [vectors(true), vectors(false)];
+        LossCase {
+            batch,
+            classes,
+            labels: (0..images).map(|_| random.between(0, classes - 1)).collect(),
+            images: [pick(random), pick(random)],
+            shares,
+            logits: [0; 2].map(|_| random.values(2 * batch * classes).iter().map(|v| 6.0 * v).collect()),
+            vectors,
+            before: random.values(2 * batch * classes),
+            accumulate: random.flag(),
+        }
+    }
+
+    fn run<B: Memory + SupervisedLossKernels>(&self, b: &B, forms: Forms) -> Results {
+        let (batch, classes, count) = (self.batch, self.classes, 2 * self.batch);
+        let head = |(k, &(form, reduction, scale)): (usize, &(Form, Reduction, f32))| Head {
+            logits: b.float(&self.logits[k], &[count, classes]),
+            vectors: b.float(&self.vectors[k], &[5, classes]),
+            form,
+            reduction,
+            scale,
+            dlogits: Some(Grad { tensor: b.float(&self.before, &[count, classes]), accumulate: self.accumulate }),
+        };
+        let heads: Vec<Head> = forms.iter().enumerate().map(head).collect();
+        let labels = b.int(&self.labels, &[self.labels.len()]);
+        let [originals, partners] = [0, 1].map(|which| b.int(&self.images[which], &[batch]));
+        let shares = b.put(&self.shares, &[batch], DType::F32);
+        let (scalars, rows) = (b.step(&some_step()), b.float(&vec![0.0; heads.len() * count], &[heads.len(), count]));
+        let tensors = SupervisedLoss { heads: &heads, labels, originals, partners, shares, scalars, rows };
+        b.supervised_loss(&tensors).unwrap();
+        let mut results = vec![("rows", b.get(rows))];
+        results.extend(heads.iter().map(|h| ("dlogits", b.get(h.dlogits.unwrap().tensor))));
+        // The loss alone, without gradients.
+        let only: Vec<Head> = heads.iter().map(|h| Head { dlogits: None, ..*h }).collect();
+        b.zero(rows).unwrap();
+        b.supervised_loss(&SupervisedLoss { heads: &only, ..tensors }).unwrap();
+        results.push(("rows alone", b.get(rows)));
+        results
+    }
+}
+
+#[test]
+fn supervised_loss() {
+    let mut random = Random::new(9);
+    for (batch, classes) in [(1, 1), (1, 2), (3, 3), (8, 10), (5, 33), (37, 7), (2, 1000), (1, 8142)] {
+        for forms in FORMS {
+            let case = LossCase::new(&mut random, batch, classes);
+            sweep!("supervised_loss", &format!("{batch}x{classes}, {forms:?}"), |b| case.run(b, forms));
+        }
+    }
+}
+
+#[test]
+fn normalize_rows() {
+    let mut random = Random::new(9);
+    // One feature has no direction to learn: its gradient is what rounding leaves.
+    for [rows, features] in [[1, 2], [3, 31], [4, 32], [5, 33], [127, 64], [10, 100], [2, 2049]] {
+        let data = [0; 3].map(|_| random.values(rows * features));
+        let accumulate = random.flag();
+        fn run<B: Memory + NormalizeRowsKernels>(
+            b: &B,
+            shape: [usize; 2],
+            data: &[Vec<f64>; 3],
+            accumulate: bool,
+        ) -> Results {
+            let [x, dy, dx] = [0, 1, 2].map(|i| b.float(&data[i], &shape));
+            let y = b.float(&vec![7.0; data[0].len()], &shape);
+            b.normalize_rows_forward(x, y).unwrap();
+            b.normalize_rows_backward(x, dy, Grad { tensor: dx, accumulate }).unwrap();
+            vec![("y", b.get(y)), ("dx", b.get(dx))]
+        }
+        sweep!("normalize_rows", &format!("{rows}x{features}"), |b| run(b, [rows, features], &data, accumulate));
+    }
+}
+
+#[test]
+fn scale_columns() {
+    let mut random = Random::new(10);
+    for [rows, columns] in [[1, 1], [3, 31], [8, 32], [9, 33], [128, 10], [70, 129], [2, 2049]] {
+        let data = [0; 3].map(|_| random.values(rows * columns));
+        let vectors = [0; 2].map(|_| random.values(columns));
+        let add = [random.flag(), random.flag()];
+        fn run<B: Memory + ScaleColumnsKernels>(
+            b: &B,
+            shape: [usize; 2],
+            data: &[Vec<f64>; 3],
+            vectors: &[Vec<f64>; 2],
+            [add_x, add_scales]: [bool; 2],
+        ) -> Results {
+            let [x, dy, dx] = [0, 1, 2].map(|i| b.float(&data[i], &shape));
+            let [scales, dscales] = [0, 1].map(|i| b.float(&vectors[i], &shape[1..]));
+            let y = b.float(&vec![7.0; data[0].len()], &shape);
+            b.scale_columns_forward(x, scales, y).unwrap();
+            let dx = Grad { tensor: dx, accumulate: add_x };
+            let dscales = Grad { tensor: dscales, accumulate: add_scales };
+            let all = scale_columns::Backward { x, scales, dy, dx: Some(dx), dscales: Some(dscales) };
+            b.scale_columns_backward(&all).unwrap();
+            let mut results = vec![("y", b.get(y)), ("dx", b.get(dx.tensor)), ("dscales", b.get(dscales.tensor))];
+            // One without the other.
+            let again = [("dx", Some(dx), None), ("dscales", None, Some(dscales))];
+            for (name, dx, dscales) in again {
+                b.scale_columns_backward(&scale_columns::Backward { dx, dscales, ..all }).unwrap();
+                // Found by name: one of the two is given.
+                results.push((name, b.get(dx.or(dscales).unwrap().tensor)));
+            }
+            results
+        }
+        sweep!("scale_columns", &format!("{rows}x{columns}"), |b| run(b, [rows, columns], &data, &vectors, add));
+    }
+}
+
 #[test]
 fn losses() {
     let mut random = Random::new(5);
     // Two features at least: the cosine of one has no gradient, and what each side rounds cannot be compared.
-    for (batch, classes, features) in [(1, 2, 2), (3, 10, 24), (8, 100, 128), (5, 33, 65), (2, 1000, 256)] {
+    for (batch, features) in [(1, 2), (3, 24), (8, 128), (5, 65), (2, 256)] {
         for heads in [1, 2] {
             let count = 2 * batch;
-            let logits: Vec<_> = (0..heads).map(|_| random.values(count * classes)).collect();
-            let labels: Vec<_> = (0..heads)
-                .map(|_| random.values(batch * classes).iter().map(|v| (v + 1.0) / classes as f64).collect::<Vec<_>>())
-                .collect();
-            let before = random.values(count * classes.max(features));
+            let rows = random.values(heads * count);
+            let before = random.values(count * features);
             let (u, target, add) = (random.values(count * features), random.values(count * features), random.flag());
-            fn run<B: Memory + SoftLabelCrossEntropyKernels + NegativeCosineKernels + TotalLossKernels>(
+            fn run<B: Memory + NegativeCosineKernels + TotalLossKernels>(
                 b: &B,
-                (batch, classes, features): (usize, usize, usize),
-                (logits, labels): (&[Vec<f64>], &[Vec<f64>]),
-                [u, target, before]: [&[f64]; 3],
+                (batch, features, heads): (usize, usize, usize),
+                [rows, u, target, before]: [&[f64]; 4],
                 accumulate: bool,
             ) -> Results {
                 let (count, scalars) = (2 * batch, b.step(&some_step()));
-                let heads: Vec<Head> = logits
-                    .iter()
-                    .zip(labels)
-                    .map(|(logits, label)| Head {
-                        logits: b.float(&logits.iter().map(|v| 6.0 * v).collect::<Vec<_>>(), &[count, classes]),
-                        label: b.float(label, &[batch, classes]),
-                        dlogits: Some(Grad {
-                            tensor: b.float(&before[..count * classes], &[count, classes]),
-                            accumulate,
-                        }),
-                    })
-                    .collect();
-                let rows = b.float(&vec![0.0; heads.len() * count], &[heads.len(), count]);
-                b.soft_label_cross_entropy(&SoftLabelCrossEntropy { heads: &heads, scalars, rows }).unwrap();
-                let mut results = vec![("rows", b.get(rows))];
-                results.extend(heads.iter().map(|h| ("dlogits", b.get(h.dlogits.unwrap().tensor))));
-
                 let (u, target) = (b.float(u, &[count, features]), b.float(target, &[count, features]));
                 let cosine = b.float(&vec![0.0; count], &[count]);
                 let du = b.float(&before[..count * features], &[count, features]);
-                b.negative_cosine(&NegativeCosine {
-                    u,
-                    target,
-                    scalars,
-                    rows: cosine,
-                    du: Some(Grad { tensor: du, accumulate }),
-                })
-                .unwrap();
-                results.extend([("cosine", b.get(cosine)), ("du", b.get(du))]);
-
-                let log = b.float(&[7.0; 16], &[4, 4]);
-                let cosine = (heads.len() == 2).then_some(cosine);
+                let grad = |tensor: Tensor, accumulate| Some(Grad { tensor, accumulate });
+                let one = NegativeCosine { u, target, scalars, rows: cosine, du: grad(du, accumulate), dtarget: None };
+                b.negative_cosine(&one).unwrap();
+                let mut results = vec![("cosine", b.get(cosine)), ("du", b.get(du))];
+                // With the target's gradient, and of u with itself.
+                let dtarget = b.float(&before[..count * features], &[count, features]);
+                let both = NegativeCosine { dtarget: grad(dtarget, accumulate), ..one };
+                b.negative_cosine(&both).unwrap();
+                results.extend([("du", b.get(du)), ("dtarget", b.get(dtarget))]);
+                let own = NegativeCosine { target: u, du: grad(du, accumulate), dtarget: grad(du, true), ..one };
+                b.negative_cosine(&own).unwrap();
+                results.push(("du", b.get(du)));
+                let (rows, log) = (b.float(rows, &[heads, count]), b.float(&[7.0; 16], &[4, 4]));
+                let cosine = (heads == 2).then_some(cosine);
                 b.total_loss(&TotalLoss { cross_entropy: rows, cosine, scalars, log, batch }).unwrap();
                 results.push(("log", b.get(log)));
-
-                // The loss alone, without gradients.
-                let only: Vec<Head> = heads.iter().map(|h| Head { dlogits: None, ..*h }).collect();
-                b.zero(rows).unwrap();
-                b.soft_label_cross_entropy(&SoftLabelCrossEntropy { heads: &only, scalars, rows }).unwrap();
-                results.push(("rows alone", b.get(rows)));
                 results
             }
-            sweep!("soft_label_cross_entropy", &format!("{heads} heads, {batch}x{classes}, {features}"), |b| run(
+            sweep!("negative_cosine", &format!("{heads} heads, {batch}x{features}"), |b| run(
                 b,
-                (batch, classes, features),
-                (&logits, &labels),
-                [&u, &target, &before],
+                (batch, features, heads),
+                [&rows, &u, &target, &before],
                 add
             ));
         }
@@ -148,7 +289,7 @@ fn sgd() {
             let copy = (b.precision() == Precision::Bf16).then(|| b.compute(&vec![0.0; shape[0]], &shape));
             let scalars = b.step(&some_step());
             let tensors = Sgd { master, compute: copy, grad, momentum, scalars };
-            let config = SgdConfig { momentum: 0.875, weight_decay: 0.0625 };
+            let config = SgdConfig::plain(0.875, 0.0625);
             b.sgd(&config, &tensors).unwrap();
             b.sgd(&config, &tensors).unwrap();
             let weights = b.get(master);

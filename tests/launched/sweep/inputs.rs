@@ -2,52 +2,46 @@
 
 use super::*;
 use glmc_engine::memory::Memory;
-use glmc_engine::ops::augment_mix::{AugmentMix, AugmentMixKernels, Augmentation, Mixing};
+use glmc_engine::ops::augment_mix::{AugmentMix, AugmentMixKernels, Augmentation, Mixing, View};
 use glmc_engine::ops::classify::{Classify, ClassifyKernels};
-use glmc_engine::ops::load_step::{LoadStep, LoadStepKernels};
-use glmc_engine::ops::soft_labels::{SoftLabels, SoftLabelsKernels};
+use glmc_engine::ops::load_step::{LoadStep, LoadStepKernels, row_words};
 
 /// Everything that integers decide must be exact.
 #[test]
-fn steps_labels_and_ranks() {
+fn steps_and_ranks() {
     let mut random = Random::new(7);
     for (batch, classes, images) in [(1, 2, 3), (5, 10, 40), (70, 129, 200)] {
         let labels: Vec<usize> = (0..images).map(|_| random.between(0, classes - 1)).collect();
-        let row = STEP_WORDS + 2 * batch;
+        let row = row_words(batch);
         let table: Vec<usize> = (0..3 * row).map(|_| random.between(0, images - 1)).collect();
-        let weights = random.values(classes);
         // Few different values, so that ties are common.
         let logits: Vec<f64> = (0..batch * classes).map(|_| random.between(0, 5) as f64).collect();
-        fn run<B: Memory + LoadStepKernels + SoftLabelsKernels + ClassifyKernels>(
+        fn run<B: Memory + LoadStepKernels + ClassifyKernels>(
             b: &B,
             (batch, classes, images): (usize, usize, usize),
             (labels, table): (&[usize], &[usize]),
-            (weights, logits): (&[f64], &[f64]),
+            logits: &[f64],
         ) -> Results {
-            let table = b.int(table, &[3, STEP_WORDS + 2 * batch]);
+            let table = b.int(table, &[3, row_words(batch)]);
             let cursor = b.int(&[1], &[1]);
             let words = b.int(&[0; STEP_WORDS], &[STEP_WORDS]);
             let (originals, partners) = (b.int(&vec![0; batch], &[batch]), b.int(&vec![0; batch], &[batch]));
-            b.load_step(&LoadStep { table, cursor, scalars: words, originals, partners }).unwrap();
-            let mut results: Results = [words, cursor, originals, partners].map(|t| ("step", b.get(t))).into();
+            let shares = b.put(&vec![9.0; batch], &[batch], DType::F32);
+            b.load_step(&LoadStep { table, cursor, scalars: words, originals, partners, shares }).unwrap();
+            let mut results: Results = [words, cursor, originals, partners, shares].map(|t| ("step", b.get(t))).into();
             let (labels, scalars) = (b.int(labels, &[images]), b.step(&some_step()));
-            let [label, label_weighted] = [0; 2].map(|_| b.float(&vec![9.0; batch * classes], &[batch, classes]));
-            let class_weights = b.float(weights, &[classes]);
-            b.soft_labels(&SoftLabels { labels, originals, partners, class_weights, scalars, label, label_weighted })
-                .unwrap();
-            results.extend([("label", b.get(label)), ("weighted", b.get(label_weighted))]);
             let ranks = b.int(&vec![0; images + 2], &[images + 2]);
             let confidences = b.put(&vec![0.0; images + 2], &[images + 2], DType::F32);
             let logits = b.float(logits, &[batch, classes]);
-            b.classify(&Classify { logits, labels, originals, scalars, ranks, confidences }).unwrap();
+            b.classify(&Classify { logits, scale: 0.5, labels, originals, scalars, ranks, confidences }).unwrap();
             results.extend([("ranks", b.get(ranks)), ("confidences", b.get(confidences))]);
             results
         }
-        sweep!("soft_labels", &format!("{batch} of {images}, {classes} classes"), |b| run(
+        sweep!("classify", &format!("{batch} of {images}, {classes} classes"), |b| run(
             b,
             (batch, classes, images),
             (&labels, &table),
-            (&weights, &logits)
+            &logits
         ));
     }
 }
@@ -86,14 +80,25 @@ fn augment_mix() {
             };
             let blank = |n: usize| b.compute(&vec![5.0; n * height * width * stem], &[n, height, width, stem]);
             let mut results = Results::new();
-            for (name, mixing) in [("glmc", Mixing::Glmc), ("single", Mixing::Single), ("evaluate", Mixing::Evaluate)] {
+            let mixings = [
+                ("glmc", Mixing::GLMC),
+                ("cutmix and plain", Mixing::Two(View::Cutmix, View::Plain)),
+                ("single", Mixing::One(View::Plain)),
+                ("single mixup", Mixing::One(View::Mixup)),
+                ("evaluate", Mixing::Evaluate),
+            ];
+            for (name, mixing) in mixings {
                 let out = blank(mixing.views() * batch);
                 b.augment_mix(mixing, augmentation, &AugmentMix { pixels, originals, partners, scalars, out }).unwrap();
                 results.push((name, colours(out)));
             }
-            let (views, out) = (b.float(views, &[4 * batch, height, width, 3]), blank(2 * batch));
-            b.mix_views(views, scalars, out).unwrap();
-            results.push(("views", colours(out)));
+            for (name, mixing) in [("views", Mixing::GLMC), ("one view", Mixing::One(View::Cutmix))] {
+                let given = mixing.image_sets() * batch;
+                let given = b.float(&views[..given * height * width * 3], &[given, height, width, 3]);
+                let out = blank(mixing.views() * batch);
+                b.mix_views(mixing, given, scalars, out).unwrap();
+                results.push((name, colours(out)));
+            }
             results
         }
         sweep!("augment_mix", &format!("{batch} of {images}, {height}x{width}"), |b| run(

@@ -103,11 +103,10 @@ fn some_step() -> StepParams {
         epoch: 3,
         step: 17,
         lambda: 0.375,
-        label_lambda: 0.3125,
         cut: [1, 4, 2, 6],
         lr: 0.125,
         coefficients: [0.75, 0.25, 4.0],
         row: 2,
-        reserved: 0,
+        reserved: [0; 2],
     }
 }

@@ -1,10 +1,11 @@
-//! `soft_label_cross_entropy`: all heads and rows in one launch.
+//! `supervised_loss`: all heads and rows in one launch.
 
 use bytemuck::{Pod, Zeroable};
 
 use super::{Launched, Operands};
 use crate::driver::{Arg, KernelSpec, Launch};
-use crate::ops::soft_label_cross_entropy::{NAME, SoftLabelCrossEntropy, SoftLabelCrossEntropyKernels};
+use crate::ops::supervised_loss::{ClassVector, Form, NAME, Reduction, SupervisedLoss, SupervisedLossKernels};
+use crate::tensor::DType;
 use crate::{Error, Result};
 
 /// Four warps, a row each: rows are few, and more blocks spread them over more multiprocessors.
@@ -15,25 +16,41 @@ const BLOCK: u32 = 128;
 #[repr(C)]
 struct HeadPointers {
     logits: u64,
-    label: u64,
+    vectors: u64,
     dlogits: u64,
+    scale: f32,
+    focal: f32,
     add: u32,
-    unused: u32,
+    sum_w: u32,
 }
 
-impl SoftLabelCrossEntropyKernels for Launched {
-    fn soft_label_cross_entropy(&self, t: &SoftLabelCrossEntropy) -> Result<()> {
-        let SoftLabelCrossEntropy { heads, scalars, rows } = *t;
+/// The kernel's number for a form, and its exponent.
+fn form(form: Form) -> (u32, f32) {
+    match form {
+        // Plain cross-entropy, which most heads train on, does without the power.
+        Form::Softmax { focal: 0.0 } => (0, 0.0),
+        Form::Softmax { focal } => (1, focal),
+        Form::BceOnSoftmax => (2, 0.0),
+        Form::SigmoidFocal { focal } => (3, focal),
+    }
+}
+
+impl SupervisedLossKernels for Launched {
+    fn supervised_loss(&self, t: &SupervisedLoss) -> Result<()> {
+        let SupervisedLoss { heads, labels, originals, partners, shares, scalars, rows } = *t;
         let operands = Operands::new(self, NAME);
         if !(1..=2).contains(&heads.len()) {
             return Err(Error::op(NAME, format!("one or two heads, not {}", heads.len())));
         }
         let [count, classes] = operands.two("the logits", heads[0].logits)?;
-        let [batch, _] = operands.two("the label", heads[0].label)?;
+        let batch = originals.elements();
         let mut pointers = [HeadPointers::default(); 2];
         for (head, out) in heads.iter().zip(&mut pointers) {
             out.logits = operands.float("the logits", head.logits, count * classes)?;
-            out.label = operands.float("the label", head.label, batch * classes)?;
+            out.vectors = operands.float("the class vectors", head.vectors, ClassVector::COUNT * classes)?;
+            out.scale = head.scale;
+            out.focal = form(head.form).1;
+            out.sum_w = u32::from(head.reduction == Reduction::SumW);
             if let Some(grad) = head.dlogits {
                 out.dlogits = operands.float("dlogits", grad.tensor, count * classes)?;
                 out.add = u32::from(grad.accumulate);
@@ -42,13 +59,18 @@ impl SoftLabelCrossEntropyKernels for Launched {
         let args = [
             Arg::Bytes(bytemuck::bytes_of(&pointers[0])),
             Arg::Bytes(bytemuck::bytes_of(&pointers[1])),
+            Arg::Ptr(operands.int("the labels", labels, labels.elements())?),
+            Arg::Ptr(operands.int("the originals", originals, batch)?),
+            Arg::Ptr(operands.int("the partners", partners, batch)?),
+            Arg::Ptr(operands.pointer("the shares", shares, DType::F32, batch)?),
             Arg::Ptr(operands.scalars(scalars)?),
             Arg::Ptr(operands.float("the rows", rows, heads.len() * count)?),
             operands.extent("rows", count)?,
             operands.extent("batch", batch)?,
             operands.extent("classes", classes)?,
         ];
-        let spec = KernelSpec::new(NAME).define("BLOCK", BLOCK);
+        let [first, second] = [heads.first(), heads.last()].map(|head| head.map_or(0, |head| form(head.form).0));
+        let spec = KernelSpec::new(NAME).define("BLOCK", BLOCK).define("FIRST", first).define("SECOND", second);
         let blocks = count.div_ceil(BLOCK as usize / 32) as u32;
         let launch = Launch { grid: [blocks, heads.len() as u32, 1], block: [BLOCK, 1, 1], shared_bytes: 0 };
         self.launch(&spec, launch, &args)

@@ -1,7 +1,9 @@
 #!/usr/bin/env python3
-"""Writes tests/fixtures/ldam_indices.json: which images LDAM-DRW's `gen_imbalanced_data` keeps, by NumPy itself.
+"""Writes tests/fixtures/split_indices.json: which images the published splits keep, by NumPy itself.
 
-    python tools/make_ldam_indices.py > tests/fixtures/ldam_indices.json
+    python tools/make_split_indices.py > tests/fixtures/split_indices.json
+
+`ldam` is LDAM-DRW's `gen_imbalanced_data`, `glmc` the draw of GLMC's published data sets.
 
 Image i of a set has label (i * 7 + i // classes) % classes. A large selection is given by its first indices of each
 class and by a checksum: h = (h * 1099511628211 + index) mod 2^64 over all indices in order, from h = 0.
@@ -20,7 +22,7 @@ def counts_of(total: int, classes: int, imbalance: float, profile: str) -> list[
     return [int(img_max)] * (classes // 2) + [int(img_max * imb_factor)] * (classes - classes // 2)
 
 
-def select(labels: np.ndarray, counts: list[int], seed: int) -> list[list[int]]:
+def select_ldam(labels: np.ndarray, counts: list[int], seed: int) -> list[list[int]]:
     """gen_imbalanced_data: one generator, seeded once; its legacy shuffle a class."""
     rng = np.random.RandomState(seed)
     chosen = []
@@ -31,16 +33,30 @@ def select(labels: np.ndarray, counts: list[int], seed: int) -> list[list[int]]:
     return chosen
 
 
-def case(total: int, classes: int, imbalance: float, profile: str, seed: int, full: bool) -> dict:
+def select_glmc(labels: np.ndarray, counts: list[int], seed: int) -> list[list[int]]:
+    """produce_imbalance_data: the global generator, seeded once; a choice without replacement a class."""
+    np.random.seed(seed)
+    chosen = []
+    for label, n in enumerate(counts):
+        images = np.where((labels > label - 1) & (labels < label + 1))[0]
+        chosen.append(images[np.random.choice(len(images), n, replace=False)].tolist())
+    return chosen
+
+
+SELECT = {"ldam": select_ldam, "glmc": select_glmc}
+
+
+def case(split: str, total: int, classes: int, imbalance: float, profile: str, seed: int, full: bool) -> dict:
     """One selection as the fixture has it."""
     i = np.arange(total)
     labels = (i * 7 + i // classes) % classes
     counts = counts_of(total, classes, imbalance, profile)
-    chosen = select(labels, counts, seed)
+    chosen = SELECT[split](labels, counts, seed)
     checksum = 0
     for index in (index for indices in chosen for index in indices):
         checksum = (checksum * 1099511628211 + index) % 2**64
     return {
+        "split": split,
         "total": total,
         "classes": classes,
         "imbalance": imbalance,
@@ -54,14 +70,18 @@ def case(total: int, classes: int, imbalance: float, profile: str, seed: int, fu
 
 
 CASES = [
-    (600, 4, 20, "exp", 0, True),
-    (600, 4, 7.5, "step", 123456789, True),
-    (50_000, 10, 100, "exp", 0, False),
-    (50_000, 10, 50, "exp", 0, False),
-    (50_000, 10, 10, "step", 0, False),
-    (50_000, 100, 100, "exp", 0, False),
-    (50_000, 100, 10, "exp", 4294967295, False),
-    (50_000, 10, 1, "exp", 0, False),
+    ("ldam", 600, 4, 20, "exp", 0, True),
+    ("ldam", 600, 4, 7.5, "step", 123456789, True),
+    ("ldam", 50_000, 10, 100, "exp", 0, False),
+    ("ldam", 50_000, 10, 50, "exp", 0, False),
+    ("ldam", 50_000, 10, 10, "step", 0, False),
+    ("ldam", 50_000, 100, 100, "exp", 0, False),
+    ("ldam", 50_000, 100, 10, "exp", 4294967295, False),
+    ("ldam", 50_000, 10, 1, "exp", 0, False),
+    ("glmc", 600, 4, 20, "exp", 3407, True),
+    ("glmc", 600, 4, 7.5, "step", 0, True),
+    *(("glmc", 50_000, classes, imbalance, "exp", 3407, False) for classes in (10, 100) for imbalance in (100, 50, 10)),
+    ("glmc", 50_000, 10, 1, "exp", 3407, False),
 ]
 
 if __name__ == "__main__":

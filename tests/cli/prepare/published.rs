@@ -1,9 +1,10 @@
-//! The ldam split against indices that NumPy produced (`tools/make_ldam_indices.py`).
+//! The splits of LDAM-DRW and of GLMC's authors against indices that NumPy produced (`tools/make_split_indices.py`).
 
 use glmc_engine::data::longtail::{LongTail, Pick, Profile};
 
 #[derive(serde::Deserialize)]
 struct Case {
+    split: Pick,
     total: usize,
     classes: usize,
     imbalance: f64,
@@ -16,13 +17,14 @@ struct Case {
 }
 
 #[test]
-fn the_ldam_split_is_numpys_index_for_index() {
-    let cases: Vec<Case> = serde_json::from_str(include_str!("../../fixtures/ldam_indices.json")).unwrap();
-    assert_eq!(cases.len(), 8);
+fn the_published_splits_are_numpys_index_for_index() {
+    let cases: Vec<Case> = serde_json::from_str(include_str!("../../fixtures/split_indices.json")).unwrap();
+    assert_eq!(cases.len(), 17);
     for case in cases {
-        let what = format!("{} images, {} classes, imbalance {}", case.total, case.classes, case.imbalance);
+        let what =
+            format!("{:?}, {} images, {} classes, imbalance {}", case.split, case.total, case.classes, case.imbalance);
         let labels: Vec<i32> = (0..case.total).map(|i| ((i * 7 + i / case.classes) % case.classes) as i32).collect();
-        let rule = LongTail { imbalance: case.imbalance, profile: case.profile, split: Pick::Ldam, seed: case.seed };
+        let rule = LongTail { imbalance: case.imbalance, profile: case.profile, split: case.split, seed: case.seed };
         let chosen = rule.select(&labels, case.classes).unwrap();
         assert_eq!(chosen.counts, case.counts, "{what}");
         assert_eq!(chosen.indices.len(), case.kept, "{what}");

@@ -1,0 +1,240 @@
+//! Which images an epoch visits, and with which partners.
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::rng::philox::{self, Purpose, Stream};
+
+/// Where the originals of an epoch come from. Every epoch has as many as there are training images.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Sampling {
+    /// Every image once, in random order.
+    #[default]
+    Shuffle,
+    /// With replacement, an image of class c with probability proportional to `n_c^(-q)`.
+    Power {
+        /// 0 is instance-balanced, 1 class-balanced, 2 reversed.
+        q: f64,
+    },
+    /// The classes in turn, in an order drawn anew for each round, `images` of each at a time; a class's images in random
+    /// order, begun again when it has none left (Decoupling, ICLR 2020).
+    ClassAware {
+        /// Images of a class in its turn; published: 4.
+        images: usize,
+    },
+    /// With replacement, class c with probability `(1 - e/E) n_c/N + (e/E)/C` in epoch e of E (Decoupling's progressively
+    /// balanced sampling).
+    Progressive,
+}
+
+/// Where partners come from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Partners {
+    /// A permutation of the step's own originals, as Mixup has them.
+    #[default]
+    Permutation,
+    /// A second sampler with replacement: an image of class c with probability proportional to `n_c^(-q)`.
+    Power {
+        /// 0 is instance-balanced, 1 class-balanced, 2 reversed.
+        q: f64,
+    },
+}
+
+/// The training images of each class.
+#[derive(Clone, Debug)]
+pub struct Members(Vec<Vec<u32>>);
+
+impl Members {
+    /// Those of images with these labels.
+    ///
+    /// # Errors
+    /// When there are no images.
+    pub fn new(labels: &[i32], classes: usize) -> Result<Members> {
+        let mut members = vec![Vec::new(); classes];
+        for (image, &label) in labels.iter().enumerate() {
+            members[label as usize].push(image as u32);
+        }
+        match labels.is_empty() {
+            true => Err(Error::Config("no images to draw from".into())),
+            false => Ok(Members(members)),
+        }
+    }
+
+    fn images(&self) -> usize {
+        self.0.iter().map(Vec::len).sum()
+    }
+
+    /// Draws with replacement by weights per class; a class without images is never drawn.
+    fn by_class(&self, weight: impl Fn(usize) -> f64) -> Result<Draw<'_>> {
+        let weights: Vec<f64> = self.0.iter().map(|m| if m.is_empty() { 0.0 } else { weight(m.len()) }).collect();
+        let total: f64 = weights.iter().sum();
+        if !(total.is_finite() && total > 0.0) {
+            return Err(Error::Config(format!("the classes' probabilities sum to {total}: use a smaller exponent")));
+        }
+        let mut sum = 0.0;
+        let cumulative = weights.iter().map(|w| (sum += w / total, sum).1).collect();
+        // A class with images exists: the total is positive.
+        let last = self.0.iter().rposition(|m| !m.is_empty()).unwrap_or(0);
+        Ok(Draw { members: self, cumulative, last })
+    }
+
+    /// Draws an image of class c with probability proportional to `n_c^(-q)`.
+    ///
+    /// # Errors
+    /// When q is not finite, or so large that the probabilities are not.
+    pub fn by_power(&self, q: f64) -> Result<Draw<'_>> {
+        if !q.is_finite() {
+            return Err(Error::Config(format!("a sampler's q is {q}, not a finite number (published: 0 to 2)")));
+        }
+        self.by_class(|n| (n as f64).powf(1.0 - q))
+    }
+
+    /// The originals of 0-based epoch `epoch` of `epochs`.
+    ///
+    /// # Errors
+    /// When a sampler's parameter is out of range.
+    pub fn originals(&self, sampling: Sampling, seed: u64, epoch: usize, epochs: usize) -> Result<Vec<u32>> {
+        let images = self.images();
+        let mut words = Stream::new(seed, epoch as u32, 0, Purpose::Shuffle);
+        let drawn = |draw: Draw<'_>, words: &mut Stream| (0..images).map(|_| draw.one(words)).collect();
+        match sampling {
+            Sampling::Shuffle => {
+                let mut order: Vec<u32> = (0..images as u32).collect();
+                shuffle(&mut order, &mut words);
+                Ok(order)
+            }
+            Sampling::Power { q } => Ok(drawn(self.by_power(q)?, &mut words)),
+            Sampling::Progressive => {
+                let (done, classes) = (epoch as f64 / epochs as f64, self.0.len() as f64);
+                let weight = |n: usize| (1.0 - done) * n as f64 / images as f64 + done / classes;
+                Ok(drawn(self.by_class(weight)?, &mut words))
+            }
+            Sampling::ClassAware { images: 0 } => {
+                Err(Error::Config("class-aware sampling takes at least 1 image of a class at a time".into()))
+            }
+            Sampling::ClassAware { images: each } => Ok(self.class_aware(each, images, &mut words)),
+        }
+    }
+
+    fn class_aware(&self, each: usize, images: usize, words: &mut Stream) -> Vec<u32> {
+        let mut classes: Vec<usize> = (0..self.0.len()).filter(|&class| !self.0[class].is_empty()).collect();
+        let mut queues: Vec<Vec<u32>> = vec![Vec::new(); self.0.len()];
+        let mut order = Vec::with_capacity(images + each * classes.len());
+        while order.len() < images {
+            shuffle(&mut classes, words);
+            for &class in &classes {
+                for _ in 0..each {
+                    if queues[class].is_empty() {
+                        queues[class].clone_from(&self.0[class]);
+                        shuffle(&mut queues[class], words);
+                    }
+                    order.extend(queues[class].pop());
+                }
+            }
+        }
+        order.truncate(images);
+        order
+    }
+}
+
+/// Fisher-Yates.
+pub fn shuffle<T>(items: &mut [T], words: &mut Stream) {
+    for last in (1..items.len()).rev() {
+        items.swap(last, philox::below(words.word(), last as u32 + 1) as usize);
+    }
+}
+
+/// Draws images with replacement: first a class, then one of its images.
+#[derive(Clone, Debug)]
+pub struct Draw<'a> {
+    members: &'a Members,
+    /// Probability of each class and all before it.
+    cumulative: Vec<f64>,
+    /// The last class that has images.
+    last: usize,
+}
+
+impl Draw<'_> {
+    /// Draws one image.
+    pub fn one(&self, words: &mut Stream) -> u32 {
+        let at = words.unit();
+        // Rounding may leave the last sum a little under 1. Empty classes add nothing to the sums, so that the first sum
+        // above `at` always belongs to a class with images.
+        let class = self.cumulative.partition_point(|&c| c <= at).min(self.last);
+        let members = &self.members.0[class];
+        members[philox::below(words.word(), members.len() as u32) as usize]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn labels(counts: &[usize]) -> Vec<i32> {
+        counts.iter().enumerate().flat_map(|(class, &n)| vec![class as i32; n]).collect()
+    }
+
+    #[test]
+    fn classes_follow_the_exponent() {
+        // CIFAR-10-LT, imbalance 100.
+        let counts = [5000, 2997, 1796, 1077, 645, 387, 232, 139, 83, 50];
+        let members = Members::new(&labels(&counts), 10).unwrap();
+        let first = |q| members.by_power(q).unwrap().cumulative[0];
+        let tail = |q| 1.0 - members.by_power(q).unwrap().cumulative[8];
+        for (q, head, last) in [(0.2, 0.3417, 0.0086), (1.0, 0.1, 0.1), (2.0, 0.0040, 0.4024)] {
+            assert!((first(q) - head).abs() < 5e-5 && (tail(q) - last).abs() < 5e-5, "q {q}: {} {}", first(q), tail(q));
+        }
+    }
+
+    #[test]
+    fn drawn_images_have_the_classes_probabilities() {
+        let labels = labels(&[90, 10]);
+        let members = Members::new(&labels, 2).unwrap();
+        for (q, expected) in [(0.0, 0.1), (1.0, 0.5), (2.0, 0.9)] {
+            let (draw, mut words) = (members.by_power(q).unwrap(), Stream::new(5, 0, 0, Purpose::Partner));
+            let tail = (0..20_000).filter(|_| draw.one(&mut words) >= 90).count();
+            assert!((tail as f64 / 20_000.0 - expected).abs() < 0.015, "q {q}: {tail}");
+        }
+        assert!(members.by_power(f64::NAN).is_err() && members.by_power(1e9).is_err());
+    }
+
+    #[test]
+    fn progressive_sampling_goes_from_instances_to_classes() {
+        let labels = labels(&[900, 100]);
+        let members = Members::new(&labels, 2).unwrap();
+        let tail = |epoch| {
+            let drawn = members.originals(Sampling::Progressive, 3, epoch, 100).unwrap();
+            drawn.iter().filter(|&&image| image >= 900).count() as f64 / 1000.0
+        };
+        assert!((tail(0) - 0.1).abs() < 0.03 && (tail(50) - 0.3).abs() < 0.05 && (tail(99) - 0.496).abs() < 0.05);
+    }
+
+    #[test]
+    fn class_aware_rounds_hold_every_class_and_use_up_its_images() {
+        let labels = labels(&[50, 6, 0, 4]);
+        let members = Members::new(&labels, 4).unwrap();
+        let order = members.originals(Sampling::ClassAware { images: 2 }, 1, 0, 1).unwrap();
+        assert_eq!(order.len(), 60);
+        for round in order.chunks(6) {
+            let mut classes: Vec<i32> = round.iter().map(|&image| labels[image as usize]).collect();
+            classes.sort_unstable();
+            assert_eq!(classes, [0, 0, 1, 1, 3, 3]);
+        }
+        // Three rounds use up the six images of class 1, each once.
+        let mut seen: Vec<u32> = order[..18].iter().copied().filter(|&image| labels[image as usize] == 1).collect();
+        seen.sort_unstable();
+        assert_eq!(seen, (50..56).collect::<Vec<u32>>());
+        assert!(members.originals(Sampling::ClassAware { images: 0 }, 1, 0, 1).is_err());
+    }
+
+    #[test]
+    fn a_shuffle_visits_every_image_once() {
+        let members = Members::new(&labels(&[21]), 1).unwrap();
+        let mut order = members.originals(Sampling::Shuffle, 7, 3, 10).unwrap();
+        assert_ne!(order, members.originals(Sampling::Shuffle, 7, 4, 10).unwrap());
+        order.sort_unstable();
+        assert_eq!(order, (0..21).collect::<Vec<u32>>());
+    }
+}
