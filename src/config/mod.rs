@@ -80,6 +80,10 @@ settings! {
         /// Epochs of linear warm-up [default: 0]
         #[arg(long, value_name = "EPOCHS", help_heading = SCHEDULE)]
         pub warmup_epochs: Option<usize>,
+        /// Share of --lr that the warm-up's first epoch has; with 0 it is one part of as many as the warm-up has epochs
+        /// [default: 0]
+        #[arg(long, value_name = "SHARE", help_heading = SCHEDULE)]
+        pub warmup_from: Option<f64>,
         /// Weight decay, on every parameter [default: 0.005]
         #[arg(long, help_heading = SCHEDULE, aliases = ["wd", "weight_decay"])]
         pub weight_decay: Option<f64>,
@@ -177,6 +181,10 @@ fn refuse_unknown(path: &Path, text: &str, table: &toml::Table) -> Result<()> {
     }
 }
 
+fn is_zero(value: &f64) -> bool {
+    *value == 0.0
+}
+
 /// A run, fully resolved. This is what `config.toml` in a run folder holds.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Config {
@@ -194,6 +202,8 @@ pub struct Config {
     #[serde(default)]
     pub lr_schedule: Decay,
     pub warmup_epochs: usize,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub warmup_from: f64,
     pub weight_decay: f64,
     pub momentum: f64,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -243,6 +253,7 @@ impl Config {
             lr: settings.lr.unwrap_or(0.01),
             lr_schedule: settings.lr_schedule.unwrap_or_default(),
             warmup_epochs: settings.warmup_epochs.unwrap_or(0),
+            warmup_from: settings.warmup_from.unwrap_or(0.0),
             weight_decay: settings.weight_decay.unwrap_or(5e-3),
             momentum: settings.momentum.unwrap_or(0.9),
             nesterov: settings.nesterov.unwrap_or(false),
@@ -344,7 +355,7 @@ impl Config {
 
     /// The learning rate's schedule.
     pub fn learning_rate(&self) -> LearningRate {
-        let warmup = WarmUp { epochs: self.warmup_epochs, ..WarmUp::default() };
+        let warmup = WarmUp { epochs: self.warmup_epochs, from: self.warmup_from, ..WarmUp::default() };
         LearningRate { base: self.lr, decay: self.lr_schedule.clone(), warmup, set: SetAt::Before }
     }
 

@@ -3,6 +3,7 @@
 use rand_distr::{Beta, Distribution};
 
 use super::recipe::Share;
+use super::schedule::Coefficient;
 use crate::error::{Error, Result};
 use crate::rng::philox::{self, Stream};
 
@@ -63,10 +64,11 @@ impl Mixture {
     pub const NONE: Mixture = Mixture { lambda: 1.0, cut: CutBox { rows: (0, 0), columns: (0, 0) } };
 
     /// The original's share of a sample's label, in images of `pixels` pixels, for classes of `n_i` and `n_j` training
-    /// images.
-    pub fn share(&self, share: Share, pixels: usize, [n_i, n_j]: [usize; 2]) -> f32 {
+    /// images, in 0-based epoch `epoch` of `epochs`.
+    pub fn share(&self, share: Share, pixels: usize, [n_i, n_j]: [usize; 2], [epoch, epochs]: [usize; 2]) -> f32 {
         match share {
             Share::Lambda => self.lambda,
+            Share::Course { course } => Coefficient { course, ..Coefficient::default() }.at(epoch, epochs) as f32,
             Share::Area => 1.0 - self.cut.area() as f32 / pixels as f32,
             Share::Remix { kappa, tau } => {
                 let (ratio, lambda) = (n_i as f64 / n_j as f64, f64::from(self.lambda));
@@ -85,12 +87,13 @@ impl Mixture {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::method::schedule::Course;
     use crate::rng::philox::Purpose;
 
     #[test]
     fn remix_gives_the_whole_label_to_the_smaller_class() {
         let share = |n_i, n_j, lambda, kappa| {
-            Mixture { lambda, ..Mixture::NONE }.share(Share::Remix { kappa, tau: 0.5 }, 1, [n_i, n_j])
+            Mixture { lambda, ..Mixture::NONE }.share(Share::Remix { kappa, tau: 0.5 }, 1, [n_i, n_j], [0, 1])
         };
         let published = [(300, 100, 0.4, 0.0), (300, 100, 0.6, 0.6), (100, 300, 0.6, 1.0), (100, 300, 0.4, 0.4)];
         for (n_i, n_j, lambda, expected) in published.into_iter().chain([(200, 100, 0.3, 0.3)]) {
@@ -102,8 +105,17 @@ mod tests {
     #[test]
     fn the_share_of_an_area_follows_the_clipped_box() {
         let cut = CutBox { rows: (0, 8), columns: (2, 6) };
-        assert_eq!(Mixture { lambda: 0.1, cut }.share(Share::Area, 64, [1, 1]), 0.5);
-        assert_eq!(Mixture::NONE.share(Share::Area, 64, [1, 1]), 1.0);
+        assert_eq!(Mixture { lambda: 0.1, cut }.share(Share::Area, 64, [1, 1], [0, 1]), 0.5);
+        assert_eq!(Mixture::NONE.share(Share::Area, 64, [1, 1], [0, 1]), 1.0);
+    }
+
+    #[test]
+    fn the_share_of_a_course_is_bbns_alpha() {
+        // Epochs 1, 100 and 200 of 200, counted from 1.
+        for (epoch, alpha) in [(0, 1.0), (99, 0.754975), (199, 0.009975)] {
+            let share = Share::Course { course: Course::Parabola };
+            assert_eq!(Mixture::NONE.share(share, 64, [3, 9], [epoch, 200]), alpha);
+        }
     }
 
     #[test]

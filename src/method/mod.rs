@@ -3,6 +3,7 @@
 //! A method is one file: a [`Method`] that makes a [`Recipe`] of a run's settings, and its row in [`METHODS`]. A recipe is data;
 //! how it is drawn ([`plan`]) and recorded ([`record`]) is the same for all. Nothing else asks which method it is.
 
+mod bbn;
 mod class_balanced;
 pub mod class_vectors;
 mod cmo;
@@ -50,6 +51,7 @@ pub const METHODS: &[&Method] = &[
     &cmo::CMO_CE,
     &cmo::CMO_BS,
     &cmo::CMO_LDAM_DRW,
+    &bbn::BBN,
 ];
 
 /// A training method.
@@ -125,6 +127,8 @@ pub struct Training {
     pub steps: &'static [(usize, f64)],
     /// Epochs of linear warm-up.
     pub warmup: usize,
+    /// The share of `lr` that it starts from: see [`schedule::WarmUp`].
+    pub warmup_from: f64,
     pub weight_decay: f64,
 }
 
@@ -136,6 +140,7 @@ impl Training {
         lr: 0.1,
         steps: &[(160, 0.01), (180, 1e-4)],
         warmup: 5,
+        warmup_from: 0.0,
         weight_decay: 2e-4,
     };
 

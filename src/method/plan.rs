@@ -103,7 +103,9 @@ impl EpochPlan {
                 false => (Mixture::NONE, batch.to_vec()),
             };
             let images = |image: u32| counts[labels[image as usize] as usize];
-            let share = |(&i, &j): (&u32, &u32)| mixture.share(recipe.mixing.share, pixels, [images(i), images(j)]);
+            let share = |(&i, &j): (&u32, &u32)| {
+                mixture.share(recipe.mixing.share, pixels, [images(i), images(j)], [epoch, *epochs])
+            };
             shares.extend(batch.iter().zip(&others).map(share));
             partners.extend(others);
             let Mixture { lambda, cut } = mixture;

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::class_vectors::{self, Scheduled};
 use super::samplers::{Partners, Sampling};
-use super::schedule::Coefficient;
+use super::schedule::{Coefficient, Course};
 use crate::error::{Error, Result};
 use crate::nn::model::{BiasStart, Extent, HeadKind, HeadShape, HeadSpec};
 use crate::ops::augment_mix::{Mixing, View};
@@ -32,6 +32,9 @@ pub struct Recipe {
     /// The consistency of two views.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub similarity: Option<Similarity>,
+    /// Whether the network ends in two branches, one for each view, which the originals' shares weigh (BBN).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub branches: bool,
     /// The classifier to evaluate with.
     pub evaluate: HeadKind,
 }
@@ -73,6 +76,11 @@ pub enum Share {
         kappa: f64,
         /// Published: 0.5.
         tau: f64,
+    },
+    /// What this course is in the epoch, for all samples.
+    Course {
+        /// Published for BBN: parabola.
+        course: Course,
     },
 }
 
@@ -225,6 +233,7 @@ impl Recipe {
             partners: Partners::default(),
             heads: Heads { fc: Some(head), fc_cb: None },
             similarity: None,
+            branches: false,
             evaluate: HeadKind::Fc,
         }
     }
@@ -257,7 +266,7 @@ impl Recipe {
         }
     }
 
-    /// Whether a view is mixed with partners.
+    /// Whether a view shows anything of the partners.
     pub fn mixes(&self) -> bool {
         self.views.iter().any(|&view| view != View::Plain)
     }
@@ -333,6 +342,9 @@ impl Recipe {
         }
         if self.similarity.is_some() && self.views.len() != 2 {
             return wrong("similarity: two views are needed to compare".into());
+        }
+        if self.branches && (self.views.len() != 2 || self.similarity.is_some()) {
+            return wrong("branches: two views are needed, one for each, and no similarity".into());
         }
         let Mix { beta, p, epochs: window, share } = self.mixing;
         if !(1e-3..=1e6).contains(&beta) {
@@ -483,6 +495,8 @@ mod tests {
             ("ce", "heads.fc = false", "none of fc and fc_cb"),
             ("ce", "evaluate = 'fc_cb'", "fc_cb is not trained"),
             ("ce", "similarity = { gamma = 1 }", "two views"),
+            ("bbn", "views = ['plain']", "branches: two views"),
+            ("glmc", "branches = true", "no similarity"),
             ("mixup", "mixing.beta = 0", "mixing.beta"),
             ("cmo-ce", "mixing.p = 1.5", "mixing.p"),
             ("cmo-ce", "mixing.epochs = [9, 4]", "9 is after 4"),

@@ -34,6 +34,7 @@ impl Recipe {
     /// When the shapes do not fit each other.
     pub fn record(&self, r: &mut Recorder<'_>, model: &Model, inputs: &Inputs<'_>) -> Result<Vec<(&'static str, Var)>> {
         let Inputs { images, labels, vectors, vars, log, batch } = *inputs;
+        r.shares = Some(vars.shares);
         let features = model.record_features(r, images)?;
         let mut outputs = Vec::new();
         let mut losses = Vec::new();

@@ -20,6 +20,8 @@ pub struct ModelConfig {
     pub heads: Vec<HeadSpec>,
     /// Width h of the projection and prediction vectors; `None` takes the encoder's published one.
     pub hidden: Option<usize>,
+    /// Whether the encoder ends in two branches: see [`EncoderConfig::branches`].
+    pub branches: bool,
 }
 
 /// A head.
@@ -163,7 +165,8 @@ impl Model {
             return Err(Error::Config(format!("hidden width {hidden} is not in 1..=16384")));
         }
         let mut specs = Specs::default();
-        let encoder = (family.build)(&config.name, &mut specs, EncoderConfig { width: config.width, stem_channels });
+        let of = EncoderConfig { width: config.width, stem_channels, branches: config.branches };
+        let encoder = (family.build)(&config.name, &mut specs, of);
         let extent = |extent: Extent| match extent {
             Extent::Features => encoder.features(),
             Extent::Classes => config.classes,
@@ -232,7 +235,8 @@ mod tests {
 
     fn model(heads: &'static [HeadSpec]) -> Result<Model> {
         let (name, hidden) = ("resnet20".into(), Some(HIDDEN));
-        Model::new(&ModelConfig { name, width: 2, classes: CLASSES, heads: heads.to_vec(), hidden }, 3)
+        let heads = heads.to_vec();
+        Model::new(&ModelConfig { name, width: 2, classes: CLASSES, heads, hidden, branches: false }, 3)
     }
 
     const HEADS: &[HeadSpec] = &[

@@ -26,6 +26,8 @@ pub enum View {
     Mixup,
     /// o with the step's box taken from r (Yun et al., "CutMix", 2019); just o where the box is empty.
     Cutmix,
+    /// r; the original has no part in it.
+    Partner,
 }
 
 impl fmt::Display for View {
@@ -34,6 +36,7 @@ impl fmt::Display for View {
             View::Plain => "plain",
             View::Mixup => "mixup",
             View::Cutmix => "cutmix",
+            View::Partner => "partner",
         })
     }
 }

@@ -227,7 +227,9 @@ pub fn normalisation(augmentation: Augmentation, mean: [f64; 3], std: [f64; 3]) 
 /// When the configuration names no known model.
 pub fn model(config: &Config, recipe: &Recipe, classes: usize, backend: &dyn Backend) -> Result<Model> {
     let (name, heads) = (config.model.clone(), recipe.head_specs());
-    Model::new(&ModelConfig { name, width: config.width, classes, heads, hidden: None }, backend.stem_channels())
+    let branches = recipe.branches;
+    let description = ModelConfig { name, width: config.width, classes, heads, hidden: None, branches };
+    Model::new(&description, backend.stem_channels())
 }
 
 /// What a step of this configuration needs.

@@ -83,6 +83,7 @@ fn show(view: View, own: &[f64], partner: &[f64], [h, w]: [usize; 2], step: &Ste
             View::Mixup => lambda * o + (1.0 - lambda) * r,
             View::Cutmix if (top..bottom).contains(&y) && (left..right).contains(&x) => r,
             View::Cutmix => o,
+            View::Partner => r,
         }
     };
     own.iter().zip(partner).enumerate().map(value).collect()
@@ -122,7 +123,7 @@ fn naive_augment(
 
 /// One view of each kind, and two of all kinds.
 fn mixings() -> Vec<Mixing> {
-    let kinds = [View::Plain, View::Mixup, View::Cutmix];
+    let kinds = [View::Plain, View::Mixup, View::Cutmix, View::Partner];
     let two = kinds.into_iter().flat_map(|first| kinds.map(|second| Mixing::Two(first, second)));
     kinds.map(Mixing::One).into_iter().chain(two).collect()
 }

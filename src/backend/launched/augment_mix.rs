@@ -28,6 +28,7 @@ fn kinds(mixing: Mixing) -> [Arg<'static>; 2] {
         Some(View::Plain) | None => 0,
         Some(View::Mixup) => 1,
         Some(View::Cutmix) => 2,
+        Some(View::Partner) => 3,
     };
     let mut views = mixing.each();
     [views.next(), views.next()].map(|view| Arg::U32(kind(view)))

@@ -96,7 +96,7 @@ fn run(backend: &Launched, config: &Config, stand_in: &StandIn, every_size: bool
 /// Heads of every shape, forward and backward, on the vectors of a step with two views and of one with one.
 fn heads(backend: &Launched, config: &Config, classes: usize) -> Result<()> {
     let (name, hidden) = (config.model.clone(), Some(HIDDEN));
-    let model = ModelConfig { name, width: config.width, classes, heads: HEADS.to_vec(), hidden };
+    let model = ModelConfig { name, width: config.width, classes, heads: HEADS.to_vec(), hidden, branches: false };
     let model = Model::new(&model, backend.stem_channels())?;
     let store = ParameterStore::new(backend, model.specs().clone())?;
     for views in [1, 2] {

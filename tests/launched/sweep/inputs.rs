@@ -85,6 +85,8 @@ fn augment_mix() {
                 ("cutmix and plain", Mixing::Two(View::Cutmix, View::Plain)),
                 ("single", Mixing::One(View::Plain)),
                 ("single mixup", Mixing::One(View::Mixup)),
+                ("partner", Mixing::One(View::Partner)),
+                ("plain and partner", Mixing::Two(View::Plain, View::Partner)),
                 ("evaluate", Mixing::Evaluate),
             ];
             for (name, mixing) in mixings {
@@ -92,7 +94,11 @@ fn augment_mix() {
                 b.augment_mix(mixing, augmentation, &AugmentMix { pixels, originals, partners, scalars, out }).unwrap();
                 results.push((name, colours(out)));
             }
-            for (name, mixing) in [("views", Mixing::GLMC), ("one view", Mixing::One(View::Cutmix))] {
+            for (name, mixing) in [
+                ("views", Mixing::GLMC),
+                ("one view", Mixing::One(View::Cutmix)),
+                ("plain and partner", Mixing::Two(View::Plain, View::Partner)),
+            ] {
                 let given = mixing.image_sets() * batch;
                 let given = b.float(&views[..given * height * width * 3], &[given, height, width, 3]);
                 let out = blank(mixing.views() * batch);
