@@ -80,7 +80,7 @@ settings! {
         /// Epochs of linear warm-up [default: 0]
         #[arg(long, value_name = "EPOCHS", help_heading = SCHEDULE)]
         pub warmup_epochs: Option<usize>,
-        /// Share of --lr that the warm-up's first epoch has; with 0 it is one part of as many as the warm-up has epochs
+        /// Share of --lr that the warm-up starts from, as in BBN; with 0 its first epoch has --lr over --warmup-epochs
         /// [default: 0]
         #[arg(long, value_name = "SHARE", help_heading = SCHEDULE)]
         pub warmup_from: Option<f64>,

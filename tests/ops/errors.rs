@@ -8,11 +8,13 @@ use glmc_engine::ops::batch_norm_statistics::batch_norm_statistics;
 use glmc_engine::ops::classify::classify;
 use glmc_engine::ops::conv2d::{self, conv2d};
 use glmc_engine::ops::global_avg_pool::global_avg_pool;
+use glmc_engine::ops::join_branches::join_branches;
 use glmc_engine::ops::linear::linear;
 use glmc_engine::ops::load_step::{StepVars, load_step};
 use glmc_engine::ops::negative_cosine::negative_cosine;
 use glmc_engine::ops::normalize_rows::normalize_rows;
 use glmc_engine::ops::scale_columns::scale_columns;
+use glmc_engine::ops::split_views::split_views;
 use glmc_engine::ops::supervised_loss::{Form, HeadLoss, Reduction, supervised_loss};
 use glmc_engine::ops::total_loss::total_loss;
 use glmc_engine::tape::{Tape, Var};
@@ -72,6 +74,16 @@ impl Attempt<'_> {
     fn scaled(&mut self, x: &[usize], scales: &[usize]) -> Result<(), Error> {
         let (x, scales) = (self.real(x), self.real(scales));
         scale_columns(&mut self.tape, self.backend, x, scales).map(drop)
+    }
+
+    fn split(&mut self, x: &[usize]) -> Result<(), Error> {
+        let x = self.real(x);
+        split_views(&mut self.tape, self.backend, x).map(drop)
+    }
+
+    fn join(&mut self, first: &[usize], second: &[usize], shares: usize) -> Result<(), Error> {
+        let (branches, shares) = ([self.real(first), self.real(second)], self.tape.value(&[shares], DType::F32));
+        join_branches(&mut self.tape, self.backend, branches, Some(shares)).map(drop)
     }
 
     /// Heads of logits and class vectors, for a step of two samples.
@@ -143,6 +155,20 @@ const WRONG: &[(&str, &str, &[&str], Try)] = &[
     }),
     ("scale_columns", "rank", &["[2, 3, 4, 5]", "two"], |t| t.scaled(&[2, 3, 4, 5], &[5])),
     ("scale_columns", "scales", &["[4]", "[5]"], |t| t.scaled(&[3, 5], &[4])),
+    ("split_views", "rank", &["[4, 5]", "four"], |t| t.split(&[4, 5])),
+    ("split_views", "odd", &["3 images", "two views"], |t| t.split(&[3, 2, 2, 5])),
+    ("split_views", "empty", &["0 images"], |t| t.split(&[0, 2, 2, 5])),
+    ("join_branches", "rank", &["[2, 3, 4, 5]", "two"], |t| t.join(&[2, 3, 4, 5], &[2, 5], 2)),
+    ("join_branches", "branches", &["[2, 4]", "[2, 5]"], |t| t.join(&[2, 5], &[2, 4], 2)),
+    ("join_branches", "shares", &["[3]", "[2]"], |t| t.join(&[2, 5], &[2, 5], 3)),
+    ("join_branches", "shares_type", &["F32", "F64"], |t| {
+        let [first, second, shares] = [&[2, 5][..], &[2, 5], &[2]].map(|shape| t.real(shape));
+        join_branches(&mut t.tape, t.backend, [first, second], Some(shares)).map(drop)
+    }),
+    ("join_branches", "one_branch", &["two branches are one"], |t| {
+        let one = t.real(&[2, 5]);
+        join_branches(&mut t.tape, t.backend, [one, one], None).map(drop)
+    }),
     ("supervised_loss", "classes", &["[5, 4]", "[5, 5]"], |t| t.supervised(&[[&[4, 5], &[5, 4]]], PLAIN, 1.0)),
     ("supervised_loss", "vectors", &["[4, 5]", "[5, 5]"], |t| t.supervised(&[[&[4, 5], &[4, 5]]], PLAIN, 1.0)),
     ("supervised_loss", "rank", &["[4, 5, 1]", "two"], |t| t.supervised(&[[&[4, 5, 1], &[5, 5]]], PLAIN, 1.0)),
