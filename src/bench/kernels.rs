@@ -14,6 +14,7 @@ use crate::ops::batch_norm_apply::{self, Shortcut};
 use crate::ops::batch_norm_statistics::{self, BatchNormStatistics};
 use crate::ops::classify::Classify;
 use crate::ops::conv2d;
+use crate::ops::join_branches;
 use crate::ops::linear;
 use crate::ops::load_step::{LoadStep, STEP_WORDS, StepParams, row_words};
 use crate::ops::negative_cosine::NegativeCosine;
@@ -34,7 +35,7 @@ const TIMES: usize = 5;
 /// Share of the time that measuring the ceilings takes.
 const CEILINGS: f64 = 0.2;
 /// Rows of the whole table, about: what is left of the time is divided among as many.
-const ROWS: f64 = 60.0;
+const ROWS: f64 = 64.0;
 
 /// The times of kernels, with what they are held against.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -350,6 +351,18 @@ impl Bench<'_> {
         self.of(0.0, &[x, r]);
         self.run("global_avg_pool forward", |b| b.global_avg_pool_forward(x, r))?;
         self.run("global_avg_pool backward", |b| b.global_avg_pool_backward(dr, Grad::write(dx)))?;
+        let [first, dfirst] = self.computes(&[batch, extent / 4, extent / 4, features])?;
+        let [second, dsecond] = self.computes(&[batch, extent / 4, extent / 4, features])?;
+        self.of(0.0, &[x, first, second]);
+        self.run("split_views forward", |b| b.split_views_forward(x, first, second))?;
+        self.run("split_views backward", |b| b.split_views_backward(dfirst, dsecond, Grad::write(dx)))?;
+        let [first, second] = self.floats(&[batch, features])?;
+        let [y, weights] = [self.float(&[batch, 2 * features])?, self.tensor(&[batch], DType::F32)?];
+        self.of(0.0, &[first, second, y]);
+        self.run("join_branches forward", |b| b.join_branches_forward(first, second, Some(weights), y))?;
+        let (dfirst, dsecond) = (Some(Grad::write(first)), Some(Grad::write(second)));
+        let backward = join_branches::Backward { dy: y, shares: Some(weights), dfirst, dsecond };
+        self.run("join_branches backward", |b| b.join_branches_backward(&backward))?;
         let [weight, dweight] = self.floats(&[HIDDEN, features])?;
         let [bias, dbias] = self.floats(&[HIDDEN])?;
         let [h, u, du] = self.floats(&[rows, HIDDEN])?;

@@ -21,11 +21,7 @@ pub const BBN: Method = Method {
         branches: true,
         ..Recipe::plain()
     },
-    training: Training {
-        steps: &[(120, 0.01), (160, 1e-4)],
-        warmup_from: 1.0 / 3.0,
-        ..Training::LDAM_DRW
-    },
+    training: Training { steps: &[(120, 0.01), (160, 1e-4)], warmup_from: 1.0 / 3.0, ..Training::LDAM_DRW },
     published: Published {
         width: 16,
         cifar10: [Some(79.82), Some(82.18), Some(88.32)],

@@ -67,7 +67,8 @@ impl CifarResNet {
             for index in 0..blocks {
                 let stride = if stage > 0 && index == 0 { 2 } else { 1 };
                 if branches && stage == 2 && index == blocks - 1 {
-                    last = Some(["cb_block", "rb_block"].map(|name| Block::new(specs, name, channels, filters, stride)));
+                    last =
+                        Some(["cb_block", "rb_block"].map(|name| Block::new(specs, name, channels, filters, stride)));
                 } else {
                     let name = format!("layer{}.{index}", stage + 1);
                     list.push(Block::new(specs, &name, channels, filters, stride));

@@ -45,12 +45,7 @@ struct JoinBranches {
 ///
 /// # Errors
 /// When the shapes do not fit each other.
-pub fn join_branches(
-    tape: &mut Tape,
-    backend: &dyn Backend,
-    branches: [Var; 2],
-    shares: Option<Var>,
-) -> Result<Var> {
+pub fn join_branches(tape: &mut Tape, backend: &dyn Backend, branches: [Var; 2], shares: Option<Var>) -> Result<Var> {
     let [first, second] = branches;
     let extents = two(NAME, "the first branch", tape.shape(first))?;
     expect(NAME, "the second branch", tape.shape(second), &extents)?;

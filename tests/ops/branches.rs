@@ -322,7 +322,9 @@ fn ends_are_one_branch(backend: &dyn Backend) -> Result<(), String> {
         });
         losses.sum::<f64>() / labels.len() as f64
     };
-    for (share, labels, trained, idle) in [(1.0, "label", "cb_block", "rb_block"), (0.0, "label2", "rb_block", "cb_block")] {
+    for (share, labels, trained, idle) in
+        [(1.0, "label", "cb_block", "rb_block"), (0.0, "label2", "rb_block", "cb_block")]
+    {
         let outcome = run(backend, &f, share).map_err(|e| e.to_string())?;
         let expected = cross_entropy(&outcome.logits, &f.get(labels).data);
         if (outcome.loss - expected).abs() > 1e-5 * expected {

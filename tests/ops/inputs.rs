@@ -140,11 +140,14 @@ fn exact_views(suite: &mut Suite) {
     // Empty boxes of each kind: no rows, no columns.
     let offs =
         [StepParams { lambda: 1.0, cut: [4, 4, 1, 6], ..on }, StepParams { lambda: 1.0, cut: [2, 9, 6, 6], ..on }];
-    assert_eq!(mixings().len(), 12);
+    assert_eq!(mixings().len(), 20);
+    // Nothing is mixed in; a partner stays what it is.
+    let off = |view| if view == View::Partner { view } else { View::Plain };
     for mixing in mixings() {
         let plain = match mixing {
-            Mixing::Two(..) => Mixing::Two(View::Plain, View::Plain),
-            _ => Mixing::One(View::Plain),
+            Mixing::Two(first, second) => Mixing::Two(off(first), off(second)),
+            Mixing::One(view) => Mixing::One(off(view)),
+            Mixing::Evaluate => mixing,
         };
         let wanted = naive_augment(mixing, &augmentation, &on, &inputs);
         let name = format!("{mixing}");

@@ -23,13 +23,7 @@ fn shares(operands: &Operands<'_>, shares: Option<Tensor>, rows: usize) -> Resul
 }
 
 impl JoinBranchesKernels for Launched {
-    fn join_branches_forward(
-        &self,
-        first: Tensor,
-        second: Tensor,
-        weights: Option<Tensor>,
-        y: Tensor,
-    ) -> Result<()> {
+    fn join_branches_forward(&self, first: Tensor, second: Tensor, weights: Option<Tensor>, y: Tensor) -> Result<()> {
         let operands = Operands::new(self, NAME);
         let [rows, features] = extents(&operands, "y", y)?;
         let args = [
