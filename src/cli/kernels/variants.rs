@@ -59,8 +59,8 @@ fn list(presets: &[Preset], (arch, multiprocessors, shared_bytes): (&str, u32, u
         if !planned.insert((shapes.clone(), of_recipe)) {
             continue;
         }
-        // Only the number of views decides how a last batch of any size is cut.
-        let every_size = split.insert((shapes, recipe.views.len()));
+        // Only the number of views decides how a last batch of any size is cut, before branches and in them.
+        let every_size = split.insert((shapes, recipe.views.len(), recipe.branches));
         for precision in [Precision::F32, Precision::Bf16] {
             let driver = DryRun::new(arch, multiprocessors, shared_bytes);
             let listing = driver.listing();
