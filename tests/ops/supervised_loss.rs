@@ -254,6 +254,7 @@ fn published(suite: &mut Suite) {
 fn by_hand(suite: &mut Suite) {
     use ClassVector::{Margin, Offset, Scale, Smoothing, Weight};
     type Given<'a> = &'a [(ClassVector, &'a [f64])];
+    type Single<'a> = (&'a str, Form, f32, &'a [f64], Given<'a>, usize, f64);
     const Z: &[f64] = &[1.0, 2.0, 0.5];
     let log = |tau: f64| [0.7f64, 0.2, 0.1].map(|pi| tau * pi.ln());
     let weights: Given<'_> = &[(Weight, &[0.5, 1.0, 1.5])];
@@ -265,7 +266,7 @@ fn by_hand(suite: &mut Suite) {
     let smoothing: Given<'_> = &[(Smoothing, &[0.5; 3])];
     let (focal, sigmoid) = (Form::Softmax { focal: 1.0 }, Form::SigmoidFocal { focal: 1.0 });
     let ln2 = std::f64::consts::LN_2;
-    let cases: [(&str, Form, f32, &[f64], Given<'_>, usize, f64); 18] = [
+    let cases: [Single<'_>; 18] = [
         ("ce_1", PLAIN, 1.0, Z, &[], 1, 0.464369),
         ("ce_2", PLAIN, 1.0, Z, &[], 2, 1.964369),
         ("la_1", PLAIN, 1.0, Z, la, 1, 0.875112),
