@@ -6,7 +6,7 @@
 //   view v, of o = stream v of the original and r = stream 2 + v of its partner, shows in out[v * batch + n]
 //     VIEW_PLAIN: o.  VIEW_MIXUP: lambda * o + (1 - lambda) * r.  VIEW_CUTMIX: r inside the step's box, else o.
 //     VIEW_PARTNER: r
-//   VIEWS 0 (evaluation): out[n] = the original as it is
+//   VIEWS 0 (evaluation): out[n] = the original as it is; where `first` is 2, out[batch + n] = its mirror image
 //
 // pixels (images, height, width, 3) bytes; originals, partners (batch) i32; out (views * batch, height, width,
 // STEM_CHANNELS) Storage, =. Grid (pixels of an image / BLOCK, batch): one thread per pixel, all views; the first four
@@ -68,8 +68,12 @@ extern "C" __global__ void __launch_bounds__(BLOCK)
     u64 at = static_cast<u64>(n) * area + pixel;
 #if VIEWS == 0
     (void)looks;
-    Look straight = {0, 0, 0};
-    if (pixel < area) put_colour(out, at, look_up(original, straight, augmentation, row, column, rows, columns));
+    if (pixel >= area) return;
+    for (u32 view = 0; view < first; view++) {
+        Look look = {0, 0, static_cast<i32>(view)};
+        put_colour(out, static_cast<u64>(view) * batch * area + at,
+                   look_up(original, look, augmentation, row, column, rows, columns));
+    }
 #else
     u32 stream = threadIdx.x, of = stream % 2;
     bool shown = of < VIEWS && (stream < 2 || (of == 0 ? first : second) != VIEW_PLAIN);

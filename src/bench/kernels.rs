@@ -413,8 +413,10 @@ impl Bench<'_> {
         self.of(0.0, &[losses, cosines]);
         self.run("total_loss", |b| b.total_loss(&total))?;
         let originals = self.indices(rows, rows)?;
-        let (ranks, confidences) = (self.indices(rows, rows)?, self.tensor(&[rows], DType::F32)?);
-        let classify = Classify { logits, scale: 1.0, labels, originals, scalars, ranks, confidences };
+        let ranks = self.indices(rows, rows)?;
+        let [confidences, losses] = [self.tensor(&[rows], DType::F32)?, self.tensor(&[rows], DType::F32)?];
+        let (second, scale) = (None, 1.0);
+        let classify = Classify { logits, second, scale, labels, originals, scalars, ranks, confidences, losses };
         self.of(0.0, &[logits]);
         self.run("classify", |b| b.classify(&classify))?;
         self.free();

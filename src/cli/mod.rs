@@ -5,12 +5,14 @@ mod device;
 mod eval;
 mod info;
 pub mod kernels;
+mod posthoc;
 mod prepare;
 mod self_test;
 mod signals;
 pub mod stand_in;
 mod sweep;
 mod train;
+mod trained;
 mod verify;
 
 use std::ffi::OsString;
@@ -43,6 +45,7 @@ enum Command {
     Train(Box<train::TrainArgs>),
     Sweep(Box<sweep::SweepArgs>),
     Eval(eval::EvalArgs),
+    Posthoc(posthoc::PosthocArgs),
     Verify(verify::VerifyArgs),
     Bench(bench::BenchArgs),
     Info(Box<info::InfoArgs>),
@@ -121,6 +124,7 @@ fn run(command: Command) -> Result<()> {
         Command::Train(args) => train::run(*args),
         Command::Sweep(args) => sweep::run(*args),
         Command::Eval(args) => eval::run(args),
+        Command::Posthoc(args) => posthoc::run(args),
         Command::Verify(args) => verify::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Info(args) => info::run(*args),

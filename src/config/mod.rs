@@ -14,6 +14,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use crate::data::shots::{ShotRule, Shots};
 use crate::error::{Error, Result};
 use crate::files::read_text;
 use crate::method::schedule::{Decay, LearningRate, SetAt, WarmUp};
@@ -121,12 +122,18 @@ settings! {
         /// Correct the labels for the part of the box that lies outside the image [default: false]
         #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL", help_heading = METHOD)]
         pub correct_labels: Option<bool>,
-        /// Count classes of 20 training images as few-shot, as the published code does [default: false]
+        /// The same as --shots glmc [default: false]
         #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL", help_heading = DATA)]
         pub twenty_is_few: Option<bool>,
+        /// Which classes count as many-, medium- and few-shot [default: oltr]
+        #[arg(long, value_name = "RULE", help_heading = DATA)]
+        pub shots: Option<Shots>,
         /// Classifier to evaluate with [default: fc_cb for GLMC on long-tailed data, else fc]
         #[arg(long, help_heading = METHOD)]
         pub head: Option<HeadKind>,
+        /// Evaluate on the mean of the logits of each image and of its mirror image [default: false]
+        #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL", help_heading = METHOD)]
+        pub eval_flip: Option<bool>,
         /// Images by which the best epoch is chosen; published figures need test [default: val where the store has one, else test]
         #[arg(long, value_name = "SPLIT", help_heading = RUN)]
         pub select: Option<Select>,
@@ -221,8 +228,12 @@ pub struct Config {
     pub halve_supervised: bool,
     pub correct_labels: bool,
     pub twenty_is_few: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shots: Option<Shots>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub head: Option<HeadKind>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub eval_flip: bool,
     /// Older runs, which do not say it, chose on the test images.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub select: Option<Select>,
@@ -267,7 +278,9 @@ impl Config {
             halve_supervised: settings.halve_supervised.unwrap_or(false),
             correct_labels: settings.correct_labels.unwrap_or(false),
             twenty_is_few: settings.twenty_is_few.unwrap_or(false),
+            shots: settings.shots,
             head: settings.head,
+            eval_flip: settings.eval_flip.unwrap_or(false),
             select: settings.select,
             seed: settings.seed.unwrap_or(0),
             recipe: settings.recipe.unwrap_or_default(),
@@ -301,6 +314,9 @@ impl Config {
         // TOML, and so config.toml, has no larger number.
         if i64::try_from(self.seed).is_err() {
             return Err(Error::Config(format!("seed must be at most {}, not {}", i64::MAX, self.seed)));
+        }
+        if let (true, Some(Shots::Oltr | Shots::Index)) = (self.twenty_is_few, self.shots) {
+            return Err(Error::Config("shots: twenty_is_few means glmc: give one of them".into()));
         }
         let bounded = [
             ("lr", self.lr, 0.0, 1e3),
@@ -357,6 +373,12 @@ impl Config {
     pub fn learning_rate(&self) -> LearningRate {
         let warmup = WarmUp { epochs: self.warmup_epochs, from: self.warmup_from, ..WarmUp::default() };
         LearningRate { base: self.lr, decay: self.lr_schedule.clone(), warmup, set: SetAt::Before }
+    }
+
+    /// Which of so many classes count as many-, medium- and few-shot.
+    pub fn shots(&self, classes: usize) -> ShotRule {
+        let usual = if self.twenty_is_few { Shots::Glmc } else { Shots::Oltr };
+        self.shots.unwrap_or(usual).rule(classes)
     }
 
     /// The split by which the best epoch is chosen.

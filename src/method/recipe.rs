@@ -301,8 +301,8 @@ impl Recipe {
     pub fn losses(&self) -> Vec<(&'static str, usize)> {
         let classifiers = self.classifiers().into_iter().enumerate();
         let supervised = classifiers.map(|(column, (kind, _))| match kind {
-            HeadKind::Fc => ("c", column),
             HeadKind::FcCb => ("cb", column),
+            _ => ("c", column),
         });
         supervised.chain(self.similarity.map(|_| ("sim", TOTAL - 1))).collect()
     }
@@ -337,8 +337,9 @@ impl Recipe {
         if classifiers.is_empty() {
             return wrong("heads: none of fc and fc_cb is trained".into());
         }
-        if !classifiers.iter().any(|(kind, _)| *kind == self.evaluate) {
-            return wrong(format!("evaluate: {} is not trained", self.evaluate));
+        let is_trained = |head: &&HeadKind| classifiers.iter().any(|(kind, _)| kind == *head);
+        if let Some(absent) = self.evaluate.heads().iter().find(|head| !is_trained(head)) {
+            return wrong(format!("evaluate: {absent} is not trained"));
         }
         if self.similarity.is_some() && self.views.len() != 2 {
             return wrong("similarity: two views are needed to compare".into());

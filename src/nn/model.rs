@@ -121,14 +121,27 @@ pub enum HeadKind {
     /// The conventional classifier: for balanced data, and for plain cross-entropy.
     #[value(name = "fc")]
     Fc,
+    /// The mean of both classifiers' logits.
+    #[value(name = "mean")]
+    Mean,
 }
 
 impl HeadKind {
-    /// The head's name in PyTorch's state dict.
+    /// As flags and files call it: a single head's name in PyTorch's state dict.
     pub fn name(self) -> &'static str {
         match self {
             HeadKind::FcCb => "fc_cb",
             HeadKind::Fc => "fc",
+            HeadKind::Mean => "mean",
+        }
+    }
+
+    /// The heads whose logits it takes, themselves or their mean.
+    pub fn heads(self) -> &'static [HeadKind] {
+        match self {
+            HeadKind::FcCb => &[HeadKind::FcCb],
+            HeadKind::Fc => &[HeadKind::Fc],
+            HeadKind::Mean => &[HeadKind::Fc, HeadKind::FcCb],
         }
     }
 }
@@ -199,6 +212,27 @@ impl Model {
     /// When the model does not have that head.
     pub fn record_head(&self, r: &mut Recorder<'_>, name: &str, x: Var) -> Result<Var> {
         self.head(name)?.1.record(r, x)
+    }
+
+    /// Records the logits of a classifier on features, (batch, classes) for each of its heads, and says by what evaluation
+    /// multiplies them: see [`HeadSpec::eval_scale`].
+    ///
+    /// # Errors
+    /// When the model lacks a head, or the heads to be averaged are scaled differently.
+    pub fn record_classifier(
+        &self,
+        r: &mut Recorder<'_>,
+        classifier: HeadKind,
+        features: Var,
+    ) -> Result<(Vec<Var>, f32)> {
+        let names = classifier.heads().iter().map(|head| head.name());
+        let logits = names.clone().map(|name| self.record_head(r, name, features)).collect::<Result<Vec<_>>>()?;
+        let scales = names.map(|name| self.eval_scale(name)).collect::<Result<Vec<_>>>()?;
+        if scales.iter().any(|&scale| scale != scales[0]) {
+            let what = "fc and fc_cb have different scales: their logits have no mean; evaluate one of them";
+            return Err(Error::Config(what.into()));
+        }
+        Ok((logits, scales[0]))
     }
 
     /// S of one head: see [`HeadSpec::eval_scale`].

@@ -51,6 +51,8 @@ pub enum Mixing {
     Two(View, View),
     /// The originals as they are, normalised: evaluation.
     Evaluate,
+    /// The same, and after them their mirror images: evaluation that averages over both.
+    EvaluateFlip,
 }
 
 impl Mixing {
@@ -68,6 +70,7 @@ impl Mixing {
             Mixing::One(view) => (view, None),
             Mixing::Two(first, second) => (first, Some(second)),
             Mixing::Evaluate => (View::Plain, None),
+            Mixing::EvaluateFlip => (View::Plain, Some(View::Plain)),
         };
         std::iter::once(first).chain(second)
     }
@@ -93,6 +96,7 @@ impl fmt::Display for Mixing {
             Mixing::One(view) => view.fmt(f),
             Mixing::Two(first, second) => write!(f, "{first}+{second}"),
             Mixing::Evaluate => f.write_str("evaluate"),
+            Mixing::EvaluateFlip => f.write_str("evaluate+mirror"),
         }
     }
 }

@@ -2,9 +2,9 @@
 
 use super::evaluate::{Evaluation, EvaluationConfig, Evaluator};
 use super::feed::{Feed, Images};
+use super::passes::Look;
 use super::step::{Source, StepConfig, TrainStep};
 use crate::config::Config;
-use crate::data::shots::Shot;
 use crate::data::store::Store;
 use crate::error::Result;
 use crate::method::{EpochPlan, Members, PlanConfig, Recipe};
@@ -137,13 +137,14 @@ impl<'a> Engine<'a> {
             let Some(images) = images else { return Ok(None) };
             let batch = EVALUATION_BATCH.min(images.len());
             let feed = feed(images, batch)?;
-            let how = EvaluationConfig {
+            let look = Look {
                 augmentation: data.augmentation,
-                head: config.head.unwrap_or(recipe.evaluate),
+                flip: config.eval_flip,
                 batch,
-                groups: data.counts.iter().map(|&n| Shot::of(n, config.twenty_is_few)).collect(),
                 arena: Some(step.arena()),
             };
+            let head = config.head.unwrap_or(recipe.evaluate);
+            let how = EvaluationConfig { look, head, groups: config.shots(data.counts.len()).groups(data.counts) };
             let evaluator = Evaluator::new(backend, &model, &parameters, &feed, how)?;
             Ok(Some((feed, evaluator)))
         };

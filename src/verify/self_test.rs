@@ -19,7 +19,7 @@ use crate::memory::{Memory, read_floats, write_floats};
 use crate::method::{Inputs, MethodSettings, Recipe, method};
 use crate::nn::model::{Extent, HeadShape, HeadSpec};
 use crate::nn::parameters::Kind;
-use crate::nn::{Field, Mode, Model, ModelConfig, ParameterStore, Recorder, Rules};
+use crate::nn::{Field, HeadKind, Mode, Model, ModelConfig, ParameterStore, Recorder, Rules};
 use crate::ops::Backend;
 use crate::ops::augment_mix::{Augmentation, Mixing, View, augment_mix, mix_views};
 use crate::ops::checksum::{Checksum, ChecksumKernels, SCRATCH};
@@ -162,8 +162,8 @@ fn trials(device: &Launched, launches: &Arc<Launches>) -> Result<Result<Proof, F
     for name in METHODS {
         builds.push(Box::new(move |backend| training(backend, name)));
     }
-    for name in ["glmc", "bbn"] {
-        builds.push(Box::new(move |backend| evaluation(backend, name)));
+    for (name, flip) in [("glmc", false), ("glmc", true), ("bbn", false)] {
+        builds.push(Box::new(move |backend| evaluation(backend, name, flip)));
     }
     builds.push(Box::new(heads));
     for mixing in [Mixing::GLMC, Mixing::One(View::Cutmix)] {
@@ -416,17 +416,19 @@ fn training(backend: &dyn Backend, name: &str) -> Result<Trial> {
     Ok(Trial { program, update: Some((store, optimizer, scalars)) })
 }
 
-fn evaluation(backend: &dyn Backend, name: &str) -> Result<Trial> {
+/// One head as it is; or the mean of two, over images and their mirror images.
+fn evaluation(backend: &dyn Backend, name: &str, flip: bool) -> Result<Trial> {
     let recipe = recipe(name)?;
     let (model, store) = network(backend, recipe.head_specs(), recipe.branches)?;
     let mut r = Recorder::new(backend, &store, Mode::Inference);
-    let (vars, labels, images) = inputs(backend, &mut r.tape, Mixing::Evaluate)?;
+    let (mixing, head) = if flip { (Mixing::EvaluateFlip, HeadKind::Mean) } else { (Mixing::Evaluate, recipe.evaluate) };
+    let (vars, labels, images) = inputs(backend, &mut r.tape, mixing)?;
     let ranks = integers(backend, &[IMAGES], &[-1; IMAGES])?;
-    let confidences = backend.tensor(&[IMAGES], DType::F32, "self-test")?;
-    let [ranks, confidences] = [ranks, confidences].map(|tensor| r.tape.external(tensor));
+    let [confidences, losses] = ["confidences", "losses"].map(|name| backend.tensor(&[IMAGES], DType::F32, name));
+    let results = [ranks, confidences?, losses?].map(|tensor| r.tape.external(tensor));
     let features = model.record_features(&mut r, images)?;
-    let logits = model.record_head(&mut r, recipe.evaluate.name(), features)?;
-    classify(&mut r.tape, backend, (logits, 1.0), labels, vars, (ranks, confidences))?;
+    let (logits, scale) = model.record_classifier(&mut r, head, features)?;
+    classify(&mut r.tape, backend, (&logits, scale), labels, vars, results)?;
     Ok(Trial { program: r.tape.plan(backend, false)?, update: None })
 }
 

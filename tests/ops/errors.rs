@@ -102,6 +102,14 @@ impl Attempt<'_> {
         negative_cosine(&mut self.tape, self.backend, u, target, step).map(drop)
     }
 
+    /// Logits of one head or several, for a step of two samples.
+    fn classified(&mut self, heads: &[&[usize]]) -> Result<(), Error> {
+        let heads: Vec<_> = heads.iter().map(|shape| self.real(shape)).collect();
+        let (labels, vars, ranks) = (self.whole(&[9]), self.step(2), self.whole(&[9]));
+        let [confidences, losses] = [(); 2].map(|()| self.tape.value(&[9], DType::F32));
+        classify(&mut self.tape, self.backend, (&heads, 1.0), labels, vars, [ranks, confidences, losses])
+    }
+
     fn augment(&mut self, pixels: &[usize], dtype: DType) -> Result<(), Error> {
         let (pixels, vars) = (self.tape.value(pixels, dtype), self.step(2));
         let augmentation = Augmentation { mean: [0.5; 3], std: [0.5; 3], padding: 4, flip: true };
@@ -211,11 +219,10 @@ const WRONG: &[(&str, &str, &[&str], Try)] = &[
         let (rows, step, log) = (t.real(&[2, 4]), t.whole(&[16]), t.real(&[3, 5]));
         total_loss(&mut t.tape, t.backend, rows, None, step, log, 2)
     }),
-    ("classify", "rank", &["[2, 3, 4, 5]", "two"], |t| {
-        let (logits, labels, vars) = (t.real(&[2, 3, 4, 5]), t.whole(&[9]), t.step(2));
-        let results = (t.whole(&[9]), t.tape.value(&[9], DType::F32));
-        classify(&mut t.tape, t.backend, (logits, 1.0), labels, vars, results)
-    }),
+    ("classify", "rank", &["[2, 3, 4, 5]", "two"], |t| t.classified(&[&[2, 3, 4, 5]])),
+    ("classify", "views", &["5 rows", "2 samples"], |t| t.classified(&[&[5, 3]])),
+    ("classify", "heads", &["[2, 4]", "[2, 3]"], |t| t.classified(&[&[2, 3], &[2, 4]])),
+    ("classify", "three", &["one head or two", "3"], |t| t.classified(&[&[2, 3], &[2, 3], &[2, 3]])),
 ];
 
 pub fn add(suite: &mut Suite) {

@@ -272,23 +272,28 @@ fn steps(suite: &mut Suite) {
     }
 }
 
-/// Classifies into rows 2.. of ranks and confidences that start as -1.
-fn ranking(name: &str, (logits, scale): (Array, f32), labels: Array, originals: Array) -> Case {
+/// Classifies into rows 2.. of ranks, confidences and losses that start as -1. `logits` are of one head or two.
+fn ranking(name: &str, (logits, scale): (&[Array], f32), labels: Array, originals: Array) -> Case {
     let rows = 2 + originals.data.len();
     let partners = originals.clone();
-    let inputs = [("logits", logits), ("labels", labels), ("originals", originals), ("partners", partners)];
+    let heads: Vec<&'static str> = ["logits", "second"][..logits.len()].to_vec();
+    let mut inputs = vec![("labels", labels), ("originals", originals), ("partners", partners)];
+    inputs.extend(heads.iter().copied().zip(logits.iter().cloned()));
     let step = StepParams { row: 2, ..StepParams::default() };
     Case::new("classify", name, inputs, move |rig, i| {
         rig.train = false;
         let labels = rig.constant(&i["labels"], DType::I32)?;
-        let logits = rig.constant(&i["logits"], rig.accumulate())?;
+        let float = rig.accumulate();
+        let logits = heads.iter().map(|head| rig.constant(&i[*head], float)).collect::<Result<Vec<_>, _>>()?;
         let vars = step_vars(rig, i, &step)?;
         let nothing = Array::filled(&[rows], -1.0);
-        let (ranks, confidences) = (rig.memory(&nothing, DType::I32)?, rig.memory(&nothing, DType::F32)?);
-        rig.output_memory("ranks", ranks);
-        rig.output_memory("confidences", confidences);
-        let results = (rig.tape.external(ranks), rig.tape.external(confidences));
-        classify(&mut rig.tape, rig.backend, (logits, scale), labels, vars, results)
+        let results = [("ranks", DType::I32), ("confidences", DType::F32), ("losses", DType::F32)].map(|(name, dtype)| {
+            let memory = rig.memory(&nothing, dtype)?;
+            rig.output_memory(name, memory);
+            Ok(rig.tape.external(memory))
+        });
+        let [ranks, confidences, losses] = results;
+        classify(&mut rig.tape, rig.backend, (&logits, scale), labels, vars, [ranks?, confidences?, losses?])
     })
 }
 
@@ -303,7 +308,7 @@ fn rankings(suite: &mut Suite) {
     let logits = Array::new(&[4, 3], logits.concat());
     let (labels, originals) = (Array::vector(&[1.0, 2.0, 1.0, 1.0]), Array::vector(&[1.0, 0.0, 2.0, 3.0]));
     let ranks = Array::vector(&[-1.0, -1.0, 1.0, 1.0, 2.0, 0.0]);
-    suite.exact(ranking("ties_and_nan", (logits, 30.0), labels, originals), vec![("ranks", ranks)]);
+    suite.exact(ranking("ties_and_nan", (&[logits], 30.0), labels, originals), vec![("ranks", ranks)]);
 
     let mut random = Random::new(8);
     for [images, batch, classes] in [[9, 5, 10], [3, 1, 1], [70, 64, 100], [5, 3, 1000]] {
@@ -312,17 +317,46 @@ fn rankings(suite: &mut Suite) {
         // Logits as they are; and cosines, which a scale makes logits of.
         for (logits, scale) in [(logits.clone(), 1.0), (logits.map(|v| v / 32.0), 16.0)] {
             let name = format!("{batch}x{classes}_{scale}");
-            let case = || ranking(&name, (logits.clone(), scale), labels.clone(), originals.clone());
+            let case = || ranking(&name, (&[logits.clone()], scale), labels.clone(), originals.clone());
             suite.oracle(case());
-            let mut confidences = Array::filled(&[2 + batch], -1.0);
-            for (n, row) in logits.data.chunks_exact(classes).enumerate() {
-                let most = row.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-                let exponentials = row.iter().map(|v| (f64::from(scale) * (v - most)).exp());
-                confidences.data[2 + n] = 1.0 / exponentials.sum::<f64>();
-            }
-            suite.close("naive", case(), vec![("confidences", confidences)]);
+            let wanted = softmax(&logits.data, scale, [batch, classes], &labels, &originals);
+            suite.close("naive", case(), wanted);
         }
     }
+    // Two views of each of two heads, whose mean is known in binary.
+    for [images, batch, classes] in [[9, 5, 10], [40, 33, 70]] {
+        let whole = |random: &mut Random| random.normal(&[2 * batch, classes]).map(|v| (16.0 * v).round() / 8.0);
+        let heads = [whole(&mut random), whole(&mut random)];
+        let (labels, originals) = (random.indices(&[images], classes), random.indices(&[batch], images));
+        for (name, heads) in [("views", &heads[..1]), ("views_of_heads", &heads)] {
+            let all: Vec<&[f64]> = heads.iter().flat_map(|head| head.data.chunks_exact(batch * classes)).collect();
+            let mean = |at: usize| all.iter().map(|view| view[at]).sum::<f64>() / all.len() as f64;
+            let mean: Vec<f64> = (0..batch * classes).map(mean).collect();
+            let case = || ranking(&format!("{name}_{batch}"), (heads, 1.0), labels.clone(), originals.clone());
+            suite.oracle(case());
+            suite.close("naive", case(), softmax(&mean, 1.0, [batch, classes], &labels, &originals));
+        }
+    }
+}
+
+/// What is to be found of logits (batch, classes).
+fn softmax(
+    logits: &[f64],
+    scale: f32,
+    [batch, classes]: [usize; 2],
+    labels: &Array,
+    originals: &Array,
+) -> Vec<(&'static str, Array)> {
+    let [mut ranks, mut confidences, mut losses] = [(); 3].map(|()| Array::filled(&[2 + batch], -1.0));
+    for (n, row) in logits.chunks_exact(classes).enumerate() {
+        let truth = labels.data[originals.data[n] as usize] as usize;
+        let most = row.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let sum = row.iter().map(|v| (f64::from(scale) * (v - most)).exp()).sum::<f64>();
+        ranks.data[2 + n] = row.iter().enumerate().filter(|&(c, &v)| v > row[truth] || (v == row[truth] && c < truth)).count() as f64;
+        confidences.data[2 + n] = 1.0 / sum;
+        losses.data[2 + n] = sum.ln() + f64::from(scale) * (most - row[truth]);
+    }
+    vec![("ranks", ranks), ("confidences", confidences), ("losses", losses)]
 }
 
 pub fn add(suite: &mut Suite) {

@@ -115,7 +115,7 @@ fn augment_mix<T: Real>(native: &Native, mixing: Mixing, augmentation: &Augmenta
         let (view, n) = (at / batch, at % batch);
         let shows = step.shows(mixing, view);
         let own = match mixing {
-            Mixing::Evaluate => image(originals[n]),
+            Mixing::Evaluate | Mixing::EvaluateFlip => Look { flip: view == 1, ..image(originals[n]) },
             _ => image(originals[n]).drawn(&scalars, augmentation, view, n),
         };
         let partner = || image(partners[n]).drawn(&scalars, augmentation, 2 + view, n);
