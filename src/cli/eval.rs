@@ -70,11 +70,8 @@ pub fn run(args: EvalArgs) -> Result<()> {
     let (feed, batch) = trained.feed(backend, test)?;
     let head = args.head.or(config.head).unwrap_or(recipe.evaluate);
     let flip = args.flip.unwrap_or(config.eval_flip);
-    let how = EvaluationConfig {
-        look: Look { augmentation, flip, batch, arena: None },
-        head,
-        groups: rule.groups(counts),
-    };
+    let how =
+        EvaluationConfig { look: Look { augmentation, flip, batch, arena: None }, head, groups: rule.groups(counts) };
     let evaluation = Evaluator::new(backend, &model, &parameters, &feed, how)?.run(backend, &feed)?;
     if let Some(file) = &args.per_class {
         write_classes(file, &evaluation, rule, &subject.class_names, counts, test.labels)?;

@@ -285,7 +285,8 @@ fn check_meaning(args: &PosthocArgs, head: &HeadSpec) -> Result<()> {
     }
     let name = head.name;
     if args.tau_norm.is_some() || args.maxnorm.is_some() || (args.logit_adjust.is_none() && !args.ncm) {
-        let what = "its rows are normalised anyway: of tau-norm and MaxNorm nothing is left; take --logit-adjust or --ncm";
+        let what =
+            "its rows are normalised anyway: of tau-norm and MaxNorm nothing is left; take --logit-adjust or --ncm";
         return Err(Error::Config(format!("{name} is a cosine head, and {what}")));
     }
     if args.save.is_some() {
@@ -389,7 +390,8 @@ mod tests {
         let whole = values("0..2").unwrap();
         assert_eq!((whole.len(), whole[0], whole[20]), (21, 0.0, 2.0));
         assert_eq!(values("0..100").unwrap().len(), 1001);
-        for (text, said) in [("2..1", "before it begins"), ("-1..1", "no number"), ("a", "no number"), ("0..nan", "no number")]
+        for (text, said) in
+            [("2..1", "before it begins"), ("-1..1", "no number"), ("a", "no number"), ("0..nan", "no number")]
         {
             assert!(values(text).unwrap_err().contains(said), "{text}");
         }

@@ -137,12 +137,8 @@ impl<'a> Engine<'a> {
             let Some(images) = images else { return Ok(None) };
             let batch = EVALUATION_BATCH.min(images.len());
             let feed = feed(images, batch)?;
-            let look = Look {
-                augmentation: data.augmentation,
-                flip: config.eval_flip,
-                batch,
-                arena: Some(step.arena()),
-            };
+            let look =
+                Look { augmentation: data.augmentation, flip: config.eval_flip, batch, arena: Some(step.arena()) };
             let head = config.head.unwrap_or(recipe.evaluate);
             let how = EvaluationConfig { look, head, groups: config.shots(data.counts.len()).groups(data.counts) };
             let evaluator = Evaluator::new(backend, &model, &parameters, &feed, how)?;

@@ -209,7 +209,8 @@ mod tests {
 
     #[test]
     fn figures_that_older_lines_lack_stay_absent() {
-        let old = r#"{"top1":50.0,"top5":75.0,"many":50.0,"medium":null,"few":50.0,"ece":1.5,"per_class":[null],"images":2}"#;
+        let old =
+            r#"{"top1":50.0,"top5":75.0,"many":50.0,"medium":null,"few":50.0,"ece":1.5,"per_class":[null],"images":2}"#;
         let read: Evaluation = serde_json::from_str(old).unwrap();
         assert_eq!(serde_json::to_string(&read).unwrap(), old, "the digest of a line is of its text");
     }

@@ -27,7 +27,8 @@ impl Features {
         feed: &Feed<'_>,
         look: Look,
     ) -> Result<Features> {
-        let passes = Passes::new(backend, store, feed, &look, &|r, seen| model.record_features(r, seen.images).map(Some))?;
+        let passes =
+            Passes::new(backend, store, feed, &look, &|r, seen| model.record_features(r, seen.images).map(Some))?;
         let views = look.views();
         let (mut values, mut width) = (Vec::new(), 0);
         passes.run(backend, feed, &mut |images, features| {

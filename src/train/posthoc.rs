@@ -116,7 +116,8 @@ impl Classifier {
         let width = self.width();
         let mut changed = self.clone();
         if self.normalised && !matches!(change, Change::LogitAdjust { .. }) {
-            let what = "the rows of a cosine head are normalised whatever their norms: tau-norm and MaxNorm change nothing";
+            let what =
+                "the rows of a cosine head are normalised whatever their norms: tau-norm and MaxNorm change nothing";
             return Err(Error::Config(what.into()));
         }
         match change {
@@ -265,7 +266,8 @@ mod tests {
 
     #[test]
     fn a_cosine_head_is_adjusted_but_not_rescaled() {
-        let cosine = Classifier { scale: 30.0, normalised: true, weight: vec![1.0, 0.0, 0.0, 1.0, 0.6, -0.8], ..classifier() };
+        let cosine =
+            Classifier { scale: 30.0, normalised: true, weight: vec![1.0, 0.0, 0.0, 1.0, 0.6, -0.8], ..classifier() };
         let cosine = Classifier { bias: vec![0.0; 3], ..cosine };
         let adjusted = cosine.changed(Change::LogitAdjust { tau: 1.0 }, &COUNTS).unwrap();
         let (before, after) = (cosine.logits(&[3.0, 4.0]), adjusted.logits(&[3.0, 4.0]));

@@ -421,7 +421,8 @@ fn evaluation(backend: &dyn Backend, name: &str, flip: bool) -> Result<Trial> {
     let recipe = recipe(name)?;
     let (model, store) = network(backend, recipe.head_specs(), recipe.branches)?;
     let mut r = Recorder::new(backend, &store, Mode::Inference);
-    let (mixing, head) = if flip { (Mixing::EvaluateFlip, HeadKind::Mean) } else { (Mixing::Evaluate, recipe.evaluate) };
+    let (mixing, head) =
+        if flip { (Mixing::EvaluateFlip, HeadKind::Mean) } else { (Mixing::Evaluate, recipe.evaluate) };
     let (vars, labels, images) = inputs(backend, &mut r.tape, mixing)?;
     let ranks = integers(backend, &[IMAGES], &[-1; IMAGES])?;
     let [confidences, losses] = ["confidences", "losses"].map(|name| backend.tensor(&[IMAGES], DType::F32, name));

@@ -98,10 +98,10 @@ fn naive_augment(
     let [_, h, w, _] = pixels.four();
     let batch = originals.data.len();
     let seed = u64::from(step.seed[0]) | u64::from(step.seed[1]) << 32;
-    let augmented = |indices: &Array, stream: Option<u32>| -> Vec<f64> {
+    let augmented = |indices: &Array, stream: Option<u32>, mirrored: bool| -> Vec<f64> {
         let sample = |n: usize| {
             let image = indices.data[n] as usize;
-            let Some(stream) = stream else { return augment_one(pixels, image, [a.padding; 2], false, a) };
+            let Some(stream) = stream else { return augment_one(pixels, image, [a.padding; 2], mirrored, a) };
             let words = philox::draw(seed, step.epoch, step.step, Purpose::Augment as u32 + stream, n as u32);
             let crop = [0, 1].map(|k| philox::below(words[k], 2 * a.padding as u32 + 1) as usize);
             augment_one(pixels, image, crop, a.flip && words[2] % 2 == 1, a)
@@ -109,13 +109,17 @@ fn naive_augment(
         (0..batch).flat_map(sample).collect()
     };
     let views = match mixing {
-        Mixing::Evaluate => return Array::new(&[batch, h, w, 3], augmented(originals, None)),
+        Mixing::Evaluate => return Array::new(&[batch, h, w, 3], augmented(originals, None, false)),
+        Mixing::EvaluateFlip => {
+            let both = [false, true].map(|mirrored| augmented(originals, None, mirrored));
+            return Array::new(&[2 * batch, h, w, 3], both.concat());
+        }
         Mixing::One(view) => vec![view],
         Mixing::Two(first, second) => vec![first, second],
     };
     let mut out = Vec::new();
     for (v, &view) in (0..).zip(&views) {
-        let (own, partner) = (augmented(originals, Some(v)), augmented(partners, Some(2 + v)));
+        let (own, partner) = (augmented(originals, Some(v), false), augmented(partners, Some(2 + v), false));
         out.extend(show(view, &own, &partner, [h, w], step));
     }
     Array::new(&[views.len() * batch, h, w, 3], out)
@@ -168,7 +172,7 @@ fn exact_views(suite: &mut Suite) {
             let kinds = match mixing {
                 Mixing::Two(first, second) => vec![first, second],
                 Mixing::One(view) => vec![view],
-                Mixing::Evaluate => Vec::new(),
+                Mixing::Evaluate | Mixing::EvaluateFlip => Vec::new(),
             };
             let partner = |v: usize| sets.get(views + v).unwrap_or(&sets[v]);
             let shown = kinds.iter().enumerate().flat_map(|(v, &kind)| show(kind, sets[v], partner(v), [h, w], &step));
@@ -200,6 +204,7 @@ fn augmentations(suite: &mut Suite) {
         (Mixing::GLMC, "glmc_32", 4, true, [40, 17, 32, 32]),
         (single, "single", 4, true, [4, 9, 8, 10]),
         (Mixing::Evaluate, "evaluate", 4, true, [6, 4, 9, 8]),
+        (Mixing::EvaluateFlip, "evaluate_flip", 4, false, [6, 4, 9, 7]),
     ] {
         let pixels = random.indices(&[images, height, width, 3], 256);
         let inputs = [pixels, random.indices(&[batch], images), random.indices(&[batch], images)];
@@ -287,11 +292,12 @@ fn ranking(name: &str, (logits, scale): (&[Array], f32), labels: Array, original
         let logits = heads.iter().map(|head| rig.constant(&i[*head], float)).collect::<Result<Vec<_>, _>>()?;
         let vars = step_vars(rig, i, &step)?;
         let nothing = Array::filled(&[rows], -1.0);
-        let results = [("ranks", DType::I32), ("confidences", DType::F32), ("losses", DType::F32)].map(|(name, dtype)| {
-            let memory = rig.memory(&nothing, dtype)?;
-            rig.output_memory(name, memory);
-            Ok(rig.tape.external(memory))
-        });
+        let results =
+            [("ranks", DType::I32), ("confidences", DType::F32), ("losses", DType::F32)].map(|(name, dtype)| {
+                let memory = rig.memory(&nothing, dtype)?;
+                rig.output_memory(name, memory);
+                Ok(rig.tape.external(memory))
+            });
         let [ranks, confidences, losses] = results;
         classify(&mut rig.tape, rig.backend, (&logits, scale), labels, vars, [ranks?, confidences?, losses?])
     })
@@ -352,7 +358,8 @@ fn softmax(
         let truth = labels.data[originals.data[n] as usize] as usize;
         let most = row.iter().copied().fold(f64::NEG_INFINITY, f64::max);
         let sum = row.iter().map(|v| (f64::from(scale) * (v - most)).exp()).sum::<f64>();
-        ranks.data[2 + n] = row.iter().enumerate().filter(|&(c, &v)| v > row[truth] || (v == row[truth] && c < truth)).count() as f64;
+        ranks.data[2 + n] =
+            row.iter().enumerate().filter(|&(c, &v)| v > row[truth] || (v == row[truth] && c < truth)).count() as f64;
         confidences.data[2 + n] = 1.0 / sum;
         losses.data[2 + n] = sum.ln() + f64::from(scale) * (most - row[truth]);
     }

@@ -8,6 +8,7 @@ mod extend;
 mod folder;
 mod model;
 mod optimizer;
+mod posthoc;
 mod preset;
 mod select;
 

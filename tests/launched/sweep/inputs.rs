@@ -43,7 +43,11 @@ fn steps_and_ranks() {
                 let (logits, second, scale) = (all[0], (heads == 2).then_some(all[1]), 0.5);
                 b.classify(&Classify { logits, second, scale, labels, originals, scalars, ranks, confidences, losses })
                     .unwrap();
-                results.extend([("ranks", b.get(ranks)), ("confidences", b.get(confidences)), ("losses", b.get(losses))]);
+                results.extend([
+                    ("ranks", b.get(ranks)),
+                    ("confidences", b.get(confidences)),
+                    ("losses", b.get(losses)),
+                ]);
             }
             results
         }
