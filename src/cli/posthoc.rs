@@ -217,13 +217,15 @@ pub fn run(args: PosthocArgs) -> Result<()> {
     Ok(())
 }
 
+/// A change by its value, and by whether the bias is kept.
+type Form = fn(f64, bool) -> Change;
 /// Name, values and form of a change that is to be tried.
-type Asked = (&'static str, Vec<f64>, fn(f64, bool) -> Change);
+type Asked = (&'static str, Vec<f64>, Form);
 
 fn changes(args: &PosthocArgs) -> Result<Vec<Asked>> {
     let none = args.tau_norm.is_none() && args.logit_adjust.is_none() && args.maxnorm.is_none() && !args.ncm;
     let usual = || none.then(|| Range((0..=20).map(|tenth| f64::from(tenth) / 10.0).collect()));
-    let asked: [(&Option<Range>, Option<Range>, &'static str, fn(f64, bool) -> Change); 3] = [
+    let asked: [(_, _, _, Form); 3] = [
         (&args.tau_norm, usual(), "tau-norm", |tau, keep_bias| Change::TauNorm { tau, keep_bias }),
         (&args.logit_adjust, usual(), "logit-adjust", |tau, _| Change::LogitAdjust { tau }),
         (&args.maxnorm, None, "maxnorm", |t, _| Change::MaxNorm { t }),

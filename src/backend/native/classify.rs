@@ -22,7 +22,7 @@ fn mean<T: Real>(heads: &[&[T]], [batch, classes]: [usize; 2], n: usize, mean: &
     let mut count = 0;
     for row in rows {
         count += 1;
-        mean.iter_mut().zip(row).for_each(|(sum, &logit)| *sum = *sum + logit);
+        mean.iter_mut().zip(row).for_each(|(sum, &logit)| *sum += logit);
     }
     if count > 1 {
         let share = T::from_f64(1.0 / f64::from(count));
