@@ -323,7 +323,7 @@ fn rankings(suite: &mut Suite) {
         // Logits as they are; and cosines, which a scale makes logits of.
         for (logits, scale) in [(logits.clone(), 1.0), (logits.map(|v| v / 32.0), 16.0)] {
             let name = format!("{batch}x{classes}_{scale}");
-            let case = || ranking(&name, (&[logits.clone()], scale), labels.clone(), originals.clone());
+            let case = || ranking(&name, (std::slice::from_ref(&logits), scale), labels.clone(), originals.clone());
             suite.oracle(case());
             let wanted = softmax(&logits.data, scale, [batch, classes], &labels, &originals);
             suite.close("naive", case(), wanted);
