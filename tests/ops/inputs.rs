@@ -151,7 +151,7 @@ fn exact_views(suite: &mut Suite) {
         let plain = match mixing {
             Mixing::Two(first, second) => Mixing::Two(off(first), off(second)),
             Mixing::One(view) => Mixing::One(off(view)),
-            Mixing::Evaluate => mixing,
+            Mixing::Evaluate | Mixing::EvaluateFlip => mixing,
         };
         let wanted = naive_augment(mixing, &augmentation, &on, &inputs);
         let name = format!("{mixing}");
