@@ -1,7 +1,7 @@
 """Fixtures of BBN's network (Zhou et al., CVPR 2020): its two ops, and one whole step, from PyTorch in float64.
 
-Layout and keys as in `reference_ops.py`. The network is that of Megvii-Nanjing/BBN (`lib/net/Network.py`,
-`lib/backbone/resnet_cifar.py`): the last block exists twice, each view goes through one of them.
+Layout and keys as in `reference_ops.py`. The network is that of the repository Megvii-Nanjing/BBN: the last block
+exists twice, each view goes through one of them.
 """
 
 from __future__ import annotations

@@ -4,8 +4,9 @@
 use serde::{Deserialize, Serialize};
 
 use super::class_vectors::{self, Scheduled};
+pub use super::mixing::{Mix, Share};
 use super::samplers::{Partners, Sampling};
-use super::schedule::{Coefficient, Course};
+use super::schedule::Coefficient;
 use crate::error::{Error, Result};
 use crate::nn::model::{BiasStart, Extent, HeadKind, HeadShape, HeadSpec};
 use crate::ops::augment_mix::{Mixing, View};
@@ -37,51 +38,6 @@ pub struct Recipe {
     pub branches: bool,
     /// The classifier to evaluate with.
     pub evaluate: HeadKind,
-}
-
-/// How the views of a step are mixed: one lambda and one box per step.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Mix {
-    /// lambda ~ Beta(beta, beta).
-    pub beta: f64,
-    /// The share of steps that mix; the others take their originals as they are.
-    pub p: f64,
-    /// Finished epochs from which, and before which, steps mix at all.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub epochs: Option<[usize; 2]>,
-    /// The original's share of the label.
-    pub share: Share,
-}
-
-impl Default for Mix {
-    fn default() -> Mix {
-        Mix { beta: 1.0, p: 1.0, epochs: None, share: Share::Lambda }
-    }
-}
-
-/// The original's share of a mixed label; the partner has the rest.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
-pub enum Share {
-    /// lambda.
-    #[default]
-    Lambda,
-    /// 1 less the box's share of the image, clipped at the border (CutMix).
-    Area,
-    /// Remix (Chou et al., 2020): of classes with n_i and n_j images, 0 if `n_i/n_j >= kappa` and `lambda < tau`; 1 if
-    /// `n_i/n_j <= 1/kappa` and `1 - lambda < tau`; else lambda.
-    Remix {
-        /// Published: 3.
-        kappa: f64,
-        /// Published: 0.5.
-        tau: f64,
-    },
-    /// What this course is in the epoch, for all samples.
-    Course {
-        /// Published for BBN: parabola.
-        course: Course,
-    },
 }
 
 /// The images that an epoch visits.
