@@ -15,7 +15,7 @@ use glmc_engine::ops::join_branches;
 use glmc_engine::ops::linear;
 use glmc_engine::ops::negative_cosine::NegativeCosine;
 use glmc_engine::ops::sgd::{Sgd, SgdConfig};
-use glmc_engine::ops::supervised_loss::{ClassVector, Form, Head, Reduction, SupervisedLoss};
+use glmc_engine::ops::supervised_loss::{ClassVector, Form, Head, Reduction, SupervisedLoss, ViewLabels};
 use glmc_engine::tensor::DType;
 use glmc_engine::tensor::Grad;
 
@@ -133,7 +133,16 @@ fn heads(c: &mut Criterion) {
     group.bench_function("supervised_loss", |b| {
         let (form, reduction, scale) = (Form::Softmax { focal: 0.0 }, Reduction::N, 1.0);
         let heads = [Head { logits, vectors, form, reduction, scale, dlogits: Some(Grad::write(dlogits)) }];
-        let loss = SupervisedLoss { heads: &heads, labels, originals, partners, shares, scalars, rows };
+        let loss = SupervisedLoss {
+            heads: &heads,
+            labels,
+            originals,
+            partners,
+            shares,
+            views: [ViewLabels::Mixed; 2],
+            scalars,
+            rows,
+        };
         b.iter(|| native.supervised_loss(&loss).expect("shapes fit"));
     });
     group.bench_function("negative_cosine", |b| {

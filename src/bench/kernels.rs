@@ -22,7 +22,7 @@ use crate::ops::project_rows::ProjectRows;
 use crate::ops::sam::{Climb, PART};
 use crate::ops::scale_columns;
 use crate::ops::sgd::{Sgd, SgdConfig};
-use crate::ops::supervised_loss::{ClassVector, Form, Head, Reduction, SupervisedLoss};
+use crate::ops::supervised_loss::{ClassVector, Form, Head, Reduction, SupervisedLoss, ViewLabels};
 use crate::ops::total_loss::{LOSS_COLUMNS, TotalLoss};
 use crate::tape::{Cost, time_repeated};
 use crate::tensor::{DType, Grad, Precision, Shape, Tensor};
@@ -398,7 +398,16 @@ impl Bench<'_> {
         let (form, reduction, scale) = (Form::Softmax { focal: 0.0 }, Reduction::N, 1.0);
         let head = Head { logits, vectors, form, reduction, scale, dlogits: Some(Grad::write(dlogits)) };
         let heads = [head];
-        let loss = SupervisedLoss { heads: &heads, labels, originals, partners, shares, scalars, rows: losses };
+        let loss = SupervisedLoss {
+            heads: &heads,
+            labels,
+            originals,
+            partners,
+            shares,
+            views: [ViewLabels::Mixed; 2],
+            scalars,
+            rows: losses,
+        };
         self.of(0.0, &[logits, dlogits]);
         self.run("supervised_loss", |b| b.supervised_loss(&loss))?;
         let [scales, dscales] = self.floats(&[CLASSES])?;

@@ -15,7 +15,7 @@ use glmc_engine::ops::negative_cosine::negative_cosine;
 use glmc_engine::ops::normalize_rows::normalize_rows;
 use glmc_engine::ops::scale_columns::scale_columns;
 use glmc_engine::ops::split_views::split_views;
-use glmc_engine::ops::supervised_loss::{Form, HeadLoss, Reduction, supervised_loss};
+use glmc_engine::ops::supervised_loss::{Form, HeadLoss, Reduction, ViewLabels, supervised_loss};
 use glmc_engine::ops::total_loss::total_loss;
 use glmc_engine::tape::{Tape, Var};
 use glmc_engine::tensor::DType;
@@ -94,7 +94,7 @@ impl Attempt<'_> {
         };
         let heads: Vec<_> = heads.iter().map(head).collect();
         let (labels, vars) = (self.whole(&[9]), self.step(2));
-        supervised_loss(&mut self.tape, self.backend, &heads, labels, vars).map(drop)
+        supervised_loss(&mut self.tape, self.backend, &heads, labels, vars, [ViewLabels::Mixed; 2]).map(drop)
     }
 
     fn cosine(&mut self, u: &[usize], target: &[usize]) -> Result<(), Error> {
@@ -196,7 +196,7 @@ const WRONG: &[(&str, &str, &[&str], Try)] = &[
         let (logits, vectors, labels, mut vars) = (t.real(&[4, 5]), t.real(&[5, 5]), t.whole(&[9]), t.step(2));
         vars.shares = t.tape.value(&[3], DType::F32);
         let head = HeadLoss { logits, vectors, form: PLAIN, reduction: Reduction::N, scale: 1.0 };
-        supervised_loss(&mut t.tape, t.backend, &[head], labels, vars).map(drop)
+        supervised_loss(&mut t.tape, t.backend, &[head], labels, vars, [ViewLabels::Mixed; 2]).map(drop)
     }),
     ("negative_cosine", "target", &["[4, 6]", "[4, 5]"], |t| t.cosine(&[4, 5], &[4, 6])),
     ("negative_cosine", "odd", &["[3, 5]", "[2, 5]"], |t| t.cosine(&[3, 5], &[3, 5])),

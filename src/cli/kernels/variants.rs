@@ -15,7 +15,9 @@ use crate::ops::ceilings::CeilingKernels;
 use crate::ops::checksum::{ChecksumKernels, SCRATCH};
 use crate::ops::load_step::STEP_WORDS;
 use crate::ops::sgd::SgdKernels;
-use crate::ops::supervised_loss::{ClassVector, Form, Head, Reduction, SupervisedLoss, SupervisedLossKernels};
+use crate::ops::supervised_loss::{
+    ClassVector, Form, Head, Reduction, SupervisedLoss, SupervisedLossKernels, ViewLabels,
+};
 use crate::tensor::{DType, Precision};
 use crate::train::engine::{Data, Engine, model, step_config};
 use crate::train::feed::{Feed, Images};
@@ -133,6 +135,7 @@ fn losses(backend: &Launched) -> Result<()> {
             originals,
             partners,
             shares,
+            views: [ViewLabels::Mixed; 2],
             scalars,
             rows,
         })?;

@@ -10,7 +10,7 @@ use glmc_engine::ops::normalize_rows::NormalizeRowsKernels;
 use glmc_engine::ops::scale_columns::{self, ScaleColumnsKernels};
 use glmc_engine::ops::sgd::{Sgd, SgdConfig, SgdKernels};
 use glmc_engine::ops::split_views::SplitViewsKernels;
-use glmc_engine::ops::supervised_loss::{Form, Head, Reduction, SupervisedLoss, SupervisedLossKernels};
+use glmc_engine::ops::supervised_loss::{Form, Head, Reduction, SupervisedLoss, SupervisedLossKernels, ViewLabels};
 use glmc_engine::ops::total_loss::{TotalLoss, TotalLossKernels};
 use glmc_engine::tensor::Grad;
 
@@ -221,7 +221,16 @@ impl LossCase {
         let [originals, partners] = [0, 1].map(|which| b.int(&self.images[which], &[batch]));
         let shares = b.put(&self.shares, &[batch], DType::F32);
         let (scalars, rows) = (b.step(&some_step()), b.float(&vec![0.0; heads.len() * count], &[heads.len(), count]));
-        let tensors = SupervisedLoss { heads: &heads, labels, originals, partners, shares, scalars, rows };
+        let tensors = SupervisedLoss {
+            heads: &heads,
+            labels,
+            originals,
+            partners,
+            shares,
+            views: [ViewLabels::Mixed; 2],
+            scalars,
+            rows,
+        };
         b.supervised_loss(&tensors).unwrap();
         let mut results = vec![("rows", b.get(rows))];
         results.extend(heads.iter().map(|h| ("dlogits", b.get(h.dlogits.unwrap().tensor))));
