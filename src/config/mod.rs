@@ -253,12 +253,13 @@ impl Config {
     /// # Errors
     /// When a value is out of range or there is no data; the message names the setting.
     pub fn resolve(settings: Settings) -> Result<Config> {
+        let method = settings.method.unwrap_or(METHODS[0]);
         let config = Config {
             preset: None,
             placement: settings.placement.resolve()?,
             model: settings.model.unwrap_or_else(|| "resnet32".into()),
             width: settings.width.unwrap_or(64),
-            method: settings.method.unwrap_or(METHODS[0]),
+            method,
             epochs: settings.epochs.unwrap_or(200),
             batch: settings.batch.unwrap_or(64),
             lr: settings.lr.unwrap_or(0.01),
@@ -268,7 +269,7 @@ impl Config {
             weight_decay: settings.weight_decay.unwrap_or(5e-3),
             momentum: settings.momentum.unwrap_or(0.9),
             nesterov: settings.nesterov.unwrap_or(false),
-            sam: settings.sam,
+            sam: settings.sam.or_else(|| method.sam.map(|sam| Sam::of(sam, false))),
             gamma: settings.gamma.unwrap_or(1.0),
             k: settings.k.unwrap_or(1.2),
             resample: settings.resample.unwrap_or(0.0),
@@ -284,7 +285,9 @@ impl Config {
             select: settings.select,
             seed: settings.seed.unwrap_or(0),
             recipe: settings.recipe.unwrap_or_default(),
-            groups: settings.groups.unwrap_or_default(),
+            groups: settings
+                .groups
+                .unwrap_or_else(|| method.undecayed.iter().map(|name| Group::undecayed(name)).collect()),
             project: settings.project,
         };
         config.check()?;

@@ -28,4 +28,5 @@ pub const BBN: Method = Method {
         cifar100: [Some(42.56), Some(47.02), Some(59.12)],
         source: "Zhou et al., table 2",
     },
+    ..Method::BASE
 };

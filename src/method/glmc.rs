@@ -56,6 +56,7 @@ pub const GLMC: Method = Method {
         cifar100: [Some(55.88), Some(61.08), Some(70.74)],
         source: "Du et al., table 1 (the best epoch on the test images)",
     },
+    ..Method::BASE
 };
 
 /// GLMC whose rebalanced head is adjusted by the classes' frequencies rather than weighted; the authors published a model
@@ -67,4 +68,5 @@ pub const GLMC_BS: Method = Method {
     make: |settings, counts| glmc(settings, counts, adjusted(1.0)),
     training: TRAINING,
     published: Published { width: 64, ..Published::NONE },
+    ..Method::BASE
 };

@@ -18,6 +18,7 @@ pub mod recipe;
 pub mod record;
 pub mod samplers;
 pub mod schedule;
+mod sharpness_aware;
 
 pub use plan::{EpochPlan, PlanConfig};
 pub use recipe::Recipe;
@@ -51,6 +52,10 @@ pub const METHODS: &[&Method] = &[
     &cmo::CMO_CE,
     &cmo::CMO_BS,
     &cmo::CMO_LDAM_DRW,
+    &sharpness_aware::SAM_CE,
+    &sharpness_aware::SAM_DRW,
+    &sharpness_aware::SAM_LDAM_DRW,
+    &sharpness_aware::GLMC_SAM,
     &bbn::BBN,
 ];
 
@@ -69,6 +74,19 @@ pub struct Method {
     pub training: Training,
     /// Its published figures.
     pub published: Published,
+    /// Sharpness-aware minimisation, where the method has it.
+    pub sam: Option<SharpnessAware>,
+    /// Parameters without weight decay, by name.
+    pub undecayed: &'static [&'static str],
+}
+
+/// How a method climbs before it descends (Foret et al., ICLR 2021).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct SharpnessAware {
+    /// rho on CIFAR-10 and CIFAR-100.
+    pub rho: [f64; 2],
+    /// Whether the similarity of two views counts on the way up.
+    pub similarity: bool,
 }
 
 /// The settings of a run that methods read. Each method reads those that it has.
@@ -172,6 +190,18 @@ impl Published {
 }
 
 impl Method {
+    /// Plain cross-entropy by LDAM-DRW's recipe: what methods change a part of.
+    pub const BASE: Method = Method {
+        name: "",
+        title: "",
+        source: "",
+        make: |_, _| Recipe::plain(),
+        training: Training::LDAM_DRW,
+        published: Published::NONE,
+        sam: None,
+        undecayed: &[],
+    };
+
     /// Its recipe for these settings and training images per class.
     pub fn recipe(&self, settings: &MethodSettings, counts: &[usize]) -> Recipe {
         (self.make)(settings, counts)

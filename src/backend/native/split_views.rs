@@ -36,7 +36,7 @@ fn backward<T: Real>(native: &Native, dfirst: Tensor, dsecond: Tensor, dx: Grad)
     let (dfirst, dsecond, out) = (a.read::<T>(dfirst)?, a.read::<T>(dsecond)?, a.write::<T>(dx.tensor)?);
     for (out, dy) in out.chunks_exact_mut(half).zip([dfirst, dsecond]) {
         match dx.accumulate {
-            true => out.iter_mut().zip(dy).for_each(|(out, &dy)| *out = *out + dy),
+            true => out.iter_mut().zip(dy).for_each(|(out, &dy)| *out += dy),
             false => out.copy_from_slice(dy),
         }
     }
