@@ -237,6 +237,24 @@ mod tests {
     }
 
     #[test]
+    fn bbn_shuffles_its_originals_and_reverses_its_partners() {
+        let config = config("bbn");
+        let mut rare = 0;
+        for epoch in 0..10 {
+            let plan = draw(&config, epoch);
+            // alpha = 1 - (e/E)^2, the share of features and labels alike.
+            let alpha = (1.0 - (epoch as f64 / 10.0).powi(2)) as f32;
+            assert_eq!(plan.shares, [alpha; 21]);
+            let mut originals = plan.originals.clone();
+            originals.sort_unstable();
+            assert_eq!(originals, (0..21).collect::<Vec<u32>>());
+            rare += plan.partners.iter().filter(|&&image| image >= 16).count();
+        }
+        // With probability 1/n_c: of classes of 16 and 5 images the smaller one has 16 of 21, here of 210.
+        assert!((140..=180).contains(&rare), "{rare}");
+    }
+
+    #[test]
     fn a_method_that_does_not_mix_has_no_partners() {
         let plan = draw(&config("ce"), 0);
         assert_eq!(plan.originals, plan.partners);
