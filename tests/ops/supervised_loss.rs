@@ -211,8 +211,7 @@ fn random_labels(random: &mut Random, batch: usize, classes: usize, mixed: bool)
     for (share, value) in shares.iter_mut().skip(1).zip([0.0, 1.0]) {
         *share = value;
     }
-    let views =
-        [0; 2].map(|_| [ViewLabels::Mixed, ViewLabels::Original, ViewLabels::Partner][random.below(3) as usize]);
+    let views = [0; 2].map(|_| [ViewLabels::Mixed, ViewLabels::Original, ViewLabels::Partner][random.below(3)]);
     Labels { classes, shares, views }
 }
 
