@@ -137,6 +137,17 @@ fn a_cosine_head_is_only_adjusted() {
 }
 
 #[test]
+fn the_features_of_two_branches_are_as_good_as_one() {
+    let place = Place::new();
+    let run = run_on(&place, &["--method", "bbn"]);
+    for flip in ["false", "true"] {
+        let own = json(eval(&run, &place.store(), &["--json", "--flip", flip]));
+        let found = json(posthoc(&run, &["--tau-norm", "1", "--ncm", "--flip", flip, "--json"]));
+        agree(&found["trained"]["test"], &own);
+    }
+}
+
+#[test]
 fn validation_images_choose_where_there_are_any() {
     let place = Place::new();
     let store = super::select::with_val(&place);
