@@ -5,6 +5,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use glmc_engine::config::{Sam, Settings};
+use glmc_engine::method::METHODS;
 use glmc_engine::nn::{BatchNorm, Group};
 use glmc_engine::tensor::Precision;
 use training::Rig;
@@ -60,7 +61,10 @@ fn a_step_allocates_nothing_after_the_first() {
         groups: Some(groups.into()),
         ..Settings::default()
     };
-    for settings in [Settings::default(), all] {
+    // And every method's: what differs between them is data, and how much of it a step reads.
+    let methods = METHODS[1..].iter().map(|&method| Settings { method: Some(method), ..Settings::default() });
+    for settings in [Settings::default(), all].into_iter().chain(methods) {
+        let method = settings.method.map_or("glmc", |method| method.name);
         let rig = Rig::with("cpu", Precision::F32, &images, (16, 8), settings);
         let on_device = rig.backend.allocated();
         (0..4).for_each(|step| rig.run(step));
@@ -72,6 +76,6 @@ fn a_step_allocates_nothing_after_the_first() {
         });
         let least = made.min();
         assert_eq!(rig.backend.allocated(), on_device, "the backend allocated");
-        assert_eq!(least, Some(0), "allocations in every {length} steps");
+        assert_eq!(least, Some(0), "allocations in every {length} steps of {method}");
     }
 }

@@ -7,17 +7,17 @@ use crate::ops::join_branches::{Backward, JoinBranchesKernels, NAME};
 use crate::tensor::Tensor;
 
 /// Rows and features of a branch, which is what a row of y has twice.
-fn extents(y: Tensor, branches: &[Tensor], shares: Option<Tensor>) -> Result<[usize; 2]> {
+fn extents(y: Tensor, branches: impl Iterator<Item = Tensor> + Clone, shares: Option<Tensor>) -> Result<[usize; 2]> {
     match y.shape.two() {
         Some([rows, columns])
             if columns % 2 == 0
-                && branches.iter().all(|branch| branch.shape.dims() == [rows, columns / 2])
+                && branches.clone().all(|branch| branch.shape.dims() == [rows, columns / 2])
                 && shares.is_none_or(|shares| shares.shape.dims() == [rows]) =>
         {
             Ok([rows, columns / 2])
         }
         _ => {
-            let shapes: Vec<String> = branches.iter().chain(&shares).map(|tensor| tensor.shape.to_string()).collect();
+            let shapes: Vec<String> = branches.chain(shares).map(|tensor| tensor.shape.to_string()).collect();
             Err(Error::op(NAME, format!("{} do not become {}", shapes.join(", "), y.shape)))
         }
     }
@@ -33,7 +33,7 @@ fn factors<T: Real>(shares: Option<&[f32]>, n: usize) -> [T; 2] {
 }
 
 fn forward<T: Real>(native: &Native, branches: [Tensor; 2], shares: Option<Tensor>, y: Tensor) -> Result<()> {
-    let [_, features] = extents(y, &branches, shares)?;
+    let [_, features] = extents(y, branches.into_iter(), shares)?;
     let a = native.memory.access()?;
     let shares = shares.map(|shares| a.read::<f32>(shares)).transpose()?;
     let [first, second] = branches;
@@ -50,8 +50,9 @@ fn forward<T: Real>(native: &Native, branches: [Tensor; 2], shares: Option<Tenso
 
 fn backward<T: Real>(native: &Native, t: &Backward) -> Result<()> {
     let Backward { dy, shares, dfirst, dsecond } = *t;
-    let branches: Vec<Tensor> = [dfirst, dsecond].into_iter().flatten().map(|grad| grad.tensor).collect();
-    let [_, features] = extents(dy, &branches, shares)?;
+    // No list on the heap: a step allocates nothing.
+    let branches = [dfirst, dsecond].into_iter().flatten().map(|grad| grad.tensor);
+    let [_, features] = extents(dy, branches, shares)?;
     let a = native.memory.access()?;
     let shares = shares.map(|shares| a.read::<f32>(shares)).transpose()?;
     let dy = a.read::<T>(dy)?;

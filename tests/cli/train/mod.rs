@@ -6,6 +6,7 @@ mod damage;
 mod divergence;
 mod extend;
 mod folder;
+mod methods;
 mod model;
 mod optimizer;
 mod posthoc;
