@@ -122,6 +122,11 @@ if wants step; then
                 --precision $precision --seconds $seconds --json && summary "$name" 2
         done
     done
+    # The other methods' steps, one of each kind.
+    for method in ce ldam-drw bbn sam-ce; do
+        part "step-$method" "$glmc" bench step --model $model --method $method --width 16 --batch 128 --device "$device" \
+            --seconds $seconds --json && summary "step-$method" 2
+    done
 fi
 if wants pytorch && [ "$device" != emulator ] && has_pytorch; then
     for size in $sizes; do
