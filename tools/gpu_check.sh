@@ -123,8 +123,10 @@ if wants step; then
         done
     done
     # The other methods' steps, one of each kind.
+    other=16:128
+    [ -z "${SMALL:-}" ] || other=${sizes%% *}
     for method in ce ldam-drw bbn sam-ce; do
-        part "step-$method" "$glmc" bench step --model $model --method $method --width 16 --batch 128 --device "$device" \
+        part "step-$method" "$glmc" bench step --model $model --method $method --width "${other%:*}" --batch "${other#*:}" --device "$device" \
             --seconds $seconds --json && summary "step-$method" 2
     done
 fi
