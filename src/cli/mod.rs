@@ -3,6 +3,7 @@
 mod bench;
 mod device;
 mod eval;
+mod finetune;
 mod info;
 pub mod kernels;
 mod prepare;
@@ -41,6 +42,8 @@ enum Command {
     // the other subcommands' flags.
     #[command(args_override_self = true)]
     Train(Box<train::TrainArgs>),
+    #[command(args_override_self = true)]
+    Finetune(Box<finetune::FinetuneArgs>),
     Sweep(Box<sweep::SweepArgs>),
     Eval(eval::EvalArgs),
     Verify(verify::VerifyArgs),
@@ -119,6 +122,7 @@ fn run(command: Command) -> Result<()> {
     match command {
         Command::Prepare(args) => prepare::run(&args),
         Command::Train(args) => train::run(*args),
+        Command::Finetune(args) => finetune::run(*args),
         Command::Sweep(args) => sweep::run(*args),
         Command::Eval(args) => eval::run(args),
         Command::Verify(args) => verify::run(args),

@@ -104,6 +104,12 @@ fn start(args: TrainArgs) -> Result<()> {
         draw_demo(&out)?;
     }
     config.placement.data = located(&config.placement.data)?;
+    if let Some(init) = &mut config.init {
+        init.locate()?;
+        if init.folder().join("config.toml").exists() {
+            check_outside(init.folder(), &out, "init")?;
+        }
+    }
     // Behind a link there may be any path.
     config.check()?;
     let store = Store::open(&config.placement.data)?;
@@ -181,7 +187,7 @@ fn extend(run: &Path, out: &Path, trust: TrustArgs, mut flags: Settings) -> Resu
     let epochs = flags.epochs.take().ok_or_else(|| Error::Usage("--extend needs --epochs".into()))?;
     let placement = only_placement("--extend", flags)?;
     let folder = RunFolder::open(run)?;
-    check_outside(run, out)?;
+    check_outside(run, out, "--extend")?;
     check_new_extension(out)?;
     let stored = Config::read(&folder.config())?;
     let config = Config { placement: moved(placement, &stored, &folder)?, epochs, ..stored };
@@ -193,12 +199,12 @@ fn extend(run: &Path, out: &Path, trust: TrustArgs, mut flags: Settings) -> Resu
 }
 
 /// Refuses a new run in the folder of the old one, which stays as it is.
-fn check_outside(run: &Path, out: &Path) -> Result<()> {
+pub(super) fn check_outside(run: &Path, out: &Path, what: &str) -> Result<()> {
     let old = std::fs::canonicalize(run).map_err(Error::io(run))?;
     let out = std::path::absolute(out).map_err(Error::io(out))?;
     let there = out.ancestors().find_map(|path| std::fs::canonicalize(path).ok());
     if there.is_some_and(|path| path.starts_with(&old)) {
-        return Err(Error::file(run, "--extend leaves the old run as it is: give another --out"));
+        return Err(Error::file(run, format!("{what} leaves the old run as it is: give another --out")));
     }
     Ok(())
 }

@@ -1,13 +1,17 @@
 //! What a run is: flags over a configuration file over a preset, resolved into one validated [`Config`].
 
+mod init;
 mod optimizer;
 mod placement;
 mod presets;
+mod second_stage;
 mod select;
 
+pub use init::{Init, Which};
 pub use optimizer::{Every, Norm, OptimizerConfig, Passes, Projection, Sam};
 pub use placement::{Placement, PlacementSettings};
 pub use presets::{DataSet, Preset, preset, presets};
+pub use second_stage::{SECOND_STAGES, SecondStage, second_stage_parser};
 pub use select::Select;
 
 use std::path::Path;
@@ -137,6 +141,12 @@ settings! {
         pub groups: Option<Vec<Group>>,
         #[arg(skip)]
         pub project: Option<Projection>,
+        #[arg(skip)]
+        pub lr_set: Option<SetAt>,
+        #[arg(skip)]
+        pub warmup: Option<WarmUp>,
+        #[arg(skip)]
+        pub init: Option<Init>,
     }
 }
 
@@ -166,7 +176,7 @@ impl Settings {
 /// table's that is no flag.
 fn refuse_unknown(path: &Path, text: &str, table: &toml::Table) -> Result<()> {
     let flags = <Settings as clap::Args>::augment_args(clap::Command::new("settings"));
-    let tables = ["groups", "project", "recipe"];
+    let tables = ["groups", "init", "lr_set", "project", "recipe", "warmup"];
     let known: Vec<&str> = flags.get_arguments().map(|flag| flag.get_id().as_str()).chain(tables).collect();
     match table.keys().find(|key| !known.contains(&key.as_str())) {
         Some(key) => {
@@ -193,6 +203,9 @@ pub struct Config {
     pub lr: f64,
     #[serde(default)]
     pub lr_schedule: Decay,
+    /// In which epoch the schedule's values are put to use.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub lr_set: SetAt,
     pub warmup_epochs: usize,
     pub weight_decay: f64,
     pub momentum: f64,
@@ -221,9 +234,19 @@ pub struct Config {
     pub groups: Vec<Group>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub project: Option<Projection>,
+    /// How the warm-up rises; its length is `warmup_epochs`.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub warmup: WarmUp,
+    /// The run that this one is a further stage of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub init: Option<Init>,
     /// What changes in the method's recipe.
     #[serde(default, skip_serializing_if = "toml::Table::is_empty")]
     pub recipe: toml::Table,
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 impl Config {
@@ -232,6 +255,17 @@ impl Config {
     /// # Errors
     /// When a value is out of range or there is no data; the message names the setting.
     pub fn resolve(settings: Settings) -> Result<Config> {
+        // The length may be said in either place; config.toml has it where the flag has it.
+        let mut warmup = settings.warmup.unwrap_or_default();
+        let warmup_epochs = match (settings.warmup_epochs, std::mem::take(&mut warmup.epochs)) {
+            (Some(flag), 0) => flag,
+            (None, table) => table,
+            (Some(flag), table) if flag == table => flag,
+            (Some(flag), table) => {
+                let what = format!("warmup_epochs = {flag} and warmup.epochs = {table} contradict each other: say one");
+                return Err(Error::Config(what));
+            }
+        };
         let config = Config {
             preset: None,
             placement: settings.placement.resolve()?,
@@ -242,7 +276,10 @@ impl Config {
             batch: settings.batch.unwrap_or(64),
             lr: settings.lr.unwrap_or(0.01),
             lr_schedule: settings.lr_schedule.unwrap_or_default(),
-            warmup_epochs: settings.warmup_epochs.unwrap_or(0),
+            lr_set: settings.lr_set.unwrap_or_default(),
+            warmup_epochs,
+            warmup,
+            init: settings.init,
             weight_decay: settings.weight_decay.unwrap_or(5e-3),
             momentum: settings.momentum.unwrap_or(0.9),
             nesterov: settings.nesterov.unwrap_or(false),
@@ -287,6 +324,7 @@ impl Config {
             let what = "its path is not UTF-8, as config.toml needs it: rename it";
             return Err(Error::file(&self.placement.data, what));
         }
+        self.init.as_ref().map_or(Ok(()), Init::check)?;
         // TOML, and so config.toml, has no larger number.
         if i64::try_from(self.seed).is_err() {
             return Err(Error::Config(format!("seed must be at most {}, not {}", i64::MAX, self.seed)));
@@ -344,8 +382,8 @@ impl Config {
 
     /// The learning rate's schedule.
     pub fn learning_rate(&self) -> LearningRate {
-        let warmup = WarmUp { epochs: self.warmup_epochs, ..WarmUp::default() };
-        LearningRate { base: self.lr, decay: self.lr_schedule.clone(), warmup, set: SetAt::Before }
+        let warmup = WarmUp { epochs: self.warmup_epochs, ..self.warmup };
+        LearningRate { base: self.lr, decay: self.lr_schedule.clone(), warmup, set: self.lr_set }
     }
 
     /// The split by which the best epoch is chosen.

@@ -182,7 +182,22 @@ impl Checkpoint {
         Ok(Checkpoint { manifest, tensors, path: path.to_path_buf() })
     }
 
-    fn tensor(&self, name: &str, shape: &[usize]) -> Result<&[f64]> {
+    /// Whether it has a tensor of this name.
+    pub fn has(&self, name: &str) -> bool {
+        self.tensors.iter().any(|(known, ..)| known == name)
+    }
+
+    /// The names of the model's parameters and running statistics.
+    pub fn model(&self) -> impl Iterator<Item = &str> {
+        let is_model = |name: &&str| ![MOMENTUM, LIMIT, LOSSES].iter().any(|prefix| name.starts_with(prefix));
+        self.tensors.iter().map(|(name, ..)| name.as_str()).filter(is_model)
+    }
+
+    /// A tensor's values.
+    ///
+    /// # Errors
+    /// When it is missing or has another shape.
+    pub fn tensor(&self, name: &str, shape: &[usize]) -> Result<&[f64]> {
         let (_, found, values) = self
             .tensors
             .iter()

@@ -9,6 +9,7 @@ pub mod manifest;
 pub mod means;
 pub mod metrics;
 pub mod optimizer;
+pub mod origin;
 pub mod parent;
 pub mod report;
 pub mod run_folder;

@@ -4,6 +4,7 @@
 mod damage;
 mod divergence;
 mod extend;
+mod finetune;
 mod folder;
 mod model;
 mod optimizer;
