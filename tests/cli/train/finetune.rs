@@ -242,7 +242,7 @@ fn what_cannot_be_a_second_stage_is_told_in_a_line() {
         (finetune(&run, "crt", &new, &["--data", text(&other)]), 1, "knows 4 classes, and the store"),
         (finetune(&run, "crt", &new, &["--config", &file("a.toml", "init = { from = \"x\" }")]), 1, "has a table init"),
         (finetune(&run, "crt", &new, &["--config", &file("b.toml", "preset = \"demo\"")]), 1, "names a preset"),
-        (finetune(&run, "bigger", &new, &[]), 2, "possible values: maxnorm, crt, lws, wb, mislas"),
+        (finetune(&run, "bigger", &new, &[]), 2, "invalid value 'bigger'"),
         (train(&init("c.toml", ", reinit = [\"head.*\"]"), &[]), 1, "init.reinit: no parameter is called \"head.*\""),
         (train(&init("d.toml", ", redraw = []"), &[]), 1, "unknown field `redraw`"),
         (train(&init("e.toml", ""), &["--method", "glmc"]), 1, "has no fc_cb.weight: init.reinit = [\"fc_cb.*\"]"),
