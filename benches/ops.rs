@@ -11,10 +11,11 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use glmc_engine::ops::augment_mix::{AugmentMix, Augmentation, Mixing, View};
 use glmc_engine::ops::batch_norm_apply::{Backward, Forward, Geometry, Shortcut};
 use glmc_engine::ops::batch_norm_statistics::{self, BatchNormStatistics};
+use glmc_engine::ops::join_branches;
 use glmc_engine::ops::linear;
 use glmc_engine::ops::negative_cosine::NegativeCosine;
 use glmc_engine::ops::sgd::{Sgd, SgdConfig};
-use glmc_engine::ops::supervised_loss::{ClassVector, Form, Head, Reduction, SupervisedLoss};
+use glmc_engine::ops::supervised_loss::{ClassVector, Form, Head, Reduction, SupervisedLoss, ViewLabels};
 use glmc_engine::tensor::DType;
 use glmc_engine::tensor::Grad;
 
@@ -97,6 +98,23 @@ fn heads(c: &mut Criterion) {
             native.global_avg_pool_backward(dr, Grad::write(dx)).expect("shapes fit");
         });
     });
+    group.bench_function("split_views forward and backward", |b| {
+        let [first, second] = [0, BATCH].map(|from| dx.rows(from, BATCH));
+        b.iter(|| {
+            native.split_views_forward(x, first, second).expect("shapes fit");
+            native.split_views_backward(first, second, Grad::write(x)).expect("shapes fit");
+        });
+    });
+    group.bench_function("join_branches forward and backward", |b| {
+        let [first, second] = [0, BATCH].map(|from| r.rows(from, BATCH));
+        let y = h.rows(0, BATCH);
+        let (dfirst, dsecond) = (Some(Grad::write(first)), Some(Grad::write(second)));
+        let backward = join_branches::Backward { dy: y, shares: Some(shares), dfirst, dsecond };
+        b.iter(|| {
+            native.join_branches_forward(first, second, Some(shares), y).expect("shapes fit");
+            native.join_branches_backward(&backward).expect("shapes fit");
+        });
+    });
     group.bench_function("linear 64 to 128 forward and backward", |b| {
         b.iter(|| {
             native.linear_forward(&linear::Forward { x: r, weight: w, bias: Some(bias), y: h }).expect("shapes fit");
@@ -115,7 +133,16 @@ fn heads(c: &mut Criterion) {
     group.bench_function("supervised_loss", |b| {
         let (form, reduction, scale) = (Form::Softmax { focal: 0.0 }, Reduction::N, 1.0);
         let heads = [Head { logits, vectors, form, reduction, scale, dlogits: Some(Grad::write(dlogits)) }];
-        let loss = SupervisedLoss { heads: &heads, labels, originals, partners, shares, scalars, rows };
+        let loss = SupervisedLoss {
+            heads: &heads,
+            labels,
+            originals,
+            partners,
+            shares,
+            views: [ViewLabels::Mixed; 2],
+            scalars,
+            rows,
+        };
         b.iter(|| native.supervised_loss(&loss).expect("shapes fit"));
     });
     group.bench_function("negative_cosine", |b| {

@@ -4,8 +4,9 @@
 //   stream s (o1, o2, r1, r2 are 0 to 3) of sample n: word 0 of philox_draw(seed, epoch, step, AUGMENT + s, n) gives the
 //   crop's row below(w, 2 * padding + 1), word 1 its column, the lowest bit of word 2 the flip (where flips are on)
 //   view v, of o = stream v of the original and r = stream 2 + v of its partner, shows in out[v * batch + n]
-//     VIEW_PLAIN: o.  VIEW_MIXUP: lambda * o + (1 - lambda) * r.  VIEW_CUTMIX: r inside the step's box, else o
-//   VIEWS 0 (evaluation): out[n] = the original as it is
+//     VIEW_PLAIN: o.  VIEW_MIXUP: lambda * o + (1 - lambda) * r.  VIEW_CUTMIX: r inside the step's box, else o.
+//     VIEW_PARTNER: r
+//   VIEWS 0 (evaluation): out[n] = the original as it is; where `first` is 2, out[batch + n] = its mirror image
 //
 // pixels (images, height, width, 3) bytes; originals, partners (batch) i32; out (views * batch, height, width,
 // STEM_CHANNELS) Storage, =. Grid (pixels of an image / BLOCK, batch): one thread per pixel, all views; the first four
@@ -67,8 +68,12 @@ extern "C" __global__ void __launch_bounds__(BLOCK)
     u64 at = static_cast<u64>(n) * area + pixel;
 #if VIEWS == 0
     (void)looks;
-    Look straight = {0, 0, 0};
-    if (pixel < area) put_colour(out, at, look_up(original, straight, augmentation, row, column, rows, columns));
+    if (pixel >= area) return;
+    for (u32 view = 0; view < first; view++) {
+        Look look = {0, 0, static_cast<i32>(view)};
+        put_colour(out, static_cast<u64>(view) * batch * area + at,
+                   look_up(original, look, augmentation, row, column, rows, columns));
+    }
 #else
     u32 stream = threadIdx.x, of = stream % 2;
     bool shown = of < VIEWS && (stream < 2 || (of == 0 ? first : second) != VIEW_PLAIN);
@@ -84,7 +89,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK)
 #pragma unroll
     for (u32 view = 0; view < VIEWS; view++) {
         u32 shows = view == 0 ? first : second;
-        bool swapped = shows == VIEW_CUTMIX && cut;
+        bool swapped = shows == VIEW_PARTNER || (shows == VIEW_CUTMIX && cut);
         Colour colour = look_up(swapped ? partner : original, looks[swapped ? 2 + view : view], augmentation, row,
                                 column, rows, columns);
         if (shows == VIEW_MIXUP && lambda != 1.0f) {

@@ -1,7 +1,8 @@
 // The views of given images, as reference steps hold them (GLMC paper, section 3):
 //
 //   view v, of o = images[v * batch + n] and r = images[(VIEWS + v) * batch + n], shows in out[v * batch + n]
-//     VIEW_PLAIN: o.  VIEW_MIXUP: lambda * o + (1 - lambda) * r.  VIEW_CUTMIX: r inside the step's box, else o
+//     VIEW_PLAIN: o.  VIEW_MIXUP: lambda * o + (1 - lambda) * r.  VIEW_CUTMIX: r inside the step's box, else o.
+//     VIEW_PARTNER: r
 //
 // images (2 * VIEWS * batch, height, width, 3) f32, of one plain view (batch, ...); out (VIEWS * batch, height, width,
 // STEM_CHANNELS) Storage, =. One thread per pixel of a sample, all views.
@@ -32,7 +33,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK)
 #pragma unroll
     for (u32 view = 0; view < VIEWS; view++) {
         u32 shows = view == 0 ? first : second;
-        bool swapped = shows == VIEW_CUTMIX && cut;
+        bool swapped = shows == VIEW_PARTNER || (shows == VIEW_CUTMIX && cut);
         Colour colour = read_colour(images, (swapped ? VIEWS + view : view) * all + at);
         if (shows == VIEW_MIXUP && lambda != 1.0f) {
             colour = mix(lambda, colour, read_colour(images, (VIEWS + view) * all + at));

@@ -8,10 +8,12 @@
 #error "STEM_CHANNELS: channels of the output; those past the third are zero"
 #endif
 
-// What a view shows: the original; lambda of it and the rest of its partner; it with the step's box from its partner.
+// What a view shows: the original; lambda of it and the rest of its partner; it with the step's box from its partner; the
+// partner.
 #define VIEW_PLAIN 0
 #define VIEW_MIXUP 1
 #define VIEW_CUTMIX 2
+#define VIEW_PARTNER 3
 
 struct Colour {
     float c[3];

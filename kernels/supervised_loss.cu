@@ -1,5 +1,6 @@
 // Supervised losses of one or two heads, loss and gradient (src/ops/supervised_loss.rs has the formulas and their sources).
-// Head k (grid.y), row n of views * batch, sample n % batch; label terms t: class i of the original with its share, class j of
+// Head k (grid.y), row n of views * batch, sample n % batch; label terms t: class i of the original with its share (of a view
+// that is not mixed 1 or 0), class j of
 // the partner with the rest; s, b, m, w, eps the head's class vectors, S its scale, y a term's class, o the other's:
 //
 //   u[c] = S * s[c] * logits[n][c] + b[c], the term's own u[y] less S * m[y]
@@ -21,6 +22,10 @@
 #define FOCAL 1
 #define BCE 2
 #define SIGMOID 3
+
+// Which labels the samples of a view have; `views` has two bits of each view.
+#define MIXED 0
+#define ORIGINAL 1
 
 #if !defined(FIRST) || !defined(SECOND)
 #error "FIRST, SECOND: the heads' losses, 0 to 3; the same where there is one head"
@@ -210,14 +215,16 @@ DEVICE Term term(const Row& row, const Others& all, u32 y, u32 o, float factor, 
 
 template <int FORM>
 DEVICE void loss_of_row(const Head& head, const i32* labels, const i32* originals, const i32* partners,
-                        const float* shares, const StepParams* scalars, float* rows, u32 batch, u32 classes, u32 n) {
+                        const float* shares, const StepParams* scalars, float* rows, u32 batch, u32 classes, u32 views,
+                        u32 n) {
     u32 lane = threadIdx.x % 32, sample = n % batch;
     u64 start = static_cast<u64>(n) * classes;
     const float* vectors = head.vectors;
     Row row = {head.logits + start, vectors, vectors + classes, vectors + 2 * classes, vectors + 3 * classes,
                vectors + 4 * classes, head.scale, classes};
     u32 i = labels[originals[sample]], j = labels[partners[sample]];
-    float first = shares[sample], second = 1.0f - first;
+    u32 view = views >> (n < batch ? 0 : 2) & 3;
+    float first = view == MIXED ? shares[sample] : view == ORIGINAL ? 1.0f : 0.0f, second = 1.0f - first;
     if (head.sum_w) {
         float weights = 0.0f, others = 0.0f;
         for (u32 k = lane; k < batch; k += 32) {
@@ -270,17 +277,18 @@ DEVICE void loss_of_row(const Head& head, const i32* labels, const i32* original
 extern "C" __global__ void __launch_bounds__(BLOCK, 1)
     supervised_loss(Head first, Head second, const i32* __restrict__ labels, const i32* __restrict__ originals,
                     const i32* __restrict__ partners, const float* __restrict__ shares,
-                    const StepParams* __restrict__ scalars, float* __restrict__ rows, u32 count, u32 batch, u32 classes) {
+                    const StepParams* __restrict__ scalars, float* __restrict__ rows, u32 count, u32 batch, u32 classes,
+                    u32 views) {
     u32 n = warp_row();
     if (n >= count) return;
     rows += blockIdx.y * count + n;
     if constexpr (FIRST == SECOND) {
         Head head = second;
         if (blockIdx.y == 0) head = first;
-        loss_of_row<FIRST>(head, labels, originals, partners, shares, scalars, rows, batch, classes, n);
+        loss_of_row<FIRST>(head, labels, originals, partners, shares, scalars, rows, batch, classes, views, n);
     } else if (blockIdx.y == 0) {
-        loss_of_row<FIRST>(first, labels, originals, partners, shares, scalars, rows, batch, classes, n);
+        loss_of_row<FIRST>(first, labels, originals, partners, shares, scalars, rows, batch, classes, views, n);
     } else {
-        loss_of_row<SECOND>(second, labels, originals, partners, shares, scalars, rows, batch, classes, n);
+        loss_of_row<SECOND>(second, labels, originals, partners, shares, scalars, rows, batch, classes, views, n);
     }
 }

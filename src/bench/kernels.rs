@@ -14,6 +14,7 @@ use crate::ops::batch_norm_apply::{self, Shortcut};
 use crate::ops::batch_norm_statistics::{self, BatchNormStatistics};
 use crate::ops::classify::Classify;
 use crate::ops::conv2d;
+use crate::ops::join_branches;
 use crate::ops::linear;
 use crate::ops::load_step::{LoadStep, STEP_WORDS, StepParams, row_words};
 use crate::ops::negative_cosine::NegativeCosine;
@@ -21,7 +22,7 @@ use crate::ops::project_rows::ProjectRows;
 use crate::ops::sam::{Climb, PART};
 use crate::ops::scale_columns;
 use crate::ops::sgd::{Sgd, SgdConfig};
-use crate::ops::supervised_loss::{ClassVector, Form, Head, Reduction, SupervisedLoss};
+use crate::ops::supervised_loss::{ClassVector, Form, Head, Reduction, SupervisedLoss, ViewLabels};
 use crate::ops::total_loss::{LOSS_COLUMNS, TotalLoss};
 use crate::tape::{Cost, time_repeated};
 use crate::tensor::{DType, Grad, Precision, Shape, Tensor};
@@ -34,7 +35,7 @@ const TIMES: usize = 5;
 /// Share of the time that measuring the ceilings takes.
 const CEILINGS: f64 = 0.2;
 /// Rows of the whole table, about: what is left of the time is divided among as many.
-const ROWS: f64 = 60.0;
+const ROWS: f64 = 64.0;
 
 /// The times of kernels, with what they are held against.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -350,6 +351,18 @@ impl Bench<'_> {
         self.of(0.0, &[x, r]);
         self.run("global_avg_pool forward", |b| b.global_avg_pool_forward(x, r))?;
         self.run("global_avg_pool backward", |b| b.global_avg_pool_backward(dr, Grad::write(dx)))?;
+        let [first, dfirst] = self.computes(&[batch, extent / 4, extent / 4, features])?;
+        let [second, dsecond] = self.computes(&[batch, extent / 4, extent / 4, features])?;
+        self.of(0.0, &[x, first, second]);
+        self.run("split_views forward", |b| b.split_views_forward(x, first, second))?;
+        self.run("split_views backward", |b| b.split_views_backward(dfirst, dsecond, Grad::write(dx)))?;
+        let [first, second] = self.floats(&[batch, features])?;
+        let [y, weights] = [self.float(&[batch, 2 * features])?, self.tensor(&[batch], DType::F32)?];
+        self.of(0.0, &[first, second, y]);
+        self.run("join_branches forward", |b| b.join_branches_forward(first, second, Some(weights), y))?;
+        let (dfirst, dsecond) = (Some(Grad::write(first)), Some(Grad::write(second)));
+        let backward = join_branches::Backward { dy: y, shares: Some(weights), dfirst, dsecond };
+        self.run("join_branches backward", |b| b.join_branches_backward(&backward))?;
         let [weight, dweight] = self.floats(&[HIDDEN, features])?;
         let [bias, dbias] = self.floats(&[HIDDEN])?;
         let [h, u, du] = self.floats(&[rows, HIDDEN])?;
@@ -385,7 +398,16 @@ impl Bench<'_> {
         let (form, reduction, scale) = (Form::Softmax { focal: 0.0 }, Reduction::N, 1.0);
         let head = Head { logits, vectors, form, reduction, scale, dlogits: Some(Grad::write(dlogits)) };
         let heads = [head];
-        let loss = SupervisedLoss { heads: &heads, labels, originals, partners, shares, scalars, rows: losses };
+        let loss = SupervisedLoss {
+            heads: &heads,
+            labels,
+            originals,
+            partners,
+            shares,
+            views: [ViewLabels::Mixed; 2],
+            scalars,
+            rows: losses,
+        };
         self.of(0.0, &[logits, dlogits]);
         self.run("supervised_loss", |b| b.supervised_loss(&loss))?;
         let [scales, dscales] = self.floats(&[CLASSES])?;
@@ -400,8 +422,10 @@ impl Bench<'_> {
         self.of(0.0, &[losses, cosines]);
         self.run("total_loss", |b| b.total_loss(&total))?;
         let originals = self.indices(rows, rows)?;
-        let (ranks, confidences) = (self.indices(rows, rows)?, self.tensor(&[rows], DType::F32)?);
-        let classify = Classify { logits, scale: 1.0, labels, originals, scalars, ranks, confidences };
+        let ranks = self.indices(rows, rows)?;
+        let [confidences, losses] = [self.tensor(&[rows], DType::F32)?, self.tensor(&[rows], DType::F32)?];
+        let (second, scale) = (None, 1.0);
+        let classify = Classify { logits, second, scale, labels, originals, scalars, ranks, confidences, losses };
         self.of(0.0, &[logits]);
         self.run("classify", |b| b.classify(&classify))?;
         self.free();

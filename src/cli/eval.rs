@@ -1,19 +1,19 @@
 //! `glmc-engine eval`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::device::DeviceArgs;
 use super::self_test::TrustArgs;
-use crate::console::{Column, Table, note, say, tell};
-use crate::data::shots::ShotRule;
-use crate::data::store::Store;
+use super::trained::{StoreArgs, Trained};
+use crate::console::{Column, Table, say, tell};
+use crate::data::shots::{ShotRule, Shots};
 use crate::error::{Error, Result};
-use crate::nn::{HeadKind, ParameterStore};
+use crate::files::write_atomically;
+use crate::nn::HeadKind;
 use crate::train::checkpoint::Checkpoint;
-use crate::train::engine::{Data, EVALUATION_BATCH, model, normalisation};
+use crate::train::engine::{Data, normalisation};
 use crate::train::evaluate::{Evaluation, EvaluationConfig, Evaluator};
-use crate::train::feed::Feed;
-use crate::train::manifest::Subject;
+use crate::train::passes::Look;
 use crate::train::report::{accuracies, per_class_table};
 use crate::train::run_folder::checkpoint_file;
 
@@ -32,12 +32,17 @@ pub struct EvalArgs {
     /// Classifier [default: the one that the run was evaluated with]
     #[arg(long)]
     head: Option<HeadKind>,
-    /// Accept a store whose classes have other names, or stand in another order
-    #[arg(long)]
-    ignore_names: bool,
-    /// Take mean, std and class names from the store, as checkpoints without them need it
-    #[arg(long)]
-    from_store: bool,
+    /// Average the logits of each image and of its mirror image [default: as the run was evaluated]
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    flip: Option<bool>,
+    /// Which classes count as many-, medium- and few-shot [default: those of the run]
+    #[arg(long, value_name = "RULE")]
+    shots: Option<Shots>,
+    /// Write a line for each class: its name, training images, group, test images and recall
+    #[arg(long, value_name = "FILE.csv")]
+    per_class: Option<PathBuf>,
+    #[command(flatten)]
+    store: StoreArgs,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -51,91 +56,76 @@ pub struct EvalArgs {
 pub fn run(args: EvalArgs) -> Result<()> {
     let file = checkpoint_file(&args.checkpoint)?;
     let checkpoint = Checkpoint::read(&file)?;
+    let trained = Trained::open(file, checkpoint, &args.data, args.store)?;
+    let Trained { file, checkpoint, store, subject } = &trained;
     let manifest = &checkpoint.manifest;
-    let (config, counts, rule) = (&manifest.config, &manifest.counts, manifest.shots());
-    let store = Store::open(&args.data)?;
-    if store.classes() != counts.len() {
-        let what = format!("has {} classes, but the checkpoint was trained on {}", store.classes(), counts.len());
-        return Err(Error::file(&args.data, what));
-    }
-    let subject = match &manifest.data {
-        Some(subject) if !args.from_store => {
-            check_names(&store, subject, args.ignore_names)?;
-            warn_of_size(&store, subject);
-            subject.clone()
-        }
-        None if !args.from_store => {
-            let what = "was written by an older version, without mean, std and class names: --from-store takes those of \
-                        the evaluated store, which is right where that is the one that it was trained on";
-            return Err(Error::file(&file, what));
-        }
-        _ => Subject::of(&store),
-    };
+    let (config, counts) = (&manifest.config, &manifest.counts);
+    let rule = args.shots.map_or(manifest.shots(), |shots| shots.rule(counts.len()));
     let backend = args.device.open_proven(args.trust)?;
     let backend = backend.as_ref();
-    let recipe = config.recipe(counts)?;
-    let model = model(config, &recipe, counts.len(), backend)?;
-    let parameters = ParameterStore::new(backend, model.specs().clone())?;
-    checkpoint.load(backend, &parameters, false)?;
-    let Data { test, augmentation, .. } = Data::of(&store)?;
+    let (recipe, model, parameters) = trained.load(backend)?;
+    let Data { test, augmentation, .. } = Data::of(store)?;
     let augmentation = normalisation(augmentation, subject.mean, subject.std);
     let test = test.ok_or_else(|| Error::file(&args.data, "has no test images"))?;
-    let batch = EVALUATION_BATCH.min(test.len());
-    // Half of what is free is more than enough for the activations of one batch.
-    let room = config.placement.resident_limit.map_or(backend.available()? / 2, |mib| mib.saturating_mul(1 << 20));
-    let feed = Feed::new(backend, test, batch, room)?;
-    feed.fill(backend)?;
+    let (feed, batch) = trained.feed(backend, test)?;
     let head = args.head.or(config.head).unwrap_or(recipe.evaluate);
-    let how = EvaluationConfig {
-        augmentation,
-        head,
-        batch,
-        groups: counts.iter().map(|&n| rule.shot(n)).collect(),
-        arena: None,
-    };
+    let flip = args.flip.unwrap_or(config.eval_flip);
+    let how =
+        EvaluationConfig { look: Look { augmentation, flip, batch, arena: None }, head, groups: rule.groups(counts) };
     let evaluation = Evaluator::new(backend, &model, &parameters, &feed, how)?.run(backend, &feed)?;
+    if let Some(file) = &args.per_class {
+        write_classes(file, &evaluation, rule, &subject.class_names, counts, test.labels)?;
+    }
     if args.json {
-        let mut json = serde_json::to_value(&evaluation).map_err(|e| Error::file(&file, e.to_string()))?;
+        let mut json = serde_json::to_value(&evaluation).map_err(|e| Error::file(file, e.to_string()))?;
         json["head"] = head.to_string().into();
         json["epoch"] = manifest.progress.epoch.into();
+        if flip {
+            json["flip"] = true.into();
+        }
+        if let Some(what) = &manifest.posthoc {
+            json["posthoc"] = what.as_str().into();
+        }
         say!("{json}");
     } else {
-        tell!("{}, epoch {}", file.display(), manifest.progress.epoch);
-        print(&evaluation, head, rule, &subject.class_names, counts);
+        let changed = manifest.posthoc.as_ref().map(|what| format!(", then {what}")).unwrap_or_default();
+        tell!("{}, epoch {}{changed}", file.display(), manifest.progress.epoch);
+        let flipped = if flip { ", mean over each image and its mirror image" } else { "" };
+        tell!("{} test images, classifier {head}{flipped}, accuracy in percent", evaluation.images);
+        print(&evaluation, rule, &subject.class_names, counts);
+        if let Some(file) = &args.per_class {
+            tell!("Class by class in {}", file.display());
+        }
     }
     Ok(())
 }
 
-/// Refuses a store whose classes are not those of the checkpoint, one by one: an accuracy would be of other questions.
-fn check_names(store: &Store, subject: &Subject, ignore: bool) -> Result<()> {
-    let (found, known) = (&store.meta().class_names, &subject.class_names);
-    let Some(class) = (0..known.len()).find(|&class| found[class] != known[class]) else { return Ok(()) };
-    if ignore {
-        return Ok(());
-    }
-    let sorted = |names: &[String]| {
-        let mut names = names.to_vec();
-        names.sort();
-        names
-    };
-    let how = if sorted(found) == sorted(known) { "in another order" } else { "of other names" };
-    let what = format!(
-        "has classes {how} than the checkpoint: class {class} is {:?} here and {:?} there; --ignore-names takes it anyway",
-        found[class], known[class]
-    );
-    Err(Error::file(store.path(), what))
+/// Writes the recall of each class as a CSV file, whole or not at all.
+fn write_classes(
+    at: &Path,
+    e: &Evaluation,
+    rule: ShotRule,
+    names: &[String],
+    counts: &[usize],
+    labels: &[i32],
+) -> Result<()> {
+    let mut images = vec![0usize; counts.len()];
+    labels.iter().for_each(|&label| images[label as usize] += 1);
+    let wrong = |e: csv::Error| Error::file(at, format!("cannot be written: {e}"));
+    write_atomically(at, |file| {
+        let mut csv = csv::Writer::from_writer(file);
+        csv.write_record(["class", "name", "training_images", "group", "images", "recall"]).map_err(wrong)?;
+        for (class, group) in rule.groups(counts).into_iter().enumerate() {
+            let name = names.get(class).cloned().unwrap_or_else(|| class.to_string());
+            let recall = e.per_class[class].map_or_else(String::new, |recall| recall.to_string());
+            let [class, training, images] = [class, counts[class], images[class]].map(|n| n.to_string());
+            csv.write_record([class, name, training, group.name().into(), images, recall]).map_err(wrong)?;
+        }
+        csv.flush().map_err(Error::io(at))
+    })
 }
 
-fn warn_of_size(store: &Store, subject: &Subject) {
-    let (test, Subject { height, width, .. }) = (store.test(), subject);
-    if (test.height(), test.width()) != (*height, *width) {
-        let (found, path) = (format!("{}x{}", test.height(), test.width()), store.path().display());
-        note!("warning: {path}: images of {found}, but the checkpoint was trained on {height}x{width}");
-    }
-}
-
-fn print(e: &Evaluation, head: HeadKind, rule: ShotRule, class_names: &[String], counts: &[usize]) {
-    tell!("{} test images, classifier {head}, accuracy in percent", e.images);
+fn print(e: &Evaluation, rule: ShotRule, class_names: &[String], counts: &[usize]) {
     say!("");
     let mut table = Table::new([Column::text("classes", 0), Column::number("accuracy", 0)]);
     accuracies(e, rule).into_iter().for_each(|(name, value)| table.row([name, value]));

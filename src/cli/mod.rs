@@ -6,12 +6,14 @@ mod eval;
 mod finetune;
 mod info;
 pub mod kernels;
+mod posthoc;
 mod prepare;
 mod self_test;
 mod signals;
 pub mod stand_in;
 mod sweep;
 mod train;
+mod trained;
 mod verify;
 
 use std::ffi::OsString;
@@ -46,6 +48,7 @@ enum Command {
     Finetune(Box<finetune::FinetuneArgs>),
     Sweep(Box<sweep::SweepArgs>),
     Eval(eval::EvalArgs),
+    Posthoc(posthoc::PosthocArgs),
     Verify(verify::VerifyArgs),
     Bench(bench::BenchArgs),
     Info(Box<info::InfoArgs>),
@@ -125,6 +128,7 @@ fn run(command: Command) -> Result<()> {
         Command::Finetune(args) => finetune::run(*args),
         Command::Sweep(args) => sweep::run(*args),
         Command::Eval(args) => eval::run(args),
+        Command::Posthoc(args) => posthoc::run(args),
         Command::Verify(args) => verify::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Info(args) => info::run(*args),

@@ -18,6 +18,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use crate::data::shots::{ShotRule, Shots};
 use crate::error::{Error, Result};
 use crate::files::read_text;
 use crate::method::schedule::{Decay, LearningRate, SetAt, WarmUp};
@@ -84,6 +85,10 @@ settings! {
         /// Epochs of linear warm-up [default: 0]
         #[arg(long, value_name = "EPOCHS", help_heading = SCHEDULE)]
         pub warmup_epochs: Option<usize>,
+        /// Share of --lr that the warm-up starts from, as in BBN; with 0 its first epoch has --lr over --warmup-epochs
+        /// [default: 0]
+        #[arg(long, value_name = "SHARE", help_heading = SCHEDULE)]
+        pub warmup_from: Option<f64>,
         /// Weight decay, on every parameter [default: 0.005]
         #[arg(long, help_heading = SCHEDULE, aliases = ["wd", "weight_decay"])]
         pub weight_decay: Option<f64>,
@@ -121,12 +126,18 @@ settings! {
         /// Correct the labels for the part of the box that lies outside the image [default: false]
         #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL", help_heading = METHOD)]
         pub correct_labels: Option<bool>,
-        /// Count classes of 20 training images as few-shot, as the published code does [default: false]
+        /// The same as --shots glmc [default: false]
         #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL", help_heading = DATA)]
         pub twenty_is_few: Option<bool>,
+        /// Which classes count as many-, medium- and few-shot [default: oltr]
+        #[arg(long, value_name = "RULE", help_heading = DATA)]
+        pub shots: Option<Shots>,
         /// Classifier to evaluate with [default: fc_cb for GLMC on long-tailed data, else fc]
         #[arg(long, help_heading = METHOD)]
         pub head: Option<HeadKind>,
+        /// Evaluate on the mean of the logits of each image and of its mirror image [default: false]
+        #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL", help_heading = METHOD)]
+        pub eval_flip: Option<bool>,
         /// Images by which the best epoch is chosen; published figures need test [default: val where the store has one, else test]
         #[arg(long, value_name = "SPLIT", help_heading = RUN)]
         pub select: Option<Select>,
@@ -144,7 +155,9 @@ settings! {
         #[arg(skip)]
         pub lr_set: Option<SetAt>,
         #[arg(skip)]
-        pub warmup: Option<WarmUp>,
+        pub warmup_inclusive: Option<bool>,
+        #[arg(skip)]
+        pub warmup_every_step: Option<bool>,
         #[arg(skip)]
         pub init: Option<Init>,
     }
@@ -176,8 +189,8 @@ impl Settings {
 /// table's that is no flag.
 fn refuse_unknown(path: &Path, text: &str, table: &toml::Table) -> Result<()> {
     let flags = <Settings as clap::Args>::augment_args(clap::Command::new("settings"));
-    let tables = ["groups", "init", "lr_set", "project", "recipe", "warmup"];
-    let known: Vec<&str> = flags.get_arguments().map(|flag| flag.get_id().as_str()).chain(tables).collect();
+    let in_files = ["groups", "init", "lr_set", "project", "recipe", "warmup_every_step", "warmup_inclusive"];
+    let known: Vec<&str> = flags.get_arguments().map(|flag| flag.get_id().as_str()).chain(in_files).collect();
     match table.keys().find(|key| !known.contains(&key.as_str())) {
         Some(key) => {
             let line = 1 + text.lines().position(|line| line.trim_start().starts_with(key.as_str())).unwrap_or(0);
@@ -207,6 +220,12 @@ pub struct Config {
     #[serde(default, skip_serializing_if = "is_default")]
     pub lr_set: SetAt,
     pub warmup_epochs: usize,
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub warmup_from: f64,
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub warmup_inclusive: bool,
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub warmup_every_step: bool,
     pub weight_decay: f64,
     pub momentum: f64,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -224,8 +243,12 @@ pub struct Config {
     pub halve_supervised: bool,
     pub correct_labels: bool,
     pub twenty_is_few: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shots: Option<Shots>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub head: Option<HeadKind>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub eval_flip: bool,
     /// Older runs, which do not say it, chose on the test images.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub select: Option<Select>,
@@ -234,9 +257,6 @@ pub struct Config {
     pub groups: Vec<Group>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub project: Option<Projection>,
-    /// How the warm-up rises; its length is `warmup_epochs`.
-    #[serde(default, skip_serializing_if = "is_default")]
-    pub warmup: WarmUp,
     /// The run that this one is a further stage of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub init: Option<Init>,
@@ -255,35 +275,27 @@ impl Config {
     /// # Errors
     /// When a value is out of range or there is no data; the message names the setting.
     pub fn resolve(settings: Settings) -> Result<Config> {
-        // The length may be said in either place; config.toml has it where the flag has it.
-        let mut warmup = settings.warmup.unwrap_or_default();
-        let warmup_epochs = match (settings.warmup_epochs, std::mem::take(&mut warmup.epochs)) {
-            (Some(flag), 0) => flag,
-            (None, table) => table,
-            (Some(flag), table) if flag == table => flag,
-            (Some(flag), table) => {
-                let what = format!("warmup_epochs = {flag} and warmup.epochs = {table} contradict each other: say one");
-                return Err(Error::Config(what));
-            }
-        };
+        let method = settings.method.unwrap_or(METHODS[0]);
         let config = Config {
             preset: None,
             placement: settings.placement.resolve()?,
             model: settings.model.unwrap_or_else(|| "resnet32".into()),
             width: settings.width.unwrap_or(64),
-            method: settings.method.unwrap_or(METHODS[0]),
+            method,
             epochs: settings.epochs.unwrap_or(200),
             batch: settings.batch.unwrap_or(64),
             lr: settings.lr.unwrap_or(0.01),
             lr_schedule: settings.lr_schedule.unwrap_or_default(),
             lr_set: settings.lr_set.unwrap_or_default(),
-            warmup_epochs,
-            warmup,
+            warmup_epochs: settings.warmup_epochs.unwrap_or(0),
+            warmup_from: settings.warmup_from.unwrap_or(0.0),
+            warmup_inclusive: settings.warmup_inclusive.unwrap_or(false),
+            warmup_every_step: settings.warmup_every_step.unwrap_or(false),
             init: settings.init,
             weight_decay: settings.weight_decay.unwrap_or(5e-3),
             momentum: settings.momentum.unwrap_or(0.9),
             nesterov: settings.nesterov.unwrap_or(false),
-            sam: settings.sam,
+            sam: settings.sam.or_else(|| method.sam.map(|sam| Sam::of(sam, false))),
             gamma: settings.gamma.unwrap_or(1.0),
             k: settings.k.unwrap_or(1.2),
             resample: settings.resample.unwrap_or(0.0),
@@ -293,11 +305,15 @@ impl Config {
             halve_supervised: settings.halve_supervised.unwrap_or(false),
             correct_labels: settings.correct_labels.unwrap_or(false),
             twenty_is_few: settings.twenty_is_few.unwrap_or(false),
+            shots: settings.shots,
             head: settings.head,
+            eval_flip: settings.eval_flip.unwrap_or(false),
             select: settings.select,
             seed: settings.seed.unwrap_or(0),
             recipe: settings.recipe.unwrap_or_default(),
-            groups: settings.groups.unwrap_or_default(),
+            groups: settings
+                .groups
+                .unwrap_or_else(|| method.undecayed.iter().map(|name| Group::undecayed(name)).collect()),
             project: settings.project,
         };
         config.check()?;
@@ -328,6 +344,9 @@ impl Config {
         // TOML, and so config.toml, has no larger number.
         if i64::try_from(self.seed).is_err() {
             return Err(Error::Config(format!("seed must be at most {}, not {}", i64::MAX, self.seed)));
+        }
+        if let (true, Some(Shots::Oltr | Shots::Index)) = (self.twenty_is_few, self.shots) {
+            return Err(Error::Config("shots: twenty_is_few means glmc: give one of them".into()));
         }
         let bounded = [
             ("lr", self.lr, 0.0, 1e3),
@@ -382,8 +401,19 @@ impl Config {
 
     /// The learning rate's schedule.
     pub fn learning_rate(&self) -> LearningRate {
-        let warmup = WarmUp { epochs: self.warmup_epochs, ..self.warmup };
+        let warmup = WarmUp {
+            epochs: self.warmup_epochs,
+            from: self.warmup_from,
+            inclusive: self.warmup_inclusive,
+            every_step: self.warmup_every_step,
+        };
         LearningRate { base: self.lr, decay: self.lr_schedule.clone(), warmup, set: self.lr_set }
+    }
+
+    /// Which of so many classes count as many-, medium- and few-shot.
+    pub fn shots(&self, classes: usize) -> ShotRule {
+        let usual = if self.twenty_is_few { Shots::Glmc } else { Shots::Oltr };
+        self.shots.unwrap_or(usual).rule(classes)
     }
 
     /// The split by which the best epoch is chosen.

@@ -7,6 +7,7 @@ use serde::de::{MapAccess, Visitor, value::MapAccessDeserializer};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::error::{Error, Result};
+use crate::method::SharpnessAware;
 use crate::nn::Group;
 
 /// SGD with momentum, and what may be put around it.
@@ -115,6 +116,12 @@ impl Sam {
     /// All losses count on the way up, and both passes update running statistics.
     pub fn new(rho: f64) -> Sam {
         Sam { rho, ascent: [1.0; 3], running: Passes::Both }
+    }
+
+    /// A method's, on CIFAR-100 or else on CIFAR-10.
+    pub fn of(sam: SharpnessAware, hundred_classes: bool) -> Sam {
+        let ascent = [1.0, 1.0, if sam.similarity { 1.0 } else { 0.0 }];
+        Sam { ascent, ..Sam::new(sam.rho[usize::from(hundred_classes)]) }
     }
 }
 

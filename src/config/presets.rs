@@ -1,6 +1,6 @@
 //! Published settings: every method on long-tailed CIFAR, and the demo.
 
-use super::Settings;
+use super::{Sam, Settings};
 use crate::error::{Error, Result};
 use crate::method::{METHODS, Method, Training, method};
 
@@ -141,8 +141,14 @@ impl Preset {
         }
     }
 
+    /// SAM where CIFAR-100 has another rho than the method by itself.
+    fn sam(&self) -> Option<Sam> {
+        let hundred = matches!(self.data, DataSet::Cifar { classes: 100, .. });
+        self.method.sam.filter(|sam| hundred && sam.rho[0] != sam.rho[1]).map(|sam| Sam::of(sam, true))
+    }
+
     pub fn settings(&self) -> Settings {
-        let Training { epochs, batch, lr, warmup, weight_decay, .. } = self.training;
+        let Training { epochs, batch, lr, warmup, warmup_from, weight_decay, .. } = self.training;
         Settings {
             model: Some(self.model.into()),
             width: Some(self.width),
@@ -152,10 +158,12 @@ impl Preset {
             lr: Some(lr),
             lr_schedule: Some(self.training.decay()),
             warmup_epochs: Some(warmup),
+            warmup_from: Some(warmup_from),
             weight_decay: Some(weight_decay),
             gamma: Some(self.gamma),
             k: Some(self.k),
             resample: Some(self.resample),
+            sam: self.sam(),
             ..Settings::default()
         }
     }

@@ -223,6 +223,8 @@ impl SecondStage {
             method: Some(method("ce").map_err(Error::Config)?),
             momentum: Some(0.9),
             twenty_is_few: Some(parent.twenty_is_few),
+            shots: parent.shots,
+            eval_flip: Some(parent.eval_flip),
             select: parent.select,
             seed: Some(parent.seed),
             init: Some(Init { from, checkpoint, reinit }),
@@ -246,6 +248,7 @@ mod tests {
     use crate::method::recipe::LossKind;
     use crate::method::samplers::Sampling;
     use crate::method::schedule::SetAt;
+    use crate::nn::BatchNorm;
 
     const COUNTS: [usize; 10] = [5000, 2997, 1796, 1077, 645, 387, 232, 139, 83, 50];
 
@@ -296,7 +299,6 @@ mod tests {
             let config = after("mislas", &parent("cifar10-lt-if100-mixup"), counts).unwrap();
             (config.groups[1].lr_factor, config.groups[2].lr_factor, config.groups[0].batch_norm)
         });
-        use crate::nn::BatchNorm;
         assert_eq!((ten, hundred), ((0.5, 1.0, BatchNorm::Running), (0.2, 1.0, BatchNorm::Train)));
     }
 

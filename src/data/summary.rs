@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::meta::Meta;
-use super::shots::{Shot, ShotRule};
+use super::shots::{Shot, Shots};
 use crate::console::{self, Column, Stream, Table, say, tell};
 use crate::error::{one_line, shown};
 
@@ -74,14 +74,14 @@ impl Summary {
         let val = if self.val > 0 { format!(", {} validation images", self.val) } else { String::new() };
         tell!("  {total} training images{val}, {} test images", self.test);
         tell!("  largest class {largest}, smallest {smallest}, imbalance {ratio:.1}");
-        // The rule of papers; `train --twenty-is-few` has another.
-        let rule = ShotRule::new(false);
-        let groups = Shot::ALL.map(|shot| {
-            let n = self.counts.iter().filter(|&&n| rule.shot(n) == shot).count();
-            let images = if shot == Shot::Many { " images" } else { "" };
-            format!("{} {n} ({}{images})", shot.name(), rule.range(shot))
+        // The rule of most papers; `train --shots` has others.
+        let rule = Shots::Oltr.rule(self.counts.len());
+        let groups = rule.groups(&self.counts);
+        let sizes = Shot::ALL.map(|shot| {
+            let n = groups.iter().filter(|group| **group == shot).count();
+            format!("{} {n} ({})", shot.name(), rule.range(shot))
         });
-        tell!("  classes by shots: {}", groups.join(", "));
+        tell!("  classes by shots: {}", sizes.join(", "));
         self.print_counts(largest);
         self.notes.iter().for_each(|note| tell!("  note: {}", one_line(note, MAX_NOTE)));
         for warning in &self.warnings {

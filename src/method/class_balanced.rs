@@ -5,7 +5,7 @@
 
 use super::class_vectors::{Rule, Scheduled};
 use super::recipe::{Head, LossKind};
-use super::{Method, MethodSettings, Published, Recipe, Training};
+use super::{Method, MethodSettings, Published, Recipe};
 use crate::ops::supervised_loss::Reduction;
 
 /// The published weights.
@@ -25,13 +25,13 @@ pub const CB_CE: Method = Method {
     make: |_, _| {
         Recipe::with_head(Head { weight: Some(EFFECTIVE.into()), reduction: Reduction::SumW, ..Head::default() })
     },
-    training: Training::LDAM_DRW,
     published: Published {
         width: 16,
         cifar10: [Some(70.48), Some(77.48), None],
         cifar100: [Some(38.97), Some(43.78), None],
         source: "zhangyongshun/BagofTricks-LT (warm-up from a third; beta 0.9 on CIFAR-100)",
     },
+    ..Method::BASE
 };
 
 /// Focal loss of the softmax with exponent 2.
@@ -40,13 +40,13 @@ pub const FOCAL: Method = Method {
     title: "focal loss",
     source: "Lin et al., ICCV 2017",
     make: |_, _| Recipe::with_head(Head { focal: 2.0, ..Head::default() }),
-    training: Training::LDAM_DRW,
     published: Published {
         width: 16,
         cifar10: [Some(71.56), Some(77.91), None],
         cifar100: [Some(37.22), Some(41.79), None],
         source: "zhangyongshun/BagofTricks-LT (warm-up from a third)",
     },
+    ..Method::BASE
 };
 
 /// Weighted focal loss of every class's sigmoid; the bias starts so that each class has probability 1/C.
@@ -63,13 +63,14 @@ pub const CB_FOCAL: Method = Method {
             ..Head::default()
         })
     },
-    training: Training::LDAM_DRW,
     published: Published {
         width: 16,
         cifar10: [Some(74.6), Some(79.3), Some(87.1)],
         cifar100: [Some(39.6), Some(45.2), Some(58.0)],
         source: "Cui et al., the best of their settings (beta and exponent searched; warm-up by steps)",
     },
+    undecayed: &["fc.bias"],
+    ..Method::BASE
 };
 
 /// Cross-entropy, weighted from four fifths of the run on.
@@ -78,11 +79,11 @@ pub const DRW: Method = Method {
     title: "deferred re-weighting",
     source: "Cao et al., NeurIPS 2019",
     make: |settings, _| Recipe::with_head(deferred(Head::default(), settings)),
-    training: Training::LDAM_DRW,
     published: Published {
         width: 16,
         cifar10: [Some(74.64), Some(79.35), None],
         cifar100: [Some(39.21), Some(43.37), None],
         source: "zhangyongshun/BagofTricks-LT (warm-up from a third)",
     },
+    ..Method::BASE
 };

@@ -7,7 +7,7 @@ use super::ldam::margins;
 use super::logit_adjustment::adjusted;
 use super::recipe::{Head, Mix, Share};
 use super::samplers::Partners;
-use super::{Method, MethodSettings, Published, Recipe, Training};
+use super::{Method, MethodSettings, Published, Recipe};
 use crate::ops::augment_mix::View;
 
 fn cmo(head: Head, settings: &MethodSettings) -> Recipe {
@@ -27,13 +27,13 @@ pub const CMO_CE: Method = Method {
     title: "CMO on cross-entropy",
     source: "Park et al., CVPR 2022",
     make: |settings, _| cmo(Head::default(), settings),
-    training: Training::LDAM_DRW,
     published: Published {
         width: 16,
         cifar10: [None; 3],
         cifar100: [Some(43.9), Some(48.3), Some(59.5)],
         source: "Park et al., as quoted by others",
     },
+    ..Method::BASE
 };
 
 /// On balanced softmax.
@@ -42,8 +42,7 @@ pub const CMO_BS: Method = Method {
     title: "CMO on balanced softmax",
     source: "Park et al., CVPR 2022",
     make: |settings, _| cmo(adjusted(1.0), settings),
-    training: Training::LDAM_DRW,
-    published: Published::NONE,
+    ..Method::BASE
 };
 
 /// On LDAM-DRW.
@@ -52,11 +51,11 @@ pub const CMO_LDAM_DRW: Method = Method {
     title: "CMO on LDAM-DRW",
     source: "Park et al., CVPR 2022",
     make: |settings, _| cmo(deferred(margins(), settings), settings),
-    training: Training::LDAM_DRW,
     published: Published {
         width: 16,
         cifar10: [None; 3],
         cifar100: [Some(47.2), Some(51.7), Some(58.4)],
         source: "naver-ai/cmo",
     },
+    ..Method::BASE
 };

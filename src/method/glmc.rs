@@ -13,7 +13,8 @@ use crate::nn::HeadKind;
 use crate::ops::augment_mix::View;
 
 /// How the published figures were trained.
-const TRAINING: Training = Training { epochs: 200, batch: 64, lr: 0.01, steps: &[], warmup: 0, weight_decay: 5e-3 };
+const TRAINING: Training =
+    Training { epochs: 200, batch: 64, lr: 0.01, steps: &[], warmup: 0, warmup_from: 0.0, weight_decay: 5e-3 };
 
 /// `alpha*L_c + (1-alpha)*L_cb + gamma*L_sim` over a MixUp and a CutMix view (paper, section 3), with this rebalanced head.
 /// On balanced data the rebalanced head would be a second conventional one: `fc` is trained alone.
@@ -55,6 +56,7 @@ pub const GLMC: Method = Method {
         cifar100: [Some(55.88), Some(61.08), Some(70.74)],
         source: "Du et al., table 1 (the best epoch on the test images)",
     },
+    ..Method::BASE
 };
 
 /// GLMC whose rebalanced head is adjusted by the classes' frequencies rather than weighted; the authors published a model
@@ -66,4 +68,5 @@ pub const GLMC_BS: Method = Method {
     make: |settings, counts| glmc(settings, counts, adjusted(1.0)),
     training: TRAINING,
     published: Published { width: 64, ..Published::NONE },
+    ..Method::BASE
 };

@@ -5,7 +5,7 @@
 use super::class_balanced::deferred;
 use super::class_vectors::Rule;
 use super::recipe::Head;
-use super::{Method, Published, Recipe, Training};
+use super::{Method, Published, Recipe};
 use crate::nn::HeadShape;
 
 /// Cosines times 30, margins up to a half.
@@ -19,13 +19,13 @@ pub const LDAM: Method = Method {
     title: "LDAM",
     source: "Cao et al., NeurIPS 2019",
     make: |_, _| Recipe::with_head(margins()),
-    training: Training::LDAM_DRW,
     published: Published {
         width: 16,
         cifar10: [Some(73.66), Some(79.01), None],
         cifar100: [Some(38.88), Some(43.59), None],
         source: "zhangyongshun/BagofTricks-LT (warm-up from a third)",
     },
+    ..Method::BASE
 };
 
 /// Margins, and deferred re-weighting.
@@ -34,11 +34,11 @@ pub const LDAM_DRW: Method = Method {
     title: "LDAM-DRW",
     source: "Cao et al., NeurIPS 2019",
     make: |settings, _| Recipe::with_head(deferred(margins(), settings)),
-    training: Training::LDAM_DRW,
     published: Published {
         width: 16,
         cifar10: [Some(77.03), Some(81.03), Some(88.16)],
         cifar100: [Some(42.04), Some(46.62), Some(58.71)],
         source: "kaidic/LDAM-DRW; imbalance 50 as quoted by others",
     },
+    ..Method::BASE
 };

@@ -4,7 +4,7 @@
 
 use super::class_vectors::Rule;
 use super::recipe::Head;
-use super::{Method, Published, Recipe, Training};
+use super::{Method, Published, Recipe};
 
 /// A head whose logits are offset by `tau log pi`.
 pub fn adjusted(tau: f64) -> Head {
@@ -25,8 +25,8 @@ pub const BS: Method = Method {
     title: "balanced softmax",
     source: "Ren et al., NeurIPS 2020",
     make: |_, _| Recipe::with_head(adjusted(1.0)),
-    training: Training::LDAM_DRW,
     published: FIGURES,
+    ..Method::BASE
 };
 
 /// Logit adjustment in the loss.
@@ -35,8 +35,8 @@ pub const LA: Method = Method {
     title: "logit adjustment",
     source: "Menon et al., ICLR 2021 (their own figures are of another network)",
     make: |settings, _| Recipe::with_head(adjusted(settings.tau.unwrap_or(1.0))),
-    training: Training::LDAM_DRW,
     published: FIGURES,
+    ..Method::BASE
 };
 
 /// Vector scaling.
@@ -48,11 +48,11 @@ pub const VS: Method = Method {
         let scale = Rule::Relative { gamma: 0.2 };
         Recipe::with_head(Head { class_scale: Some(scale.into()), ..adjusted(settings.tau.unwrap_or(1.2)) })
     },
-    training: Training::LDAM_DRW,
     published: Published {
         width: 16,
         cifar10: [Some(80.29), None, Some(88.74)],
         cifar100: [Some(42.67), None, Some(58.50)],
         source: "wang22ti/DDC",
     },
+    ..Method::BASE
 };

@@ -2,7 +2,7 @@
 //! al., ECCV workshops 2020). Partners are a permutation of the step's own originals, cropped and flipped on their own.
 
 use super::recipe::{Mix, Share};
-use super::{Method, MethodSettings, Published, Recipe, Training};
+use super::{Method, MethodSettings, Published, Recipe};
 use crate::ops::augment_mix::View;
 
 fn mixed(view: View, share: Share, settings: &MethodSettings) -> Recipe {
@@ -15,13 +15,13 @@ pub const MIXUP: Method = Method {
     title: "mixup",
     source: "Zhang et al., ICLR 2018",
     make: |settings, _| mixed(View::Mixup, Share::Lambda, settings),
-    training: Training::LDAM_DRW,
     published: Published {
         width: 16,
         cifar10: [Some(73.06), Some(77.82), Some(87.1)],
         cifar100: [Some(39.54), Some(44.99), Some(58.02)],
         source: "BBN, as the GLMC paper quotes it (with a misprint at CIFAR-100, imbalance 50)",
     },
+    ..Method::BASE
 };
 
 /// A box is pasted.
@@ -30,8 +30,7 @@ pub const CUTMIX: Method = Method {
     title: "CutMix",
     source: "Yun et al., ICCV 2019",
     make: |settings, _| mixed(View::Cutmix, Share::Area, settings),
-    training: Training::LDAM_DRW,
-    published: Published::NONE,
+    ..Method::BASE
 };
 
 /// As mixup, with labels that lean to the smaller class.
@@ -40,11 +39,11 @@ pub const REMIX: Method = Method {
     title: "Remix",
     source: "Chou et al., ECCV workshops 2020",
     make: |settings, _| mixed(View::Mixup, Share::Remix { kappa: 3.0, tau: 0.5 }, settings),
-    training: Training::LDAM_DRW,
     published: Published {
         width: 16,
         cifar10: [Some(73.43), Some(79.26), None],
         cifar100: [Some(41.39), Some(45.70), None],
         source: "zhangyongshun/BagofTricks-LT (warm-up from a third)",
     },
+    ..Method::BASE
 };

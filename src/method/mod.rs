@@ -3,6 +3,7 @@
 //! A method is one file: a [`Method`] that makes a [`Recipe`] of a run's settings, and its row in [`METHODS`]. A recipe is data;
 //! how it is drawn ([`plan`]) and recorded ([`record`]) is the same for all. Nothing else asks which method it is.
 
+mod bbn;
 mod class_balanced;
 pub mod class_vectors;
 mod cmo;
@@ -17,6 +18,7 @@ pub mod recipe;
 pub mod record;
 pub mod samplers;
 pub mod schedule;
+mod sharpness_aware;
 
 pub use plan::{EpochPlan, PlanConfig};
 pub use recipe::Recipe;
@@ -50,6 +52,11 @@ pub const METHODS: &[&Method] = &[
     &cmo::CMO_CE,
     &cmo::CMO_BS,
     &cmo::CMO_LDAM_DRW,
+    &sharpness_aware::SAM_CE,
+    &sharpness_aware::SAM_DRW,
+    &sharpness_aware::SAM_LDAM_DRW,
+    &sharpness_aware::GLMC_SAM,
+    &bbn::BBN,
 ];
 
 /// A training method.
@@ -67,6 +74,19 @@ pub struct Method {
     pub training: Training,
     /// Its published figures.
     pub published: Published,
+    /// Sharpness-aware minimisation, where the method has it.
+    pub sam: Option<SharpnessAware>,
+    /// Parameters without weight decay, by name.
+    pub undecayed: &'static [&'static str],
+}
+
+/// How a method climbs before it descends (Foret et al., ICLR 2021).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct SharpnessAware {
+    /// rho on CIFAR-10 and CIFAR-100.
+    pub rho: [f64; 2],
+    /// Whether the similarity of two views counts on the way up.
+    pub similarity: bool,
 }
 
 /// The settings of a run that methods read. Each method reads those that it has.
@@ -125,6 +145,8 @@ pub struct Training {
     pub steps: &'static [(usize, f64)],
     /// Epochs of linear warm-up.
     pub warmup: usize,
+    /// The share of `lr` that it starts from: see [`schedule::WarmUp`].
+    pub warmup_from: f64,
     pub weight_decay: f64,
 }
 
@@ -136,6 +158,7 @@ impl Training {
         lr: 0.1,
         steps: &[(160, 0.01), (180, 1e-4)],
         warmup: 5,
+        warmup_from: 0.0,
         weight_decay: 2e-4,
     };
 
@@ -167,6 +190,18 @@ impl Published {
 }
 
 impl Method {
+    /// Plain cross-entropy by LDAM-DRW's recipe: what methods change a part of.
+    pub const BASE: Method = Method {
+        name: "",
+        title: "",
+        source: "",
+        make: |_, _| Recipe::plain(),
+        training: Training::LDAM_DRW,
+        published: Published::NONE,
+        sam: None,
+        undecayed: &[],
+    };
+
     /// Its recipe for these settings and training images per class.
     pub fn recipe(&self, settings: &MethodSettings, counts: &[usize]) -> Recipe {
         (self.make)(settings, counts)

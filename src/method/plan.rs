@@ -103,7 +103,9 @@ impl EpochPlan {
                 false => (Mixture::NONE, batch.to_vec()),
             };
             let images = |image: u32| counts[labels[image as usize] as usize];
-            let share = |(&i, &j): (&u32, &u32)| mixture.share(recipe.mixing.share, pixels, [images(i), images(j)]);
+            let share = |(&i, &j): (&u32, &u32)| {
+                mixture.share(recipe.mixing.share, pixels, [images(i), images(j)], [epoch, *epochs])
+            };
             shares.extend(batch.iter().zip(&others).map(share));
             partners.extend(others);
             let Mixture { lambda, cut } = mixture;
@@ -232,6 +234,24 @@ mod tests {
             let area = (p.cut[1] - p.cut[0]) * (p.cut[3] - p.cut[2]);
             assert_eq!(plan.shares[8 * step], 1.0 - area as f32 / 1024.0);
         }
+    }
+
+    #[test]
+    fn bbn_shuffles_its_originals_and_reverses_its_partners() {
+        let config = config("bbn");
+        let mut rare = 0;
+        for epoch in 0..10 {
+            let plan = draw(&config, epoch);
+            // alpha = 1 - (e/E)^2, the share of features and labels alike.
+            let alpha = (1.0 - (epoch as f64 / 10.0).powi(2)) as f32;
+            assert_eq!(plan.shares, [alpha; 21]);
+            let mut originals = plan.originals.clone();
+            originals.sort_unstable();
+            assert_eq!(originals, (0..21).collect::<Vec<u32>>());
+            rare += plan.partners.iter().filter(|&&image| image >= 16).count();
+        }
+        // With probability 1/n_c: of classes of 16 and 5 images the smaller one has 16 of 21, here of 210.
+        assert!((140..=180).contains(&rare), "{rare}");
     }
 
     #[test]

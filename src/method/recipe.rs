@@ -4,6 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::class_vectors::{self, Scheduled};
+pub use super::mixing::{Mix, Share};
 use super::samplers::{Partners, Sampling};
 use super::schedule::Coefficient;
 use crate::error::{Error, Result};
@@ -32,48 +33,11 @@ pub struct Recipe {
     /// The consistency of two views.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub similarity: Option<Similarity>,
+    /// Whether the network ends in two branches, one for each view, which the originals' shares weigh (BBN).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub branches: bool,
     /// The classifier to evaluate with.
     pub evaluate: HeadKind,
-}
-
-/// How the views of a step are mixed: one lambda and one box per step.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Mix {
-    /// lambda ~ Beta(beta, beta).
-    pub beta: f64,
-    /// The share of steps that mix; the others take their originals as they are.
-    pub p: f64,
-    /// Finished epochs from which, and before which, steps mix at all.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub epochs: Option<[usize; 2]>,
-    /// The original's share of the label.
-    pub share: Share,
-}
-
-impl Default for Mix {
-    fn default() -> Mix {
-        Mix { beta: 1.0, p: 1.0, epochs: None, share: Share::Lambda }
-    }
-}
-
-/// The original's share of a mixed label; the partner has the rest.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
-pub enum Share {
-    /// lambda.
-    #[default]
-    Lambda,
-    /// 1 less the box's share of the image, clipped at the border (CutMix).
-    Area,
-    /// Remix (Chou et al., 2020): of classes with n_i and n_j images, 0 if `n_i/n_j >= kappa` and `lambda < tau`; 1 if
-    /// `n_i/n_j <= 1/kappa` and `1 - lambda < tau`; else lambda.
-    Remix {
-        /// Published: 3.
-        kappa: f64,
-        /// Published: 0.5.
-        tau: f64,
-    },
 }
 
 /// The images that an epoch visits.
@@ -225,6 +189,7 @@ impl Recipe {
             partners: Partners::default(),
             heads: Heads { fc: Some(head), fc_cb: None },
             similarity: None,
+            branches: false,
             evaluate: HeadKind::Fc,
         }
     }
@@ -257,7 +222,7 @@ impl Recipe {
         }
     }
 
-    /// Whether a view is mixed with partners.
+    /// Whether a view shows anything of the partners.
     pub fn mixes(&self) -> bool {
         self.views.iter().any(|&view| view != View::Plain)
     }
@@ -292,8 +257,8 @@ impl Recipe {
     pub fn losses(&self) -> Vec<(&'static str, usize)> {
         let classifiers = self.classifiers().into_iter().enumerate();
         let supervised = classifiers.map(|(column, (kind, _))| match kind {
-            HeadKind::Fc => ("c", column),
             HeadKind::FcCb => ("cb", column),
+            _ => ("c", column),
         });
         supervised.chain(self.similarity.map(|_| ("sim", TOTAL - 1))).collect()
     }
@@ -328,11 +293,15 @@ impl Recipe {
         if classifiers.is_empty() {
             return wrong("heads: none of fc and fc_cb is trained".into());
         }
-        if !classifiers.iter().any(|(kind, _)| *kind == self.evaluate) {
-            return wrong(format!("evaluate: {} is not trained", self.evaluate));
+        let is_trained = |head: &&HeadKind| classifiers.iter().any(|(kind, _)| kind == *head);
+        if let Some(absent) = self.evaluate.heads().iter().find(|head| !is_trained(head)) {
+            return wrong(format!("evaluate: {absent} is not trained"));
         }
         if self.similarity.is_some() && self.views.len() != 2 {
             return wrong("similarity: two views are needed to compare".into());
+        }
+        if self.branches && (self.views.len() != 2 || self.similarity.is_some()) {
+            return wrong("branches: two views are needed, one for each, and no similarity".into());
         }
         let Mix { beta, p, epochs: window, share } = self.mixing;
         if !(1e-3..=1e6).contains(&beta) {
@@ -483,6 +452,8 @@ mod tests {
             ("ce", "heads.fc = false", "none of fc and fc_cb"),
             ("ce", "evaluate = 'fc_cb'", "fc_cb is not trained"),
             ("ce", "similarity = { gamma = 1 }", "two views"),
+            ("bbn", "views = ['plain']", "branches: two views"),
+            ("glmc", "branches = true", "no similarity"),
             ("mixup", "mixing.beta = 0", "mixing.beta"),
             ("cmo-ce", "mixing.p = 1.5", "mixing.p"),
             ("cmo-ce", "mixing.epochs = [9, 4]", "9 is after 4"),

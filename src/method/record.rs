@@ -3,9 +3,10 @@
 use super::recipe::{Head, Recipe, Similarity};
 use crate::error::Result;
 use crate::nn::{Model, Recorder};
+use crate::ops::augment_mix::View;
 use crate::ops::load_step::StepVars;
 use crate::ops::negative_cosine::negative_cosine;
-use crate::ops::supervised_loss::{HeadLoss, supervised_loss};
+use crate::ops::supervised_loss::{HeadLoss, ViewLabels, supervised_loss};
 use crate::ops::total_loss::total_loss;
 use crate::tape::Var;
 
@@ -27,6 +28,22 @@ pub struct Inputs<'a> {
 }
 
 impl Recipe {
+    /// Which labels the samples of the views have.
+    fn labels(&self) -> Result<[ViewLabels; 2]> {
+        let mut labels = [ViewLabels::Mixed; 2];
+        // Branches join the views: their samples have both labels.
+        if !self.branches {
+            for (to, view) in labels.iter_mut().zip(self.views()?.each()) {
+                *to = match view {
+                    View::Plain => ViewLabels::Original,
+                    View::Partner => ViewLabels::Partner,
+                    View::Mixup | View::Cutmix => ViewLabels::Mixed,
+                };
+            }
+        }
+        Ok(labels)
+    }
+
     /// Records network, heads and losses of a step; returns the outputs of the heads by name: `fc`, `fc_cb`, and of the
     /// similarity `h` (projections) and `u` (predictions).
     ///
@@ -34,6 +51,7 @@ impl Recipe {
     /// When the shapes do not fit each other.
     pub fn record(&self, r: &mut Recorder<'_>, model: &Model, inputs: &Inputs<'_>) -> Result<Vec<(&'static str, Var)>> {
         let Inputs { images, labels, vectors, vars, log, batch } = *inputs;
+        r.shares = Some(vars.shares);
         let features = model.record_features(r, images)?;
         let mut outputs = Vec::new();
         let mut losses = Vec::new();
@@ -59,7 +77,7 @@ impl Recipe {
                 Some((u, target))
             }
         };
-        let rows = supervised_loss(&mut r.tape, r.backend, &losses, labels, vars)?;
+        let rows = supervised_loss(&mut r.tape, r.backend, &losses, labels, vars, self.labels()?)?;
         let cosine = cosine.map(|(u, target)| negative_cosine(&mut r.tape, r.backend, u, target, vars.scalars));
         total_loss(&mut r.tape, r.backend, rows, cosine.transpose()?, vars.logged, log, batch)?;
         Ok(outputs)

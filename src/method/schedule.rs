@@ -125,7 +125,7 @@ impl LearningRate {
             return Err(Error::Config(format!("warmup-epochs ({warmup}) must be fewer than epochs ({epochs})")));
         }
         if !(0.0..=1.0).contains(&from) {
-            return Err(Error::Config(format!("the warm-up must start from 0..=1 of the base, not {from}")));
+            return Err(Error::Config(format!("warmup-from must lie in 0..=1 (a share of lr), not {from}")));
         }
         let Decay::Steps(steps) = &self.decay else { return Ok(()) };
         if !steps.is_sorted_by(|a, b| a.0 < b.0) {

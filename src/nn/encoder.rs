@@ -12,7 +12,7 @@ pub trait Encoder: std::fmt::Debug + Send + Sync {
     fn features(&self) -> usize;
 
     /// Records the network on images (batch, height, width, stem channels); returns features (batch, features), in the
-    /// accumulation type.
+    /// accumulation type; of a network with two branches in training a row for both views of a sample.
     ///
     /// # Errors
     /// When the images do not fit the network.
@@ -26,6 +26,9 @@ pub struct EncoderConfig {
     pub width: usize,
     /// Channels of the images as stored: 3, or more where a backend's stem wants padding.
     pub stem_channels: usize,
+    /// Whether the last block exists twice: one sees the first view, the other the second, and their features, weighed by the
+    /// step's shares, lie side by side (BBN). In evaluation both see every image, and features are as they are.
+    pub branches: bool,
 }
 
 /// Networks of one design. A new design is one file, and one row in [`FAMILIES`].

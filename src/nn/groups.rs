@@ -46,6 +46,12 @@ fn one() -> f64 {
 }
 
 impl Group {
+    /// A parameter without weight decay.
+    pub fn undecayed(name: &str) -> Group {
+        let (pattern, weight_decay) = (name.into(), Some(0.0));
+        Group { pattern, lr_factor: one(), weight_decay, frozen: false, batch_norm: BatchNorm::default() }
+    }
+
     /// Checks what can be checked without a network.
     ///
     /// # Errors

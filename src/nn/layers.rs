@@ -29,6 +29,8 @@ pub struct Recorder<'a> {
     pub backend: &'a dyn Backend,
     /// Training or inference.
     pub mode: Mode,
+    /// F32 (batch): in training, by what a network of two branches weighs the first of them.
+    pub shares: Option<Var>,
     parameters: Vec<Var>,
     /// Per parameter, what a batch normalisation uses whose scale it is.
     norms: Vec<BatchNorm>,
@@ -40,7 +42,7 @@ impl<'a> Recorder<'a> {
         let mut tape = Tape::new();
         let parameters = store.bind(&mut tape, None);
         let norms = vec![BatchNorm::Train; parameters.len()];
-        Recorder { tape, backend, mode, parameters, norms }
+        Recorder { tape, backend, mode, shares: None, parameters, norms }
     }
 
     /// As [`Recorder::new`], where parameters are trained by `rules`: those that are frozen get no gradient. Without
@@ -59,7 +61,7 @@ impl<'a> Recorder<'a> {
             norm => norm,
         };
         let norms = (0..parameters.len()).map(norm).collect();
-        Recorder { tape, backend, mode, parameters, norms }
+        Recorder { tape, backend, mode, shares: None, parameters, norms }
     }
 
     /// A parameter's value on the tape.

@@ -20,6 +20,8 @@ pub struct ModelConfig {
     pub heads: Vec<HeadSpec>,
     /// Width h of the projection and prediction vectors; `None` takes the encoder's published one.
     pub hidden: Option<usize>,
+    /// Whether the encoder ends in two branches: see [`EncoderConfig::branches`].
+    pub branches: bool,
 }
 
 /// A head.
@@ -119,14 +121,27 @@ pub enum HeadKind {
     /// The conventional classifier: for balanced data, and for plain cross-entropy.
     #[value(name = "fc")]
     Fc,
+    /// The mean of both classifiers' logits.
+    #[value(name = "mean")]
+    Mean,
 }
 
 impl HeadKind {
-    /// The head's name in PyTorch's state dict.
+    /// As flags and files call it: a single head's name in PyTorch's state dict.
     pub fn name(self) -> &'static str {
         match self {
             HeadKind::FcCb => "fc_cb",
             HeadKind::Fc => "fc",
+            HeadKind::Mean => "mean",
+        }
+    }
+
+    /// The heads whose logits it takes, themselves or their mean.
+    pub fn heads(self) -> &'static [HeadKind] {
+        match self {
+            HeadKind::FcCb => &[HeadKind::FcCb],
+            HeadKind::Fc => &[HeadKind::Fc],
+            HeadKind::Mean => &[HeadKind::Fc, HeadKind::FcCb],
         }
     }
 }
@@ -163,7 +178,8 @@ impl Model {
             return Err(Error::Config(format!("hidden width {hidden} is not in 1..=16384")));
         }
         let mut specs = Specs::default();
-        let encoder = (family.build)(&config.name, &mut specs, EncoderConfig { width: config.width, stem_channels });
+        let of = EncoderConfig { width: config.width, stem_channels, branches: config.branches };
+        let encoder = (family.build)(&config.name, &mut specs, of);
         let extent = |extent: Extent| match extent {
             Extent::Features => encoder.features(),
             Extent::Classes => config.classes,
@@ -196,6 +212,27 @@ impl Model {
     /// When the model does not have that head.
     pub fn record_head(&self, r: &mut Recorder<'_>, name: &str, x: Var) -> Result<Var> {
         self.head(name)?.1.record(r, x)
+    }
+
+    /// Records the logits of a classifier on features, (batch, classes) for each of its heads, and says by what evaluation
+    /// multiplies them: see [`HeadSpec::eval_scale`].
+    ///
+    /// # Errors
+    /// When the model lacks a head, or the heads to be averaged are scaled differently.
+    pub fn record_classifier(
+        &self,
+        r: &mut Recorder<'_>,
+        classifier: HeadKind,
+        features: Var,
+    ) -> Result<(Vec<Var>, f32)> {
+        let names = classifier.heads().iter().map(|head| head.name());
+        let logits = names.clone().map(|name| self.record_head(r, name, features)).collect::<Result<Vec<_>>>()?;
+        let scales = names.map(|name| self.eval_scale(name)).collect::<Result<Vec<_>>>()?;
+        if scales.iter().any(|&scale| scale != scales[0]) {
+            let what = "fc and fc_cb have different scales: their logits have no mean; evaluate one of them";
+            return Err(Error::Config(what.into()));
+        }
+        Ok((logits, scales[0]))
     }
 
     /// S of one head: see [`HeadSpec::eval_scale`].
@@ -232,7 +269,8 @@ mod tests {
 
     fn model(heads: &'static [HeadSpec]) -> Result<Model> {
         let (name, hidden) = ("resnet20".into(), Some(HIDDEN));
-        Model::new(&ModelConfig { name, width: 2, classes: CLASSES, heads: heads.to_vec(), hidden }, 3)
+        let heads = heads.to_vec();
+        Model::new(&ModelConfig { name, width: 2, classes: CLASSES, heads, hidden, branches: false }, 3)
     }
 
     const HEADS: &[HeadSpec] = &[

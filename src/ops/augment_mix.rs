@@ -26,6 +26,8 @@ pub enum View {
     Mixup,
     /// o with the step's box taken from r (Yun et al., "CutMix", 2019); just o where the box is empty.
     Cutmix,
+    /// r; the original has no part in it.
+    Partner,
 }
 
 impl fmt::Display for View {
@@ -34,6 +36,7 @@ impl fmt::Display for View {
             View::Plain => "plain",
             View::Mixup => "mixup",
             View::Cutmix => "cutmix",
+            View::Partner => "partner",
         })
     }
 }
@@ -48,6 +51,8 @@ pub enum Mixing {
     Two(View, View),
     /// The originals as they are, normalised: evaluation.
     Evaluate,
+    /// The same, and after them their mirror images: evaluation that averages over both.
+    EvaluateFlip,
 }
 
 impl Mixing {
@@ -65,6 +70,7 @@ impl Mixing {
             Mixing::One(view) => (view, None),
             Mixing::Two(first, second) => (first, Some(second)),
             Mixing::Evaluate => (View::Plain, None),
+            Mixing::EvaluateFlip => (View::Plain, Some(View::Plain)),
         };
         std::iter::once(first).chain(second)
     }
@@ -90,6 +96,7 @@ impl fmt::Display for Mixing {
             Mixing::One(view) => view.fmt(f),
             Mixing::Two(first, second) => write!(f, "{first}+{second}"),
             Mixing::Evaluate => f.write_str("evaluate"),
+            Mixing::EvaluateFlip => f.write_str("evaluate+mirror"),
         }
     }
 }

@@ -12,6 +12,7 @@ pub mod checksum;
 pub mod classify;
 pub mod conv2d;
 pub mod global_avg_pool;
+pub mod join_branches;
 pub mod linear;
 pub mod load_step;
 pub mod negative_cosine;
@@ -20,6 +21,7 @@ pub mod project_rows;
 pub mod sam;
 pub mod scale_columns;
 pub mod sgd;
+pub mod split_views;
 pub mod supervised_loss;
 pub mod total_loss;
 
@@ -38,6 +40,7 @@ pub trait Backend:
     + classify::ClassifyKernels
     + conv2d::Conv2dKernels
     + global_avg_pool::GlobalAvgPoolKernels
+    + join_branches::JoinBranchesKernels
     + linear::LinearKernels
     + load_step::LoadStepKernels
     + negative_cosine::NegativeCosineKernels
@@ -46,6 +49,7 @@ pub trait Backend:
     + project_rows::ProjectRowsKernels
     + sam::SamKernels
     + sgd::SgdKernels
+    + split_views::SplitViewsKernels
     + supervised_loss::SupervisedLossKernels
     + total_loss::TotalLossKernels
 {

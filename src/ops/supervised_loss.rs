@@ -76,6 +76,29 @@ pub enum Form {
     },
 }
 
+/// Which labels the samples of a view have.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ViewLabels {
+    /// Both terms, by the step's shares.
+    #[default]
+    Mixed,
+    /// The original's alone, whatever the share is.
+    Original,
+    /// The partner's alone.
+    Partner,
+}
+
+impl ViewLabels {
+    /// The original's share where the step's is `share`.
+    pub fn share(self, share: f32) -> f32 {
+        match self {
+            ViewLabels::Mixed => share,
+            ViewLabels::Original => 1.0,
+            ViewLabels::Partner => 0.0,
+        }
+    }
+}
+
 /// What the sum of a view's rows is divided by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -131,6 +154,8 @@ pub struct SupervisedLoss<'a> {
     pub partners: Tensor,
     /// F32 (batch), also where the accumulation type is F64: the original's share in 0..=1 of each sample's label.
     pub shares: Tensor,
+    /// Of the first and of the second view.
+    pub views: [ViewLabels; 2],
     /// A `StepParams`.
     pub scalars: Tensor,
     /// Accumulation type (heads, views * batch), written.
@@ -151,6 +176,7 @@ struct Record {
     heads: Vec<HeadLoss>,
     labels: Var,
     vars: StepVars,
+    views: [ViewLabels; 2],
     rows: Var,
     batch: usize,
     /// Of one head.
@@ -158,11 +184,11 @@ struct Record {
 }
 
 /// Records the losses of one or two heads for the step's originals, partners and shares; `labels` I32 (images) has the class
-/// of every image. Head k's gradient is scaled by the step's coefficient k. Returns the losses of all rows, (heads, views *
+/// of every image, and `views` says which of them count in the first and in the second view. Head k's gradient is scaled by the step's coefficient k. Returns the losses of all rows, (heads, views *
 /// batch).
 ///
 /// # Errors
-/// When the shapes do not fit each other, there are more than two heads, or an exponent or a scale is no number that makes
+/// When the shapes do not fit each other, there are more than two heads or views, or an exponent or a scale is no number that makes
 /// sense.
 pub fn supervised_loss(
     tape: &mut Tape,
@@ -170,6 +196,7 @@ pub fn supervised_loss(
     heads: &[HeadLoss],
     labels: Var,
     vars: StepVars,
+    views: [ViewLabels; 2],
 ) -> Result<Var> {
     if !(1..=2).contains(&heads.len()) {
         return Err(Error::op(NAME, format!("one or two heads, not {}", heads.len())));
@@ -194,9 +221,12 @@ pub fn supervised_loss(
     if batch == 0 || count % batch != 0 {
         return Err(Error::op(NAME, format!("{count} rows of logits are no multiple of {batch} samples")));
     }
+    if count > 2 * batch {
+        return Err(Error::op(NAME, format!("one or two views, not {}", count / batch)));
+    }
     let rows = tape.value(&[heads.len(), count], backend.precision().accumulate());
     let elements = (count * classes) as f64;
-    tape.record(Record { heads: heads.to_vec(), labels, vars, rows, batch, elements });
+    tape.record(Record { heads: heads.to_vec(), labels, vars, views, rows, batch, elements });
     Ok(rows)
 }
 
@@ -259,6 +289,7 @@ impl Op for Record {
                 originals: run.value(self.vars.originals),
                 partners: run.value(self.vars.partners),
                 shares: run.value(self.vars.shares),
+                views: self.views,
                 scalars: run.value(self.vars.scalars),
                 rows: run.value(self.rows),
             })

@@ -112,7 +112,7 @@ impl State {
     ///
     /// # Errors
     /// When the file system fails; an older file at `path` is then untouched.
-    pub fn save(&self, path: &Path, mut manifest: Manifest, losses: &[f64]) -> Result<()> {
+    pub fn save(&self, path: &Path, manifest: Manifest, losses: &[f64]) -> Result<()> {
         let mut more = Vec::new();
         for layer in self.0.iter().filter_map(|entry| entry.name.strip_suffix("running_var")) {
             let bytes = (manifest.progress.total_steps as i64).to_le_bytes().to_vec();
@@ -122,23 +122,26 @@ impl State {
         if !losses.is_empty() {
             more.push(Entry::floats(LOSSES.into(), &[losses.len() / 4, 4], losses, Precision::F64));
         }
-        let mut entries: Vec<&Entry> = self.0.iter().chain(&more).collect();
-        entries.sort_by(|a, b| a.name.cmp(&b.name));
-        let contents = entries.iter().map(|e| (e.name.as_str(), e.dtype, e.shape.as_slice(), e.bytes.as_slice()));
-        manifest.checksum = String::new();
-        manifest.checksum = checksum(&manifest.to_json(), manifest.is_old(), contents);
-        let metadata = std::collections::HashMap::from([(KEY.to_string(), manifest.to_json())]);
-        let views = entries
-            .iter()
-            .map(|e| match TensorView::new(e.dtype, e.shape.clone(), &e.bytes) {
-                Ok(view) => Ok((e.name.as_str(), view)),
-                Err(error) => Err(Error::file(path, format!("{}: {error}", e.name))),
-            })
-            .collect::<Result<Vec<_>>>()?;
-        let bytes = safetensors::serialize(views, Some(metadata))
-            .map_err(|e| Error::file(path, format!("cannot be written: {e}")))?;
-        write_atomically(path, |file| file.write_all(&bytes).map_err(Error::io(path)))
+        write(path, manifest, self.0.iter().chain(&more).collect())
     }
+}
+
+fn write(path: &Path, mut manifest: Manifest, mut entries: Vec<&Entry>) -> Result<()> {
+    entries.sort_by(|a, b| a.name.cmp(&b.name));
+    let contents = entries.iter().map(|e| (e.name.as_str(), e.dtype, e.shape.as_slice(), e.bytes.as_slice()));
+    manifest.checksum = String::new();
+    manifest.checksum = checksum(&manifest.to_json(), manifest.is_old(), contents);
+    let metadata = std::collections::HashMap::from([(KEY.to_string(), manifest.to_json())]);
+    let views = entries
+        .iter()
+        .map(|e| match TensorView::new(e.dtype, e.shape.clone(), &e.bytes) {
+            Ok(view) => Ok((e.name.as_str(), view)),
+            Err(error) => Err(Error::file(path, format!("{}: {error}", e.name))),
+        })
+        .collect::<Result<Vec<_>>>()?;
+    let bytes = safetensors::serialize(views, Some(metadata))
+        .map_err(|e| Error::file(path, format!("cannot be written: {e}")))?;
+    write_atomically(path, |file| file.write_all(&bytes).map_err(Error::io(path)))
 }
 
 impl Checkpoint {
@@ -193,10 +196,43 @@ impl Checkpoint {
         self.tensors.iter().map(|(name, ..)| name.as_str()).filter(is_model)
     }
 
-    /// A tensor's values.
+    /// Writes the model with some of its tensors changed; `what` says what was done to it. The optimiser's and the run's state
+    /// are left out: nothing can go on from a model that was changed.
     ///
     /// # Errors
-    /// When it is missing or has another shape.
+    /// When this checkpoint's file is not what it was, or the file system fails.
+    pub fn save_changed(&self, path: &Path, what: String, changed: &[(String, Vec<f64>)]) -> Result<()> {
+        let bytes = crate::files::read(&self.path, MAX_BYTES)?;
+        let gone = || Error::file(&self.path, "has changed meanwhile: try again");
+        let tensors = SafeTensors::deserialize(&bytes).map_err(|_| gone())?;
+        let mut entries = Vec::new();
+        for (name, view) in tensors.tensors() {
+            if name.starts_with("optimizer.") || name.starts_with("run.") {
+                continue;
+            }
+            let values = match changed.iter().find(|(changed, _)| *changed == name) {
+                Some((_, values)) => Some(values.as_slice()),
+                None => self.tensors.iter().find(|(known, ..)| *known == name).map(|(.., values)| values.as_slice()),
+            };
+            let shape = view.shape();
+            entries.push(match values {
+                Some(values) if view.dtype() == Dtype::F64 => Entry::floats(name, shape, values, Precision::F64),
+                Some(values) => Entry::floats(name, shape, values, Precision::F32),
+                None => Entry { name, dtype: view.dtype(), shape: shape.to_vec(), bytes: view.data().to_vec() },
+            });
+        }
+        if entries.iter().filter(|entry| changed.iter().any(|(name, _)| *name == entry.name)).count() != changed.len() {
+            return Err(gone());
+        }
+        let mut manifest = self.manifest.clone();
+        manifest.posthoc = Some(what);
+        write(path, manifest, entries.iter().collect())
+    }
+
+    /// One tensor's values.
+    ///
+    /// # Errors
+    /// When there is none of that name, or it has another shape.
     pub fn tensor(&self, name: &str, shape: &[usize]) -> Result<&[f64]> {
         let (_, found, values) = self
             .tensors

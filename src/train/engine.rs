@@ -2,9 +2,9 @@
 
 use super::evaluate::{Evaluation, EvaluationConfig, Evaluator};
 use super::feed::{Feed, Images};
+use super::passes::Look;
 use super::step::{Source, StepConfig, TrainStep};
 use crate::config::Config;
-use crate::data::shots::Shot;
 use crate::data::store::Store;
 use crate::error::Result;
 use crate::method::{EpochPlan, Members, PlanConfig, Recipe};
@@ -137,13 +137,10 @@ impl<'a> Engine<'a> {
             let Some(images) = images else { return Ok(None) };
             let batch = EVALUATION_BATCH.min(images.len());
             let feed = feed(images, batch)?;
-            let how = EvaluationConfig {
-                augmentation: data.augmentation,
-                head: config.head.unwrap_or(recipe.evaluate),
-                batch,
-                groups: data.counts.iter().map(|&n| Shot::of(n, config.twenty_is_few)).collect(),
-                arena: Some(step.arena()),
-            };
+            let look =
+                Look { augmentation: data.augmentation, flip: config.eval_flip, batch, arena: Some(step.arena()) };
+            let head = config.head.unwrap_or(recipe.evaluate);
+            let how = EvaluationConfig { look, head, groups: config.shots(data.counts.len()).groups(data.counts) };
             let evaluator = Evaluator::new(backend, &model, &parameters, &feed, how)?;
             Ok(Some((feed, evaluator)))
         };
@@ -227,7 +224,9 @@ pub fn normalisation(augmentation: Augmentation, mean: [f64; 3], std: [f64; 3]) 
 /// When the configuration names no known model.
 pub fn model(config: &Config, recipe: &Recipe, classes: usize, backend: &dyn Backend) -> Result<Model> {
     let (name, heads) = (config.model.clone(), recipe.head_specs());
-    Model::new(&ModelConfig { name, width: config.width, classes, heads, hidden: None }, backend.stem_channels())
+    let branches = recipe.branches;
+    let description = ModelConfig { name, width: config.width, classes, heads, hidden: None, branches };
+    Model::new(&description, backend.stem_channels())
 }
 
 /// What a step of this configuration needs.

@@ -3,75 +3,115 @@
 use serde::{Deserialize, Serialize};
 
 use super::feed::Feed;
+use super::passes::{Look, Passes};
 use crate::data::shots::Shot;
 use crate::error::Result;
-use crate::memory::Replay;
-use crate::method::EpochPlan;
-use crate::nn::{HeadKind, Mode, Model, ParameterStore, Recorder};
+use crate::nn::{HeadKind, Model, ParameterStore};
 use crate::ops::Backend;
-use crate::ops::augment_mix::{Augmentation, Mixing, augment_mix};
 use crate::ops::classify::classify;
-use crate::ops::load_step::{load_step, row_words};
-use crate::tape::{Arena, Program};
 use crate::tensor::{DType, Tensor};
 
 /// Bins of the expected calibration error.
 const BINS: usize = 15;
 
-/// What a model reaches on a test set. Accuracies are percentages of the images concerned.
+/// What a model reaches on a test set. Accuracies are percentages of the images concerned, or where it says so means of the
+/// classes' recalls; where each class has as many images these are the same.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Evaluation {
     /// Right at first guess.
     pub top1: f64,
     /// Right among the first five guesses.
     pub top5: f64,
-    /// Top-1 over the classes with many training images; absent when there are no such classes.
+    /// Mean recall of the classes with many training images; absent when there are no such classes.
     pub many: Option<f64>,
-    /// Top-1 over the classes with a medium number of training images.
+    /// Mean recall of the classes with a medium number of training images.
     pub medium: Option<f64>,
-    /// Top-1 over the classes with few training images.
+    /// Mean recall of the classes with few training images.
     pub few: Option<f64>,
     /// Expected calibration error in percentage points, 15 equal bins of confidence (Guo et al. 2017).
     pub ece: f64,
-    /// Top-1 of each class; absent where the test set has none of it.
+    /// Balanced accuracy, the mean recall of all classes; absent in the lines of older runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub balanced: Option<f64>,
+    /// Mean negative log-likelihood of the true class, in nats; absent where it is not finite, and in the lines of older runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nll: Option<f64>,
+    /// Mean confidence on the images of many-shot classes less that on few-shot classes, in percentage points: the head/tail
+    /// confidence gap. Absent where there are not both.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub confidence_gap: Option<f64>,
+    /// Recall of each class; absent where the test set has none of it.
     pub per_class: Vec<Option<f64>>,
     /// Test images.
     pub images: usize,
 }
 
+/// What a classifier made of each image, (images) each.
+#[derive(Clone, Copy, Debug)]
+pub struct Guesses<'a> {
+    /// Classes ahead of the true one.
+    pub ranks: &'a [i32],
+    /// Softmax probability of the best class.
+    pub confidences: &'a [f32],
+    /// `-log` of the softmax probability of the true class.
+    pub losses: &'a [f32],
+}
+
 impl Evaluation {
-    /// Tallies ranks and confidences, (images) each, of images with these labels; `groups` says each class's shots.
-    pub fn tally(ranks: &[i32], confidences: &[f32], labels: &[i32], groups: &[Shot]) -> Evaluation {
+    /// Tallies guesses about images with these labels; `groups` says each class's shots.
+    pub fn tally(guesses: Guesses<'_>, labels: &[i32], groups: &[Shot]) -> Evaluation {
         let mut right = vec![0usize; groups.len()];
         let mut all = vec![0usize; groups.len()];
-        let mut top5 = 0;
-        let mut bins = [(0usize, 0usize, 0f64); BINS];
-        for ((&rank, &confidence), &label) in ranks.iter().zip(confidences).zip(labels) {
+        let mut sure = vec![0f64; groups.len()];
+        let (mut top5, mut loss) = (0, 0.0);
+        let mut bins = [(0usize, 0f64); BINS];
+        for (at, &label) in labels.iter().enumerate() {
             let class = label as usize;
+            let rank = guesses.ranks[at];
+            // One that is not a number counts as 0.
+            let confidence = Some(f64::from(guesses.confidences[at])).filter(|c| c.is_finite()).unwrap_or(0.0);
             all[class] += 1;
             right[class] += usize::from(rank == 0);
+            sure[class] += confidence;
             top5 += usize::from(rank < 5);
-            // Bins are open below and closed above; a confidence of 0 cannot be, one that is not a number counts as 0.
-            let bin = ((f64::from(confidence) * BINS as f64).ceil() as usize).clamp(1, BINS) - 1;
-            bins[bin].0 += 1;
-            bins[bin].1 += usize::from(rank == 0);
-            bins[bin].2 += if confidence.is_finite() { f64::from(confidence) } else { 0.0 };
+            loss += f64::from(guesses.losses[at]);
+            // Bins are open below and closed above; a confidence of 0 cannot be.
+            let bin = ((confidence * BINS as f64).ceil() as usize).clamp(1, BINS) - 1;
+            bins[bin].0 += usize::from(rank == 0);
+            bins[bin].1 += confidence;
         }
-        let percent = |right: usize, all: usize| (all > 0).then(|| 100.0 * right as f64 / all as f64);
-        let group = |wanted: Shot| {
-            let members = || groups.iter().enumerate().filter(|(_, g)| **g == wanted).map(|(class, _)| class);
-            percent(members().map(|c| right[c]).sum(), members().map(|c| all[c]).sum())
-        };
         let images = labels.len();
-        let gap: f64 = bins.iter().map(|&(_, right, confidence)| (right as f64 - confidence).abs()).sum();
+        let percent = |right: usize, all: usize| (all > 0).then(|| 100.0 * right as f64 / all as f64);
+        let per_class: Vec<Option<f64>> = right.iter().zip(&all).map(|(&r, &a)| percent(r, a)).collect();
+        let mean = |wanted: &dyn Fn(Shot) -> bool| {
+            let recalls: Vec<f64> =
+                per_class.iter().zip(groups).filter(|(_, group)| wanted(**group)).filter_map(|(r, _)| *r).collect();
+            (!recalls.is_empty()).then(|| recalls.iter().sum::<f64>() / recalls.len() as f64)
+        };
+        let confidence = |wanted: Shot| {
+            let members = || groups.iter().enumerate().filter(|(_, group)| **group == wanted).map(|(class, _)| class);
+            let count: usize = members().map(|class| all[class]).sum();
+            (count > 0).then(|| members().map(|class| sure[class]).sum::<f64>() / count as f64)
+        };
+        let (many, few) = (confidence(Shot::Many), confidence(Shot::Few));
+        let gap: f64 = bins.iter().map(|&(right, confidence)| (right as f64 - confidence).abs()).sum();
+        let top1 = percent(right.iter().sum(), images).unwrap_or(0.0);
+        let balanced = mean(&|_| true);
+        debug_assert!(
+            !all.windows(2).all(|pair| pair[0] == pair[1]) || (balanced.unwrap_or(0.0) - top1).abs() < 1e-9,
+            "on a balanced test set, balanced accuracy ({balanced:?}) is top-1 ({top1})"
+        );
         Evaluation {
-            top1: percent(right.iter().sum(), images).unwrap_or(0.0),
+            top1,
             top5: percent(top5, images).unwrap_or(0.0),
-            many: group(Shot::Many),
-            medium: group(Shot::Medium),
-            few: group(Shot::Few),
+            many: mean(&|group| group == Shot::Many),
+            medium: mean(&|group| group == Shot::Medium),
+            few: mean(&|group| group == Shot::Few),
             ece: 100.0 * gap / images.max(1) as f64,
-            per_class: right.iter().zip(&all).map(|(&r, &a)| percent(r, a)).collect(),
+            balanced,
+            nll: Some(loss / images.max(1) as f64).filter(|nll| nll.is_finite()),
+            confidence_gap: many.zip(few).map(|(many, few)| 100.0 * (many - few)),
+            per_class,
             images,
         }
     }
@@ -79,31 +119,19 @@ impl Evaluation {
 
 /// What to evaluate, and how.
 pub struct EvaluationConfig {
-    /// Normalisation; nothing is cropped or flipped.
-    pub augmentation: Augmentation,
+    pub look: Look,
     /// The classifier.
     pub head: HeadKind,
-    /// Images at a time.
-    pub batch: usize,
     /// Each class's shots.
     pub groups: Vec<Shot>,
-    /// Memory that is free during an evaluation.
-    pub arena: Option<Arena>,
-}
-
-struct SizedPass {
-    program: Program,
-    cursor: Tensor,
-    replay: Option<Box<dyn Replay>>,
-    steps: std::ops::Range<usize>,
 }
 
 /// The evaluation of one head over one feed, planned once.
 pub struct Evaluator {
-    plan: EpochPlan,
-    passes: Vec<SizedPass>,
+    passes: Passes,
     ranks: Tensor,
     confidences: Tensor,
+    losses: Tensor,
     groups: Vec<Shot>,
 }
 
@@ -119,55 +147,32 @@ impl Evaluator {
         feed: &Feed<'_>,
         config: EvaluationConfig,
     ) -> Result<Evaluator> {
-        let EvaluationConfig { augmentation, head, batch, groups, arena } = config;
+        let EvaluationConfig { look, head, groups } = config;
         let images = feed.images().len();
-        let plan = EpochPlan::evaluation(images, batch);
         let ranks = backend.tensor(&[images], DType::I32, "ranks")?;
         let confidences = backend.tensor(&[images], DType::F32, "confidences")?;
-        let mut passes = Vec::new();
-        let full = plan.full_steps();
-        for (steps, size) in [(0..full, batch), (full..plan.steps(), plan.tail())] {
-            if steps.is_empty() {
-                continue;
-            }
-            let (rows, words) = (steps.len(), row_words(size));
-            let table = backend.tensor(&[rows, words], DType::I32, "step table")?;
-            let cursor = backend.tensor(&[1], DType::I32, "step cursor")?;
-            backend.upload(table, bytemuck::cast_slice(&feed.table(&plan, steps.clone())))?;
-            let mut r = Recorder::new(backend, store, Mode::Inference);
-            let on_tape = [table, cursor, feed.pixels, feed.labels, ranks, confidences];
-            let [table_var, cursor_var, pixels, labels, ranks, confidences] = on_tape.map(|t| r.tape.external(t));
-            let vars = load_step(&mut r.tape, table_var, cursor_var, size)?;
-            let input = augment_mix(&mut r.tape, backend, pixels, vars, Mixing::Evaluate, augmentation)?;
-            let features = model.record_features(&mut r, input)?;
-            let logits = model.record_head(&mut r, head.name(), features)?;
-            let logits = (logits, model.eval_scale(head.name())?);
-            classify(&mut r.tape, backend, logits, labels, vars, (ranks, confidences))?;
-            let program = r.tape.plan_in(backend, false, arena)?;
-            let mut pass = SizedPass { program, cursor, replay: None, steps };
-            pass.replay = backend.capture(&mut || pass.program.forward(backend))?;
-            passes.push(pass);
-        }
-        Ok(Evaluator { plan, passes, ranks, confidences, groups })
+        let losses = backend.tensor(&[images], DType::F32, "losses")?;
+        let passes = Passes::new(backend, store, feed, &look, &|r, seen| {
+            let results = [ranks, confidences, losses].map(|t| r.tape.external(t));
+            let features = model.record_features(r, seen.images)?;
+            let (logits, scale) = model.record_classifier(r, head, features)?;
+            classify(&mut r.tape, backend, (&logits, scale), seen.labels, seen.vars, results)?;
+            Ok(None)
+        })?;
+        Ok(Evaluator { passes, ranks, confidences, losses, groups })
     }
 
     /// Evaluates the parameters as they are now.
     pub fn run(&self, backend: &dyn Backend, feed: &Feed<'_>) -> Result<Evaluation> {
-        for pass in &self.passes {
-            backend.zero(pass.cursor)?;
-            for step in pass.steps.clone() {
-                feed.stage(backend, &self.plan, step)?;
-                match &pass.replay {
-                    Some(replay) => replay.replay()?,
-                    None => pass.program.forward(backend)?,
-                }
-            }
-        }
+        self.passes.run(backend, feed, &mut |_, _| Ok(()))?;
         let images = feed.images().len();
-        let (mut ranks, mut confidences) = (vec![0i32; images], vec![0f32; images]);
+        let mut ranks = vec![0i32; images];
+        let (mut confidences, mut losses) = (vec![0f32; images], vec![0f32; images]);
         backend.download(self.ranks, bytemuck::cast_slice_mut(&mut ranks))?;
         backend.download(self.confidences, bytemuck::cast_slice_mut(&mut confidences))?;
-        Ok(Evaluation::tally(&ranks, &confidences, feed.images().labels, &self.groups))
+        backend.download(self.losses, bytemuck::cast_slice_mut(&mut losses))?;
+        let guesses = Guesses { ranks: &ranks, confidences: &confidences, losses: &losses };
+        Ok(Evaluation::tally(guesses, feed.images().labels, &self.groups))
     }
 }
 
@@ -178,11 +183,35 @@ mod tests {
     #[test]
     fn tallies_by_class_group_and_confidence() {
         let groups = [Shot::Many, Shot::Few];
-        let evaluation = Evaluation::tally(&[0, 1, 0, 7], &[1.0, 0.5, 0.5, 0.5], &[0, 0, 1, 1], &groups);
+        let (ranks, confidences) = (&[0, 1, 0, 7], &[1.0, 0.5, 0.5, 0.25]);
+        let losses = &[0.0, 1.0, 0.5, 2.5];
+        let evaluation = Evaluation::tally(Guesses { ranks, confidences, losses }, &[0, 0, 1, 1], &groups);
         assert_eq!((evaluation.top1, evaluation.top5), (50.0, 75.0));
         assert_eq!((evaluation.many, evaluation.medium, evaluation.few), (Some(50.0), None, Some(50.0)));
         assert_eq!(evaluation.per_class, [Some(50.0), Some(50.0)]);
-        // Bin of 1.0: right and sure, no gap. Bin of 0.5: three images, one right, 1.5 of confidence: gap 0.5.
-        assert!((evaluation.ece - 100.0 * 0.5 / 4.0).abs() < 1e-9);
+        assert_eq!((evaluation.balanced, evaluation.nll), (Some(50.0), Some(1.0)));
+        // (1 + 0.5) / 2 - (0.5 + 0.25) / 2.
+        assert_eq!(evaluation.confidence_gap, Some(37.5));
+        // Bin of 1.0: right and sure, no gap. Bin of 0.5: two images, one right, 1.0 of confidence: no gap. Bin of 0.25: 0.25.
+        assert!((evaluation.ece - 100.0 * 0.25 / 4.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn classes_count_alike_in_balanced_accuracy_and_groups() {
+        let guesses = Guesses { ranks: &[0, 0, 0, 1, 0], confidences: &[0.5; 5], losses: &[f32::NAN; 5] };
+        let evaluation = Evaluation::tally(guesses, &[0, 0, 0, 0, 1], &[Shot::Many; 3]);
+        assert_eq!(evaluation.top1, 80.0);
+        // 3 of 4, 1 of 1, and a class that the test set has none of.
+        assert_eq!((evaluation.balanced, evaluation.many), (Some(87.5), Some(87.5)));
+        assert_eq!(evaluation.per_class, [Some(75.0), Some(100.0), None]);
+        assert_eq!((evaluation.nll, evaluation.confidence_gap), (None, None));
+    }
+
+    #[test]
+    fn figures_that_older_lines_lack_stay_absent() {
+        let old =
+            r#"{"top1":50.0,"top5":75.0,"many":50.0,"medium":null,"few":50.0,"ece":1.5,"per_class":[null],"images":2}"#;
+        let read: Evaluation = serde_json::from_str(old).unwrap();
+        assert_eq!(serde_json::to_string(&read).unwrap(), old, "the digest of a line is of its text");
     }
 }

@@ -93,6 +93,9 @@ pub struct Manifest {
     pub store: String,
     /// How far the run had come.
     pub progress: Progress,
+    /// What was done to the classifier after training: such a model is evaluated, no run goes on from it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub posthoc: Option<String>,
     /// BLAKE3 of everything else: tensors, configuration, progress.
     pub(super) checksum: String,
 }
@@ -105,12 +108,13 @@ impl Manifest {
         Manifest {
             format: FORMAT,
             engine: Some(engine),
-            shots: Some(ShotRule::new(config.twenty_is_few)),
+            shots: Some(config.shots(store.meta().counts.len())),
             config,
             data: Some(Subject::of(store)),
             counts: store.meta().counts.clone(),
             store: fingerprint,
             progress,
+            posthoc: None,
             checksum: String::new(),
         }
     }
@@ -191,7 +195,7 @@ impl Manifest {
 
     /// Which classes count as many-, medium- and few-shot.
     pub fn shots(&self) -> ShotRule {
-        self.shots.unwrap_or_else(|| ShotRule::new(self.config.twenty_is_few))
+        self.shots.unwrap_or_else(|| self.config.shots(self.counts.len()))
     }
 }
 

@@ -187,11 +187,13 @@ mod tests {
     use super::*;
     use crate::config::{Config, PlacementSettings, Settings};
     use crate::data::Shot;
+    use crate::train::evaluate::Guesses;
 
     fn finished(seed: u64, lr: f64) -> Finished {
         let placement = PlacementSettings::on("x.lt");
         let settings = Settings { seed: Some(seed), lr: Some(lr), placement, ..Settings::default() };
-        let test = Evaluation::tally(&[0], &[1.0], &[0], &[Shot::Many]);
+        let guesses = Guesses { ranks: &[0], confidences: &[1.0], losses: &[0.0] };
+        let test = Evaluation::tally(guesses, &[0], &[Shot::Many]);
         let epoch = EpochMetrics::new(1, (0.1, 1.0), (&[("c", 0)], [0.0; 4]), (test, None), (1.0, 1));
         Finished { config: Config::resolve(settings).unwrap(), last: epoch.clone(), best: epoch }
     }

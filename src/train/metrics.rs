@@ -144,6 +144,7 @@ pub fn digest(epochs: &[EpochMetrics]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::train::evaluate::Guesses;
 
     #[test]
     fn losses_are_weighted_by_samples() {
@@ -153,7 +154,8 @@ mod tests {
 
     #[test]
     fn terms_are_named_by_their_losses_and_survive_their_line() {
-        let test = Evaluation::tally(&[0], &[1.0], &[0], &[crate::data::Shot::Many]);
+        let guesses = Guesses { ranks: &[0], confidences: &[1.0], losses: &[0.0] };
+        let test = Evaluation::tally(guesses, &[0], &[crate::data::Shot::Many]);
         for (names, expected) in [
             (&[("c", 0), ("cb", 1), ("sim", 2)][..], "\"loss\":4.0,\"loss_c\":1.0,\"loss_cb\":2.0,\"loss_sim\":3.0,"),
             (&[("c", 0), ("sim", 2)], "\"loss\":4.0,\"loss_c\":1.0,\"loss_sim\":3.0,"),

@@ -3,6 +3,7 @@
 pub mod checkpoint;
 pub mod engine;
 pub mod evaluate;
+pub mod features;
 pub mod feed;
 pub mod losses;
 pub mod manifest;
@@ -11,6 +12,8 @@ pub mod metrics;
 pub mod optimizer;
 pub mod origin;
 pub mod parent;
+pub mod passes;
+pub mod posthoc;
 pub mod report;
 pub mod run_folder;
 pub mod run_record;

@@ -86,7 +86,7 @@ impl Reporter {
             line: now,
             foretold: false,
             below: HEADINGS_EVERY,
-            rule: ShotRule::new(config.twenty_is_few),
+            rule: config.shots(meta.counts.len()),
         }
     }
 
@@ -221,10 +221,11 @@ impl Reporter {
         let [last_epoch, best_epoch] = ["last epoch", "best epoch"].map(|heading| Column::number(heading, 0));
         let mut table = Table::new([Column::text("test images, percent", 0), last_epoch, best_epoch]);
         table.row(["epoch".into(), last.epoch.to_string(), best.epoch.to_string()]);
-        for ((name, last), (_, best)) in
-            accuracies(&last.test, self.rule).into_iter().zip(accuracies(&best.test, self.rule))
-        {
-            table.row([name, last, best]);
+        let of_best = accuracies(&best.test, self.rule);
+        for (name, last) in accuracies(&last.test, self.rule) {
+            // The best epoch may be an older version's.
+            let best = of_best.iter().find(|(other, _)| *other == name);
+            table.row([name, last, best.map_or_else(|| "-".into(), |(_, value)| value.clone())]);
         }
         table.print();
         say!("");
@@ -278,17 +279,27 @@ pub fn mebibytes(bytes: usize) -> String {
     format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
 }
 
-/// The figures of an evaluation by their names.
-pub fn accuracies(e: &Evaluation, rule: ShotRule) -> [(String, String); 6] {
-    let name = |shot: Shot, unit: &str| format!("{}-shot ({}{unit})", shot.name(), rule.range(shot));
-    [
+/// The figures of an evaluation by their names. Those that the lines of older runs lack are left out.
+pub fn accuracies(e: &Evaluation, rule: ShotRule) -> Vec<(String, String)> {
+    let name = |shot: Shot| format!("{}-shot ({})", shot.name(), rule.range(shot));
+    let mut figures = vec![
         ("top-1, all classes".into(), percent(Some(e.top1))),
         ("top-5, all classes".into(), percent(Some(e.top5))),
-        (name(Shot::Many, " images"), percent(e.many)),
-        (name(Shot::Medium, ""), percent(e.medium)),
-        (name(Shot::Few, ""), percent(e.few)),
+        (name(Shot::Many), percent(e.many)),
+        (name(Shot::Medium), percent(e.medium)),
+        (name(Shot::Few), percent(e.few)),
         ("calibration (ECE, 15 bins)".into(), percent(Some(e.ece))),
-    ]
+    ];
+    if let Some(balanced) = e.balanced {
+        figures.insert(2, ("balanced accuracy".into(), percent(Some(balanced))));
+    }
+    if let Some(nll) = e.nll {
+        figures.push(("negative log-likelihood (nats)".into(), format!("{nll:.4}")));
+    }
+    if let Some(gap) = e.confidence_gap {
+        figures.push(("head/tail confidence gap".into(), percent(Some(gap))));
+    }
+    figures
 }
 
 /// Accuracies class by class, beside the number of training images; a column of them has its own heading. More than twenty
@@ -303,6 +314,7 @@ pub fn per_class_table(
     order.sort_by_key(|&c| std::cmp::Reverse(counts[c]));
     let hidden = if order.len() > 20 { 10..order.len() - 10 } else { 0..0 };
     let figures = columns.iter().map(|(heading, _)| Column::number(heading, 0));
+    let groups = rule.groups(counts);
     let first = [Column::text("class", 0), Column::text("shots", 2), Column::number("images", 1)];
     let mut table = Table::new(first.into_iter().chain(figures));
     for (rank, &class) in order.iter().enumerate() {
@@ -313,7 +325,7 @@ pub fn per_class_table(
             continue;
         }
         let name = names.get(class).map_or_else(|| class.to_string(), |name| one_line(name, 40));
-        let shot = rule.shot(counts[class]).name();
+        let shot = groups[class].name();
         let figures = columns.iter().map(|(_, values)| percent(values[class]));
         table.row([name, shot.into(), counts[class].to_string()].into_iter().chain(figures));
     }

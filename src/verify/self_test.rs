@@ -19,7 +19,7 @@ use crate::memory::{Memory, read_floats, write_floats};
 use crate::method::{Inputs, MethodSettings, Recipe, method};
 use crate::nn::model::{Extent, HeadShape, HeadSpec};
 use crate::nn::parameters::Kind;
-use crate::nn::{Field, Mode, Model, ModelConfig, ParameterStore, Recorder, Rules};
+use crate::nn::{Field, HeadKind, Mode, Model, ModelConfig, ParameterStore, Recorder, Rules};
 use crate::ops::Backend;
 use crate::ops::augment_mix::{Augmentation, Mixing, View, augment_mix, mix_views};
 use crate::ops::checksum::{Checksum, ChecksumKernels, SCRATCH};
@@ -34,7 +34,7 @@ use crate::tensor::{DType, Precision, Tensor};
 use crate::train::optimizer::Optimizer;
 
 /// Methods that together have every kernel of a training step.
-const METHODS: [&str; 5] = ["glmc", "ce", "cb-focal", "mixup", "cmo-ldam-drw"];
+const METHODS: [&str; 6] = ["glmc", "ce", "cb-focal", "mixup", "cmo-ldam-drw", "bbn"];
 
 const MODEL: &str = "resnet20";
 const WIDTH: usize = 8;
@@ -162,7 +162,9 @@ fn trials(device: &Launched, launches: &Arc<Launches>) -> Result<Result<Proof, F
     for name in METHODS {
         builds.push(Box::new(move |backend| training(backend, name)));
     }
-    builds.push(Box::new(evaluation));
+    for (name, flip) in [("glmc", false), ("glmc", true), ("bbn", false)] {
+        builds.push(Box::new(move |backend| evaluation(backend, name, flip)));
+    }
     builds.push(Box::new(heads));
     for mixing in [Mixing::GLMC, Mixing::One(View::Cutmix)] {
         builds.push(Box::new(move |backend| views(backend, mixing)));
@@ -320,8 +322,9 @@ fn integers(backend: &dyn Backend, shape: &[usize], values: &[i32]) -> Result<Te
 }
 
 /// A network in the middle of its training.
-fn network(backend: &dyn Backend, heads: Vec<HeadSpec>) -> Result<(Model, ParameterStore)> {
-    let config = ModelConfig { name: MODEL.into(), width: WIDTH, classes: COUNTS.len(), heads, hidden: Some(HIDDEN) };
+fn network(backend: &dyn Backend, heads: Vec<HeadSpec>, branches: bool) -> Result<(Model, ParameterStore)> {
+    let (name, classes, hidden) = (MODEL.into(), COUNTS.len(), Some(HIDDEN));
+    let config = ModelConfig { name, width: WIDTH, classes, heads, hidden, branches };
     let model = Model::new(&config, backend.stem_channels())?;
     let store = ParameterStore::new(backend, model.specs().clone())?;
     for field in [Field::Value, Field::Momentum] {
@@ -390,7 +393,7 @@ fn recipe(name: &str) -> Result<Recipe> {
 
 fn training(backend: &dyn Backend, name: &str) -> Result<Trial> {
     let recipe = recipe(name)?;
-    let (model, store) = network(backend, recipe.head_specs())?;
+    let (model, store) = network(backend, recipe.head_specs(), recipe.branches)?;
     let mixing = recipe.views()?;
     let mut r = Recorder::new(backend, &store, Mode::Train { views: mixing.views() });
     let (vars, labels, images) = inputs(backend, &mut r.tape, mixing)?;
@@ -413,17 +416,20 @@ fn training(backend: &dyn Backend, name: &str) -> Result<Trial> {
     Ok(Trial { program, update: Some((store, optimizer, scalars)) })
 }
 
-fn evaluation(backend: &dyn Backend) -> Result<Trial> {
-    let recipe = recipe(METHODS[0])?;
-    let (model, store) = network(backend, recipe.head_specs())?;
+/// One head as it is; or the mean of two, over images and their mirror images.
+fn evaluation(backend: &dyn Backend, name: &str, flip: bool) -> Result<Trial> {
+    let recipe = recipe(name)?;
+    let (model, store) = network(backend, recipe.head_specs(), recipe.branches)?;
     let mut r = Recorder::new(backend, &store, Mode::Inference);
-    let (vars, labels, images) = inputs(backend, &mut r.tape, Mixing::Evaluate)?;
+    let (mixing, head) =
+        if flip { (Mixing::EvaluateFlip, HeadKind::Mean) } else { (Mixing::Evaluate, recipe.evaluate) };
+    let (vars, labels, images) = inputs(backend, &mut r.tape, mixing)?;
     let ranks = integers(backend, &[IMAGES], &[-1; IMAGES])?;
-    let confidences = backend.tensor(&[IMAGES], DType::F32, "self-test")?;
-    let [ranks, confidences] = [ranks, confidences].map(|tensor| r.tape.external(tensor));
+    let [confidences, losses] = ["confidences", "losses"].map(|name| backend.tensor(&[IMAGES], DType::F32, name));
+    let results = [ranks, confidences?, losses?].map(|tensor| r.tape.external(tensor));
     let features = model.record_features(&mut r, images)?;
-    let logits = model.record_head(&mut r, recipe.evaluate.name(), features)?;
-    classify(&mut r.tape, backend, (logits, 1.0), labels, vars, (ranks, confidences))?;
+    let (logits, scale) = model.record_classifier(&mut r, head, features)?;
+    classify(&mut r.tape, backend, (&logits, scale), labels, vars, results)?;
     Ok(Trial { program: r.tape.plan(backend, false)?, update: None })
 }
 
@@ -439,7 +445,7 @@ fn views(backend: &dyn Backend, mixing: Mixing) -> Result<Trial> {
 
 /// Heads of every shape on the same vectors: which of them a run trains, its settings say.
 fn heads(backend: &dyn Backend) -> Result<Trial> {
-    let (model, store) = network(backend, HEADS.to_vec())?;
+    let (model, store) = network(backend, HEADS.to_vec(), false)?;
     let float = backend.precision().accumulate();
     let mut r = Recorder::new(backend, &store, Mode::Train { views: 1 });
     let [x, dx] = [7, 8].map(|salt| filled(backend, &[BATCH, HIDDEN], float, salt));

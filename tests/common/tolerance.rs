@@ -46,6 +46,7 @@ const OTHERS: &[(&str, &str, Limits)] = &[
     ("linear", "", [1e-13, 3e-6, 3e-6]),
     ("normalize_rows", "", [1e-13, 3e-6, 3e-6]),
     ("scale_columns", "", [1e-13, 3e-6, 3e-6]),
+    ("join_branches", "", [1e-13, 3e-6, 3e-6]),
 ];
 
 fn limit(op: &str, output: &str, precision: Precision) -> f64 {

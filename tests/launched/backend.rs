@@ -15,7 +15,7 @@ use glmc_engine::ops::linear::{self, LinearKernels};
 use glmc_engine::ops::load_step::{LoadStep, LoadStepKernels, STEP_WORDS, StepParams, row_words};
 use glmc_engine::ops::negative_cosine::{NegativeCosine, NegativeCosineKernels};
 use glmc_engine::ops::sgd::{Sgd, SgdConfig, SgdKernels};
-use glmc_engine::ops::supervised_loss::{Form, Head, Reduction, SupervisedLoss, SupervisedLossKernels};
+use glmc_engine::ops::supervised_loss::{Form, Head, Reduction, SupervisedLoss, SupervisedLossKernels, ViewLabels};
 use glmc_engine::ops::total_loss::{TotalLoss, TotalLossKernels};
 use glmc_engine::rng::philox;
 use glmc_engine::tensor::Grad;
@@ -306,7 +306,16 @@ impl Step {
         b.linear_forward(&linear::Forward { x: features, weight: weight2, bias: Some(bias2), y: logits })?;
         let (form, reduction, scale) = (Form::Softmax { focal: 0.5 }, Reduction::SumW, 1.25);
         let heads = [Head { logits, vectors, form, reduction, scale, dlogits: Some(Grad::write(dlogits)) }];
-        b.supervised_loss(&SupervisedLoss { heads: &heads, labels, originals, partners, shares, scalars, rows })?;
+        b.supervised_loss(&SupervisedLoss {
+            heads: &heads,
+            labels,
+            originals,
+            partners,
+            shares,
+            views: [ViewLabels::Mixed; 2],
+            scalars,
+            rows,
+        })?;
         b.negative_cosine(&NegativeCosine {
             u: features,
             target: features,

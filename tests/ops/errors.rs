@@ -8,12 +8,14 @@ use glmc_engine::ops::batch_norm_statistics::batch_norm_statistics;
 use glmc_engine::ops::classify::classify;
 use glmc_engine::ops::conv2d::{self, conv2d};
 use glmc_engine::ops::global_avg_pool::global_avg_pool;
+use glmc_engine::ops::join_branches::join_branches;
 use glmc_engine::ops::linear::linear;
 use glmc_engine::ops::load_step::{StepVars, load_step};
 use glmc_engine::ops::negative_cosine::negative_cosine;
 use glmc_engine::ops::normalize_rows::normalize_rows;
 use glmc_engine::ops::scale_columns::scale_columns;
-use glmc_engine::ops::supervised_loss::{Form, HeadLoss, Reduction, supervised_loss};
+use glmc_engine::ops::split_views::split_views;
+use glmc_engine::ops::supervised_loss::{Form, HeadLoss, Reduction, ViewLabels, supervised_loss};
 use glmc_engine::ops::total_loss::total_loss;
 use glmc_engine::tape::{Tape, Var};
 use glmc_engine::tensor::DType;
@@ -74,6 +76,16 @@ impl Attempt<'_> {
         scale_columns(&mut self.tape, self.backend, x, scales).map(drop)
     }
 
+    fn split(&mut self, x: &[usize]) -> Result<(), Error> {
+        let x = self.real(x);
+        split_views(&mut self.tape, self.backend, x).map(drop)
+    }
+
+    fn join(&mut self, first: &[usize], second: &[usize], shares: usize) -> Result<(), Error> {
+        let (branches, shares) = ([self.real(first), self.real(second)], self.tape.value(&[shares], DType::F32));
+        join_branches(&mut self.tape, self.backend, branches, Some(shares)).map(drop)
+    }
+
     /// Heads of logits and class vectors, for a step of two samples.
     fn supervised(&mut self, heads: &[[&[usize]; 2]], form: Form, scale: f32) -> Result<(), Error> {
         let head = |[logits, vectors]: &[&[usize]; 2]| {
@@ -82,12 +94,20 @@ impl Attempt<'_> {
         };
         let heads: Vec<_> = heads.iter().map(head).collect();
         let (labels, vars) = (self.whole(&[9]), self.step(2));
-        supervised_loss(&mut self.tape, self.backend, &heads, labels, vars).map(drop)
+        supervised_loss(&mut self.tape, self.backend, &heads, labels, vars, [ViewLabels::Mixed; 2]).map(drop)
     }
 
     fn cosine(&mut self, u: &[usize], target: &[usize]) -> Result<(), Error> {
         let (u, target, step) = (self.real(u), self.real(target), self.whole(&[16]));
         negative_cosine(&mut self.tape, self.backend, u, target, step).map(drop)
+    }
+
+    /// Logits of one head or several, for a step of two samples.
+    fn classified(&mut self, heads: &[&[usize]]) -> Result<(), Error> {
+        let heads: Vec<_> = heads.iter().map(|shape| self.real(shape)).collect();
+        let (labels, vars, ranks) = (self.whole(&[9]), self.step(2), self.whole(&[9]));
+        let [confidences, losses] = [(); 2].map(|()| self.tape.value(&[9], DType::F32));
+        classify(&mut self.tape, self.backend, (&heads, 1.0), labels, vars, [ranks, confidences, losses])
     }
 
     fn augment(&mut self, pixels: &[usize], dtype: DType) -> Result<(), Error> {
@@ -143,6 +163,20 @@ const WRONG: &[(&str, &str, &[&str], Try)] = &[
     }),
     ("scale_columns", "rank", &["[2, 3, 4, 5]", "two"], |t| t.scaled(&[2, 3, 4, 5], &[5])),
     ("scale_columns", "scales", &["[4]", "[5]"], |t| t.scaled(&[3, 5], &[4])),
+    ("split_views", "rank", &["[4, 5]", "four"], |t| t.split(&[4, 5])),
+    ("split_views", "odd", &["3 images", "two views"], |t| t.split(&[3, 2, 2, 5])),
+    ("split_views", "empty", &["0 images"], |t| t.split(&[0, 2, 2, 5])),
+    ("join_branches", "rank", &["[2, 3, 4, 5]", "two"], |t| t.join(&[2, 3, 4, 5], &[2, 5], 2)),
+    ("join_branches", "branches", &["[2, 4]", "[2, 5]"], |t| t.join(&[2, 5], &[2, 4], 2)),
+    ("join_branches", "shares", &["[3]", "[2]"], |t| t.join(&[2, 5], &[2, 5], 3)),
+    ("join_branches", "shares_type", &["F32", "F64"], |t| {
+        let [first, second, shares] = [&[2, 5][..], &[2, 5], &[2]].map(|shape| t.real(shape));
+        join_branches(&mut t.tape, t.backend, [first, second], Some(shares)).map(drop)
+    }),
+    ("join_branches", "one_branch", &["two branches are one"], |t| {
+        let one = t.real(&[2, 5]);
+        join_branches(&mut t.tape, t.backend, [one, one], None).map(drop)
+    }),
     ("supervised_loss", "classes", &["[5, 4]", "[5, 5]"], |t| t.supervised(&[[&[4, 5], &[5, 4]]], PLAIN, 1.0)),
     ("supervised_loss", "vectors", &["[4, 5]", "[5, 5]"], |t| t.supervised(&[[&[4, 5], &[4, 5]]], PLAIN, 1.0)),
     ("supervised_loss", "rank", &["[4, 5, 1]", "two"], |t| t.supervised(&[[&[4, 5, 1], &[5, 5]]], PLAIN, 1.0)),
@@ -162,7 +196,7 @@ const WRONG: &[(&str, &str, &[&str], Try)] = &[
         let (logits, vectors, labels, mut vars) = (t.real(&[4, 5]), t.real(&[5, 5]), t.whole(&[9]), t.step(2));
         vars.shares = t.tape.value(&[3], DType::F32);
         let head = HeadLoss { logits, vectors, form: PLAIN, reduction: Reduction::N, scale: 1.0 };
-        supervised_loss(&mut t.tape, t.backend, &[head], labels, vars).map(drop)
+        supervised_loss(&mut t.tape, t.backend, &[head], labels, vars, [ViewLabels::Mixed; 2]).map(drop)
     }),
     ("negative_cosine", "target", &["[4, 6]", "[4, 5]"], |t| t.cosine(&[4, 5], &[4, 6])),
     ("negative_cosine", "odd", &["[3, 5]", "[2, 5]"], |t| t.cosine(&[3, 5], &[3, 5])),
@@ -185,11 +219,10 @@ const WRONG: &[(&str, &str, &[&str], Try)] = &[
         let (rows, step, log) = (t.real(&[2, 4]), t.whole(&[16]), t.real(&[3, 5]));
         total_loss(&mut t.tape, t.backend, rows, None, step, log, 2)
     }),
-    ("classify", "rank", &["[2, 3, 4, 5]", "two"], |t| {
-        let (logits, labels, vars) = (t.real(&[2, 3, 4, 5]), t.whole(&[9]), t.step(2));
-        let results = (t.whole(&[9]), t.tape.value(&[9], DType::F32));
-        classify(&mut t.tape, t.backend, (logits, 1.0), labels, vars, results)
-    }),
+    ("classify", "rank", &["[2, 3, 4, 5]", "two"], |t| t.classified(&[&[2, 3, 4, 5]])),
+    ("classify", "views", &["5 rows", "2 samples"], |t| t.classified(&[&[5, 3]])),
+    ("classify", "heads", &["[2, 4]", "[2, 3]"], |t| t.classified(&[&[2, 3], &[2, 4]])),
+    ("classify", "three", &["one head or two", "3"], |t| t.classified(&[&[2, 3], &[2, 3], &[2, 3]])),
 ];
 
 pub fn add(suite: &mut Suite) {

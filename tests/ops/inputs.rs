@@ -83,6 +83,7 @@ fn show(view: View, own: &[f64], partner: &[f64], [h, w]: [usize; 2], step: &Ste
             View::Mixup => lambda * o + (1.0 - lambda) * r,
             View::Cutmix if (top..bottom).contains(&y) && (left..right).contains(&x) => r,
             View::Cutmix => o,
+            View::Partner => r,
         }
     };
     own.iter().zip(partner).enumerate().map(value).collect()
@@ -97,10 +98,10 @@ fn naive_augment(
     let [_, h, w, _] = pixels.four();
     let batch = originals.data.len();
     let seed = u64::from(step.seed[0]) | u64::from(step.seed[1]) << 32;
-    let augmented = |indices: &Array, stream: Option<u32>| -> Vec<f64> {
+    let augmented = |indices: &Array, stream: Option<u32>, mirrored: bool| -> Vec<f64> {
         let sample = |n: usize| {
             let image = indices.data[n] as usize;
-            let Some(stream) = stream else { return augment_one(pixels, image, [a.padding; 2], false, a) };
+            let Some(stream) = stream else { return augment_one(pixels, image, [a.padding; 2], mirrored, a) };
             let words = philox::draw(seed, step.epoch, step.step, Purpose::Augment as u32 + stream, n as u32);
             let crop = [0, 1].map(|k| philox::below(words[k], 2 * a.padding as u32 + 1) as usize);
             augment_one(pixels, image, crop, a.flip && words[2] % 2 == 1, a)
@@ -108,13 +109,17 @@ fn naive_augment(
         (0..batch).flat_map(sample).collect()
     };
     let views = match mixing {
-        Mixing::Evaluate => return Array::new(&[batch, h, w, 3], augmented(originals, None)),
+        Mixing::Evaluate => return Array::new(&[batch, h, w, 3], augmented(originals, None, false)),
+        Mixing::EvaluateFlip => {
+            let both = [false, true].map(|mirrored| augmented(originals, None, mirrored));
+            return Array::new(&[2 * batch, h, w, 3], both.concat());
+        }
         Mixing::One(view) => vec![view],
         Mixing::Two(first, second) => vec![first, second],
     };
     let mut out = Vec::new();
     for (v, &view) in (0..).zip(&views) {
-        let (own, partner) = (augmented(originals, Some(v)), augmented(partners, Some(2 + v)));
+        let (own, partner) = (augmented(originals, Some(v), false), augmented(partners, Some(2 + v), false));
         out.extend(show(view, &own, &partner, [h, w], step));
     }
     Array::new(&[views.len() * batch, h, w, 3], out)
@@ -122,7 +127,7 @@ fn naive_augment(
 
 /// One view of each kind, and two of all kinds.
 fn mixings() -> Vec<Mixing> {
-    let kinds = [View::Plain, View::Mixup, View::Cutmix];
+    let kinds = [View::Plain, View::Mixup, View::Cutmix, View::Partner];
     let two = kinds.into_iter().flat_map(|first| kinds.map(|second| Mixing::Two(first, second)));
     kinds.map(Mixing::One).into_iter().chain(two).collect()
 }
@@ -139,11 +144,14 @@ fn exact_views(suite: &mut Suite) {
     // Empty boxes of each kind: no rows, no columns.
     let offs =
         [StepParams { lambda: 1.0, cut: [4, 4, 1, 6], ..on }, StepParams { lambda: 1.0, cut: [2, 9, 6, 6], ..on }];
-    assert_eq!(mixings().len(), 12);
+    assert_eq!(mixings().len(), 20);
+    // Nothing is mixed in; a partner stays what it is.
+    let off = |view| if view == View::Partner { view } else { View::Plain };
     for mixing in mixings() {
         let plain = match mixing {
-            Mixing::Two(..) => Mixing::Two(View::Plain, View::Plain),
-            _ => Mixing::One(View::Plain),
+            Mixing::Two(first, second) => Mixing::Two(off(first), off(second)),
+            Mixing::One(view) => Mixing::One(off(view)),
+            Mixing::Evaluate | Mixing::EvaluateFlip => mixing,
         };
         let wanted = naive_augment(mixing, &augmentation, &on, &inputs);
         let name = format!("{mixing}");
@@ -164,7 +172,7 @@ fn exact_views(suite: &mut Suite) {
             let kinds = match mixing {
                 Mixing::Two(first, second) => vec![first, second],
                 Mixing::One(view) => vec![view],
-                Mixing::Evaluate => Vec::new(),
+                Mixing::Evaluate | Mixing::EvaluateFlip => Vec::new(),
             };
             let partner = |v: usize| sets.get(views + v).unwrap_or(&sets[v]);
             let shown = kinds.iter().enumerate().flat_map(|(v, &kind)| show(kind, sets[v], partner(v), [h, w], &step));
@@ -196,6 +204,7 @@ fn augmentations(suite: &mut Suite) {
         (Mixing::GLMC, "glmc_32", 4, true, [40, 17, 32, 32]),
         (single, "single", 4, true, [4, 9, 8, 10]),
         (Mixing::Evaluate, "evaluate", 4, true, [6, 4, 9, 8]),
+        (Mixing::EvaluateFlip, "evaluate_flip", 4, false, [6, 4, 9, 7]),
     ] {
         let pixels = random.indices(&[images, height, width, 3], 256);
         let inputs = [pixels, random.indices(&[batch], images), random.indices(&[batch], images)];
@@ -268,23 +277,29 @@ fn steps(suite: &mut Suite) {
     }
 }
 
-/// Classifies into rows 2.. of ranks and confidences that start as -1.
-fn ranking(name: &str, (logits, scale): (Array, f32), labels: Array, originals: Array) -> Case {
+/// Classifies into rows 2.. of ranks, confidences and losses that start as -1. `logits` are of one head or two.
+fn ranking(name: &str, (logits, scale): (&[Array], f32), labels: Array, originals: Array) -> Case {
     let rows = 2 + originals.data.len();
     let partners = originals.clone();
-    let inputs = [("logits", logits), ("labels", labels), ("originals", originals), ("partners", partners)];
+    let heads: Vec<&'static str> = ["logits", "second"][..logits.len()].to_vec();
+    let mut inputs = vec![("labels", labels), ("originals", originals), ("partners", partners)];
+    inputs.extend(heads.iter().copied().zip(logits.iter().cloned()));
     let step = StepParams { row: 2, ..StepParams::default() };
     Case::new("classify", name, inputs, move |rig, i| {
         rig.train = false;
         let labels = rig.constant(&i["labels"], DType::I32)?;
-        let logits = rig.constant(&i["logits"], rig.accumulate())?;
+        let float = rig.accumulate();
+        let logits = heads.iter().map(|head| rig.constant(&i[*head], float)).collect::<Result<Vec<_>, _>>()?;
         let vars = step_vars(rig, i, &step)?;
         let nothing = Array::filled(&[rows], -1.0);
-        let (ranks, confidences) = (rig.memory(&nothing, DType::I32)?, rig.memory(&nothing, DType::F32)?);
-        rig.output_memory("ranks", ranks);
-        rig.output_memory("confidences", confidences);
-        let results = (rig.tape.external(ranks), rig.tape.external(confidences));
-        classify(&mut rig.tape, rig.backend, (logits, scale), labels, vars, results)
+        let results =
+            [("ranks", DType::I32), ("confidences", DType::F32), ("losses", DType::F32)].map(|(name, dtype)| {
+                let memory = rig.memory(&nothing, dtype)?;
+                rig.output_memory(name, memory);
+                Ok(rig.tape.external(memory))
+            });
+        let [ranks, confidences, losses] = results;
+        classify(&mut rig.tape, rig.backend, (&logits, scale), labels, vars, [ranks?, confidences?, losses?])
     })
 }
 
@@ -299,7 +314,7 @@ fn rankings(suite: &mut Suite) {
     let logits = Array::new(&[4, 3], logits.concat());
     let (labels, originals) = (Array::vector(&[1.0, 2.0, 1.0, 1.0]), Array::vector(&[1.0, 0.0, 2.0, 3.0]));
     let ranks = Array::vector(&[-1.0, -1.0, 1.0, 1.0, 2.0, 0.0]);
-    suite.exact(ranking("ties_and_nan", (logits, 30.0), labels, originals), vec![("ranks", ranks)]);
+    suite.exact(ranking("ties_and_nan", (&[logits], 30.0), labels, originals), vec![("ranks", ranks)]);
 
     let mut random = Random::new(8);
     for [images, batch, classes] in [[9, 5, 10], [3, 1, 1], [70, 64, 100], [5, 3, 1000]] {
@@ -308,17 +323,47 @@ fn rankings(suite: &mut Suite) {
         // Logits as they are; and cosines, which a scale makes logits of.
         for (logits, scale) in [(logits.clone(), 1.0), (logits.map(|v| v / 32.0), 16.0)] {
             let name = format!("{batch}x{classes}_{scale}");
-            let case = || ranking(&name, (logits.clone(), scale), labels.clone(), originals.clone());
+            let case = || ranking(&name, (std::slice::from_ref(&logits), scale), labels.clone(), originals.clone());
             suite.oracle(case());
-            let mut confidences = Array::filled(&[2 + batch], -1.0);
-            for (n, row) in logits.data.chunks_exact(classes).enumerate() {
-                let most = row.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-                let exponentials = row.iter().map(|v| (f64::from(scale) * (v - most)).exp());
-                confidences.data[2 + n] = 1.0 / exponentials.sum::<f64>();
-            }
-            suite.close("naive", case(), vec![("confidences", confidences)]);
+            let wanted = softmax(&logits.data, scale, [batch, classes], &labels, &originals);
+            suite.close("naive", case(), wanted);
         }
     }
+    // Two views of each of two heads, whose mean is known in binary.
+    for [images, batch, classes] in [[9, 5, 10], [40, 33, 70]] {
+        let whole = |random: &mut Random| random.normal(&[2 * batch, classes]).map(|v| (16.0 * v).round() / 8.0);
+        let heads = [whole(&mut random), whole(&mut random)];
+        let (labels, originals) = (random.indices(&[images], classes), random.indices(&[batch], images));
+        for (name, heads) in [("views", &heads[..1]), ("views_of_heads", &heads)] {
+            let all: Vec<&[f64]> = heads.iter().flat_map(|head| head.data.chunks_exact(batch * classes)).collect();
+            let mean = |at: usize| all.iter().map(|view| view[at]).sum::<f64>() / all.len() as f64;
+            let mean: Vec<f64> = (0..batch * classes).map(mean).collect();
+            let case = || ranking(&format!("{name}_{batch}"), (heads, 1.0), labels.clone(), originals.clone());
+            suite.oracle(case());
+            suite.close("naive", case(), softmax(&mean, 1.0, [batch, classes], &labels, &originals));
+        }
+    }
+}
+
+/// What is to be found of logits (batch, classes).
+fn softmax(
+    logits: &[f64],
+    scale: f32,
+    [batch, classes]: [usize; 2],
+    labels: &Array,
+    originals: &Array,
+) -> Vec<(&'static str, Array)> {
+    let [mut ranks, mut confidences, mut losses] = [(); 3].map(|()| Array::filled(&[2 + batch], -1.0));
+    for (n, row) in logits.chunks_exact(classes).enumerate() {
+        let truth = labels.data[originals.data[n] as usize] as usize;
+        let most = row.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let sum = row.iter().map(|v| (f64::from(scale) * (v - most)).exp()).sum::<f64>();
+        ranks.data[2 + n] =
+            row.iter().enumerate().filter(|&(c, &v)| v > row[truth] || (v == row[truth] && c < truth)).count() as f64;
+        confidences.data[2 + n] = 1.0 / sum;
+        losses.data[2 + n] = sum.ln() + f64::from(scale) * (most - row[truth]);
+    }
+    vec![("ranks", ranks), ("confidences", confidences), ("losses", losses)]
 }
 
 pub fn add(suite: &mut Suite) {

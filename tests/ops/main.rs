@@ -4,6 +4,7 @@
 //! `cargo test --release --test ops -- conv2d` runs one op, `-- "on cpu f32"` one device.
 
 mod batch_norm;
+mod branches;
 mod ceilings;
 mod checksum;
 #[path = "../common/mod.rs"]
@@ -24,6 +25,7 @@ fn main() -> std::process::ExitCode {
     conv2d::add(&mut suite);
     batch_norm::add(&mut suite);
     layers::add(&mut suite);
+    branches::add(&mut suite);
     losses::add(&mut suite);
     supervised_loss::add(&mut suite);
     inputs::add(&mut suite);

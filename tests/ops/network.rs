@@ -9,7 +9,7 @@ use glmc_engine::ops::global_avg_pool::global_avg_pool;
 use glmc_engine::ops::linear::linear;
 use glmc_engine::ops::load_step::{StepParams, StepVars};
 use glmc_engine::ops::negative_cosine::negative_cosine;
-use glmc_engine::ops::supervised_loss::{ClassVector, Form, HeadLoss, Reduction, supervised_loss};
+use glmc_engine::ops::supervised_loss::{ClassVector, Form, HeadLoss, Reduction, ViewLabels, supervised_loss};
 use glmc_engine::ops::total_loss::total_loss;
 use glmc_engine::tape::Var;
 use glmc_engine::tensor::DType;
@@ -105,7 +105,7 @@ fn record(rig: &mut Rig<'_>, i: &Arrays, target: Target) -> Result<()> {
         shares: rig.constant(&i["shares"], DType::F32)?,
     };
     let labels = rig.constant(&i["labels"], DType::I32)?;
-    let rows = supervised_loss(&mut rig.tape, rig.backend, &heads, labels, vars)?;
+    let rows = supervised_loss(&mut rig.tape, rig.backend, &heads, labels, vars, [ViewLabels::Mixed; 2])?;
     let log = rig.memory(&Array::zeros(&[1, 4]), dtype)?;
     rig.output_memory("log", log);
     let log = rig.tape.external(log);

@@ -1,7 +1,7 @@
 //! `supervised_loss`: every form, with margins and without, one label and two, both divisors.
 
 use glmc_engine::ops::load_step::{StepParams, StepVars};
-use glmc_engine::ops::supervised_loss::{ClassVector, Form, HeadLoss, Reduction, supervised_loss};
+use glmc_engine::ops::supervised_loss::{ClassVector, Form, HeadLoss, Reduction, ViewLabels, supervised_loss};
 use glmc_engine::tensor::DType;
 
 use crate::common::array::{Array, Random};
@@ -24,6 +24,8 @@ struct Head {
     vectors: Array,
 }
 
+const MIXED: [ViewLabels; 2] = [ViewLabels::Mixed; 2];
+
 /// The classes of a step's samples.
 #[derive(Clone)]
 struct Labels {
@@ -31,12 +33,14 @@ struct Labels {
     classes: [Vec<usize>; 2],
     /// The originals'.
     shares: Vec<f64>,
+    /// Of each view.
+    views: [ViewLabels; 2],
 }
 
 impl Labels {
     /// Samples of one label each.
     fn one(classes: &[usize]) -> Labels {
-        Labels { classes: [classes.to_vec(), classes.to_vec()], shares: vec![1.0; classes.len()] }
+        Labels { classes: [classes.to_vec(), classes.to_vec()], shares: vec![1.0; classes.len()], views: MIXED }
     }
 
     fn batch(&self) -> usize {
@@ -66,6 +70,7 @@ fn case(name: &str, coefficients: [f32; 2], labels: &Labels, heads: &[Head]) -> 
     let partners: Vec<f64> = (0..batch).map(|n| (2 * batch - 1 - n) as f64).collect();
     let indices = [of_images, originals, partners].map(|values| Array::vector(&values));
     let shares = Array::vector(&labels.shares);
+    let views = labels.views;
     let forms: Vec<_> = heads.iter().map(|h| (h.form, h.reduction, h.scale)).collect();
     let names = [("logits", "vectors"), ("logits_cb", "vectors_cb")];
     let inputs: Vec<_> = heads
@@ -84,7 +89,7 @@ fn case(name: &str, coefficients: [f32; 2], labels: &Labels, heads: &[Head]) -> 
             let vectors = rig.constant(&i[vectors], dtype)?;
             heads.push(HeadLoss { logits: rig.leaf(logits, &i[logits], dtype), vectors, form, reduction, scale });
         }
-        let rows = supervised_loss(&mut rig.tape, rig.backend, &heads, labels, vars)?;
+        let rows = supervised_loss(&mut rig.tape, rig.backend, &heads, labels, vars, views)?;
         rig.output("rows", rows);
         Ok(())
     })
@@ -147,7 +152,11 @@ fn naive_rows(labels: &Labels, head: &Head) -> Vec<f64> {
     let row = |n: usize| {
         let sample = n % batch;
         let term = |t: usize| naive_term(head, &head.logits.data[n * classes..][..classes], labels.classes[t][sample]);
-        let share = labels.shares[sample];
+        let share = match labels.views[n / batch] {
+            ViewLabels::Mixed => labels.shares[sample],
+            ViewLabels::Original => 1.0,
+            ViewLabels::Partner => 0.0,
+        };
         [share, 1.0 - share]
             .iter()
             .enumerate()
@@ -202,7 +211,8 @@ fn random_labels(random: &mut Random, batch: usize, classes: usize, mixed: bool)
     for (share, value) in shares.iter_mut().skip(1).zip([0.0, 1.0]) {
         *share = value;
     }
-    Labels { classes, shares }
+    let views = [0; 2].map(|_| [ViewLabels::Mixed, ViewLabels::Original, ViewLabels::Partner][random.below(3)]);
+    Labels { classes, shares, views }
 }
 
 const FORMS: [(&str, Form); 6] = [
@@ -218,7 +228,7 @@ const FORMS: [(&str, Form); 6] = [
 fn published(suite: &mut Suite) {
     for f in fixtures::of("supervised_loss") {
         let whole = |name: &str| f.get(name).data.iter().map(|&c| c as usize).collect::<Vec<_>>();
-        let labels = Labels { classes: [whole("first"), whole("second")], shares: f.get("shares").data };
+        let labels = Labels { classes: [whole("first"), whole("second")], shares: f.get("shares").data, views: MIXED };
         let list = |name: &str| f.attributes[name].as_array().expect("a list over heads").clone();
         let numbers = |name: &str| list(name).iter().map(|v| v.as_f64().expect("a number") as f32).collect::<Vec<_>>();
         let (forms, reductions) = (list("forms"), list("reductions"));
@@ -254,6 +264,7 @@ fn published(suite: &mut Suite) {
 fn by_hand(suite: &mut Suite) {
     use ClassVector::{Margin, Offset, Scale, Smoothing, Weight};
     type Given<'a> = &'a [(ClassVector, &'a [f64])];
+    type Single<'a> = (&'a str, Form, f32, &'a [f64], Given<'a>, usize, f64);
     const Z: &[f64] = &[1.0, 2.0, 0.5];
     let log = |tau: f64| [0.7f64, 0.2, 0.1].map(|pi| tau * pi.ln());
     let weights: Given<'_> = &[(Weight, &[0.5, 1.0, 1.5])];
@@ -265,7 +276,7 @@ fn by_hand(suite: &mut Suite) {
     let smoothing: Given<'_> = &[(Smoothing, &[0.5; 3])];
     let (focal, sigmoid) = (Form::Softmax { focal: 1.0 }, Form::SigmoidFocal { focal: 1.0 });
     let ln2 = std::f64::consts::LN_2;
-    let cases: [(&str, Form, f32, &[f64], Given<'_>, usize, f64); 18] = [
+    let cases: [Single<'_>; 18] = [
         ("ce_1", PLAIN, 1.0, Z, &[], 1, 0.464369),
         ("ce_2", PLAIN, 1.0, Z, &[], 2, 1.964369),
         ("la_1", PLAIN, 1.0, Z, la, 1, 0.875112),
@@ -362,7 +373,7 @@ fn identities(suite: &mut Suite) {
         let kind = Kind { form, margins: true, scale: 1.5, ..plain };
         let head = random_head(&mut random, kind, [2, 6]);
         let mixed = |share: f64, partners: [usize; 2]| {
-            let labels = Labels { classes: [vec![2, 4], partners.to_vec()], shares: vec![share; 2] };
+            let labels = Labels { classes: [vec![2, 4], partners.to_vec()], shares: vec![share; 2], views: MIXED };
             case(name, [0.75, 0.0], &labels, std::slice::from_ref(&head))
         };
         same(suite, &format!("share_of_1_{name}"), false, 1.0, [mixed(1.0, [2, 4]), mixed(1.0, [0, 5])]);
@@ -373,7 +384,7 @@ fn identities(suite: &mut Suite) {
         }
         let mut apart = Head { vectors: vectors(6, &[]), ..head.clone() };
         (apart.logits.data[0], apart.logits.data[6 + 5]) = (f64::NEG_INFINITY, f64::NEG_INFINITY);
-        let labels = Labels { classes: [vec![2, 4], vec![0, 5]], shares: vec![1.0; 2] };
+        let labels = Labels { classes: [vec![2, 4], vec![0, 5]], shares: vec![1.0; 2], views: MIXED };
         let case = case(&format!("impossible_partner_{name}"), [0.75, 0.0], &labels, &[apart.clone()]);
         let logits = apart.logits.map(|v| v.max(-1e300));
         let rows = naive(&Labels::one(&[2, 4]), &[Head { logits, ..apart }]);
@@ -389,7 +400,7 @@ fn extremes(suite: &mut Suite) {
         let kind = Kind { form, reduction: Reduction::SumW, scale: 1.0, margins: false };
         let logits = vec![0.0, 40.0, -40.0, 10.0, 40.0, 0.0, -40.0, 10.0, 39.0, 40.0, 40.0, 38.0];
         let head = Head { logits: Array::new(&[3, 4], logits), ..random_head(&mut random, kind, [3, 4]) };
-        let labels = Labels { classes: [vec![1, 2, 0], vec![2, 0, 0]], shares: vec![0.5, 0.75, 0.25] };
+        let labels = Labels { classes: [vec![1, 2, 0], vec![2, 0, 0]], shares: vec![0.5, 0.75, 0.25], views: MIXED };
         let head = Head { vectors: vectors(4, &[(ClassVector::Weight, &[0.5, 1.0, 1.5, 2.0])]), ..head };
         let case = case(&format!("extreme_{name}"), [0.75, 0.0], &labels, std::slice::from_ref(&head));
         suite.close("naive", case.clone(), vec![("rows", naive(&labels, &[head]))]);

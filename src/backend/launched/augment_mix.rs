@@ -28,6 +28,7 @@ fn kinds(mixing: Mixing) -> [Arg<'static>; 2] {
         Some(View::Plain) | None => 0,
         Some(View::Mixup) => 1,
         Some(View::Cutmix) => 2,
+        Some(View::Partner) => 3,
     };
     let mut views = mixing.each();
     [views.next(), views.next()].map(|view| Arg::U32(kind(view)))
@@ -62,7 +63,11 @@ impl AugmentMixKernels for Launched {
                 format!("a batch of {batch} or a padding of {} is too large", numbers.padding),
             ));
         }
-        let [first, second] = kinds(mixing);
+        let [mut first, second] = kinds(mixing);
+        let is_evaluation = matches!(mixing, Mixing::Evaluate | Mixing::EvaluateFlip);
+        if is_evaluation {
+            first = Arg::U32(mixing.views() as u32);
+        }
         let args = [
             Arg::Ptr(operands.pointer("the images", t.pixels, DType::U8, images * height * width * 3)?),
             Arg::Ptr(operands.int("the originals", t.originals, batch)?),
@@ -76,7 +81,7 @@ impl AugmentMixKernels for Launched {
             second,
             Arg::Bytes(bytemuck::bytes_of(&numbers)),
         ];
-        let views = if mixing == Mixing::Evaluate { 0 } else { mixing.views() };
+        let views = if is_evaluation { 0 } else { mixing.views() };
         let spec = self.mixing_spec(NAME).define("VIEWS", views);
         let blocks = (height * width).div_ceil(BLOCK as usize) as u32;
         let launch = Launch { grid: [blocks, batch as u32, 1], block: [BLOCK, 1, 1], shared_bytes: LOOKS_BYTES };

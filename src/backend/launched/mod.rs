@@ -13,6 +13,7 @@ mod classify;
 pub mod conv2d;
 mod global_avg_pool;
 mod grid;
+mod join_branches;
 mod linear;
 mod load_step;
 mod negative_cosine;
@@ -22,6 +23,7 @@ mod project_rows;
 mod sam;
 mod scale_columns;
 mod sgd;
+mod split_views;
 mod supervised_loss;
 mod total_loss;
 

@@ -4,7 +4,9 @@ use bytemuck::{Pod, Zeroable};
 
 use super::{Launched, Operands};
 use crate::driver::{Arg, KernelSpec, Launch};
-use crate::ops::supervised_loss::{ClassVector, Form, NAME, Reduction, SupervisedLoss, SupervisedLossKernels};
+use crate::ops::supervised_loss::{
+    ClassVector, Form, NAME, Reduction, SupervisedLoss, SupervisedLossKernels, ViewLabels,
+};
 use crate::tensor::DType;
 use crate::{Error, Result};
 
@@ -35,9 +37,18 @@ fn form(form: Form) -> (u32, f32) {
     }
 }
 
+/// ViewLabels as the kernel knows them.
+fn code(labels: ViewLabels) -> u32 {
+    match labels {
+        ViewLabels::Mixed => 0,
+        ViewLabels::Original => 1,
+        ViewLabels::Partner => 2,
+    }
+}
+
 impl SupervisedLossKernels for Launched {
     fn supervised_loss(&self, t: &SupervisedLoss) -> Result<()> {
-        let SupervisedLoss { heads, labels, originals, partners, shares, scalars, rows } = *t;
+        let SupervisedLoss { heads, labels, originals, partners, shares, views, scalars, rows } = *t;
         let operands = Operands::new(self, NAME);
         if !(1..=2).contains(&heads.len()) {
             return Err(Error::op(NAME, format!("one or two heads, not {}", heads.len())));
@@ -68,6 +79,7 @@ impl SupervisedLossKernels for Launched {
             operands.extent("rows", count)?,
             operands.extent("batch", batch)?,
             operands.extent("classes", classes)?,
+            Arg::U32(code(views[0]) | code(views[1]) << 2),
         ];
         let [first, second] = [heads.first(), heads.last()].map(|head| head.map_or(0, |head| form(head.form).0));
         let spec = KernelSpec::new(NAME).define("BLOCK", BLOCK).define("FIRST", first).define("SECOND", second);

@@ -115,7 +115,7 @@ fn augment_mix<T: Real>(native: &Native, mixing: Mixing, augmentation: &Augmenta
         let (view, n) = (at / batch, at % batch);
         let shows = step.shows(mixing, view);
         let own = match mixing {
-            Mixing::Evaluate => image(originals[n]),
+            Mixing::Evaluate | Mixing::EvaluateFlip => Look { flip: view == 1, ..image(originals[n]) },
             _ => image(originals[n]).drawn(&scalars, augmentation, view, n),
         };
         let partner = || image(partners[n]).drawn(&scalars, augmentation, 2 + view, n);
@@ -141,6 +141,7 @@ fn augment_mix<T: Real>(native: &Native, mixing: Mixing, augmentation: &Augmenta
                     copy(&own, [0, width]);
                     copy(other, [left, right]);
                 }
+                (View::Partner, Some(other)) => copy(other, [0, width]),
                 _ => copy(&own, [0, width]),
             }
         }
@@ -198,6 +199,7 @@ fn mix_views<T: Real>(native: &Native, mixing: Mixing, given: Tensor, scalars: T
                     *out = step.lambda * o + step.rest * r;
                 }
             }
+            View::Partner => out.0.copy_from_slice(image(mixing.views() + view)),
             View::Plain | View::Cutmix => out.0.copy_from_slice(own),
         }
         if shows == View::Cutmix {

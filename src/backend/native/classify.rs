@@ -15,25 +15,48 @@ fn rank<T: Real>(logits: &[T], class: usize) -> usize {
     logits.iter().enumerate().filter(|&(other, &v)| v > own || (v == own && other < class)).count()
 }
 
+/// The logits of sample `n` of a batch: the mean over its views and over the heads, (views * batch, classes) each.
+fn mean<T: Real>(heads: &[&[T]], [batch, classes]: [usize; 2], n: usize, mean: &mut [T]) {
+    mean.fill(T::ZERO);
+    let rows = heads.iter().flat_map(|head| head.chunks_exact(classes).skip(n).step_by(batch));
+    let mut count = 0;
+    for row in rows {
+        count += 1;
+        mean.iter_mut().zip(row).for_each(|(sum, &logit)| *sum += logit);
+    }
+    if count > 1 {
+        let share = T::from_f64(1.0 / f64::from(count));
+        mean.iter_mut().for_each(|sum| *sum = share * *sum);
+    }
+}
+
 fn classify<T: Real>(native: &Native, t: &Classify) -> Result<()> {
     let a = native.memory.access()?;
-    let (logits, labels) = (a.read::<T>(t.logits)?, a.read::<i32>(t.labels)?);
+    let labels = a.read::<i32>(t.labels)?;
+    let logits = [Some(t.logits), t.second].into_iter().flatten().map(|logits| a.read::<T>(logits));
+    let logits = logits.collect::<Result<Vec<&[T]>>>()?;
     let (originals, params) = (a.read::<i32>(t.originals)?, load_step::params(&a, t.scalars)?);
-    let (ranks, confidences) = (a.write::<i32>(t.ranks)?, a.write::<f32>(t.confidences)?);
+    let ranks = a.write::<i32>(t.ranks)?;
+    let (confidences, losses) = (a.write::<f32>(t.confidences)?, a.write::<f32>(t.losses)?);
     let (first, batch) = (params.row as usize, originals.len());
-    let classes = logits.len() / batch.max(1);
-    if classes == 0 || logits.len() != batch * classes || first + batch > ranks.len().min(confidences.len()) {
+    let [rows, classes] = t.logits.shape.two().unwrap_or([0, 0]);
+    let fit = |head: &&[T]| head.len() == rows * classes;
+    let room = ranks.len().min(confidences.len()).min(losses.len());
+    if rows == 0 || classes == 0 || !logits.iter().all(fit) || rows % batch.max(1) != 0 || first + batch > room {
         let what = format!("logits {} of {batch} samples into rows {first}.. of {}", t.logits.shape, t.ranks.shape);
         return Err(Error::op(NAME, what));
     }
-    let results = ranks[first..].iter_mut().zip(&mut confidences[first..]);
-    for ((logits, &image), (to_rank, confidence)) in logits.chunks_exact(classes).zip(originals).zip(results) {
+    let mut own = vec![T::ZERO; classes];
+    for (n, &image) in originals.iter().enumerate() {
         let image = load_step::index(NAME, "image", image, labels.len())?;
         let class = load_step::index(NAME, "class", labels[image], classes)?;
-        *to_rank = rank(logits, class) as i32;
-        let largest = logits.iter().map(|v| v.to_f64()).fold(f64::NEG_INFINITY, f64::max);
-        let sum: f64 = logits.iter().map(|v| (f64::from(t.scale) * (v.to_f64() - largest)).exp()).sum();
-        *confidence = sum.recip() as f32;
+        mean(&logits, [batch, classes], n, &mut own);
+        ranks[first + n] = rank(&own, class) as i32;
+        let scale = f64::from(t.scale);
+        let largest = own.iter().map(|v| v.to_f64()).fold(f64::NEG_INFINITY, f64::max);
+        let sum: f64 = own.iter().map(|v| (scale * (v.to_f64() - largest)).exp()).sum();
+        confidences[first + n] = sum.recip() as f32;
+        losses[first + n] = (sum.ln() + scale * (largest - own[class].to_f64())) as f32;
     }
     Ok(())
 }

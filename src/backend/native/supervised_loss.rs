@@ -278,7 +278,7 @@ fn supervised_loss<T: Real>(native: &Native, t: &SupervisedLoss) -> Result<()> {
                 let sample = n % batch;
                 // All were checked above.
                 let labels = [originals, partners].map(|images| labels[images[sample] as usize] as usize);
-                let share = f64::from(shares[sample]);
+                let share = f64::from(t.views[n / batch % 2].share(shares[sample]));
                 let mut factors = [share, 1.0 - share];
                 // A share of 0 stays 0 where a sum of weights is 0.
                 factors.iter_mut().zip(over).filter(|(f, _)| **f != 0.0).for_each(|(f, over)| *f *= over);

@@ -15,7 +15,9 @@ use crate::ops::ceilings::CeilingKernels;
 use crate::ops::checksum::{ChecksumKernels, SCRATCH};
 use crate::ops::load_step::STEP_WORDS;
 use crate::ops::sgd::SgdKernels;
-use crate::ops::supervised_loss::{ClassVector, Form, Head, Reduction, SupervisedLoss, SupervisedLossKernels};
+use crate::ops::supervised_loss::{
+    ClassVector, Form, Head, Reduction, SupervisedLoss, SupervisedLossKernels, ViewLabels,
+};
 use crate::tensor::{DType, Precision};
 use crate::train::engine::{Data, Engine, model, step_config};
 use crate::train::feed::{Feed, Images};
@@ -59,8 +61,8 @@ fn list(presets: &[Preset], (arch, multiprocessors, shared_bytes): (&str, u32, u
         if !planned.insert((shapes.clone(), of_recipe)) {
             continue;
         }
-        // Only the number of views decides how a last batch of any size is cut.
-        let every_size = split.insert((shapes, recipe.views.len()));
+        // Only the number of views decides how a last batch of any size is cut, before branches and in them.
+        let every_size = split.insert((shapes, recipe.views.len(), recipe.branches));
         for precision in [Precision::F32, Precision::Bf16] {
             let driver = DryRun::new(arch, multiprocessors, shared_bytes);
             let listing = driver.listing();
@@ -96,7 +98,7 @@ fn run(backend: &Launched, config: &Config, stand_in: &StandIn, every_size: bool
 /// Heads of every shape, forward and backward, on the vectors of a step with two views and of one with one.
 fn heads(backend: &Launched, config: &Config, classes: usize) -> Result<()> {
     let (name, hidden) = (config.model.clone(), Some(HIDDEN));
-    let model = ModelConfig { name, width: config.width, classes, heads: HEADS.to_vec(), hidden };
+    let model = ModelConfig { name, width: config.width, classes, heads: HEADS.to_vec(), hidden, branches: false };
     let model = Model::new(&model, backend.stem_channels())?;
     let store = ParameterStore::new(backend, model.specs().clone())?;
     for views in [1, 2] {
@@ -133,6 +135,7 @@ fn losses(backend: &Launched) -> Result<()> {
             originals,
             partners,
             shares,
+            views: [ViewLabels::Mixed; 2],
             scalars,
             rows,
         })?;

@@ -247,11 +247,6 @@ fn what_cannot_be_a_second_stage_is_told_in_a_line() {
         (train(&init("d.toml", ", redraw = []"), &[]), 1, "unknown field `redraw`"),
         (train(&init("e.toml", ""), &["--method", "glmc"]), 1, "has no fc_cb.weight: init.reinit = [\"fc_cb.*\"]"),
         (train(text(&place.path("g.toml")), &[]), 1, "g.toml"),
-        (
-            train(&file("h.toml", "warmup_epochs = 2\nwarmup = { epochs = 3 }"), &["--data", text(&other)]),
-            1,
-            "contradict",
-        ),
     ] {
         let line = error(output, status);
         assert!(line.contains(part), "{part}: {line}");

@@ -1,6 +1,7 @@
 //! `glmc-engine train`, `--resume` and `eval`: training, stopping in every way, resuming, evaluating, and every file of a run
 //! damaged in every way.
 
+mod branches;
 mod damage;
 mod divergence;
 mod extend;
@@ -8,6 +9,7 @@ mod finetune;
 mod folder;
 mod model;
 mod optimizer;
+mod posthoc;
 mod preset;
 mod select;
 
@@ -436,7 +438,7 @@ fn the_baseline_and_streamed_images_train_too() {
     // On the emulator fewer steps: every CUDA thread is run there. 23 is no divisor of the images, so that steps of two
     // sizes are staged.
     for (device, more) in [("cpu", &[][..]), ("emulator", &["--epochs", "1", "--width", "2", "--precision", "bf16"])] {
-        for method in ["ce", "glmc"] {
+        for method in ["ce", "glmc", "bbn"] {
             let train = |name: &str, limit: &[&str]| {
                 let run = place.path(&format!("{name}-{method}-{device}"));
                 let fixed = [more, limit, &["--method", method, "--device", device, "--batch", "23"]].concat();

@@ -10,7 +10,7 @@ use super::{Place, error, glmc, ok, text, timeless_metrics, timeless_result};
 use crate::common::checkpoints::manifest;
 
 /// A store of three classes with test and validation images.
-fn with_val(place: &Place) -> PathBuf {
+pub fn with_val(place: &Place) -> PathBuf {
     let (root, store) = (place.path("photos"), place.path("val.lt"));
     for class in 0..3u32 {
         let folder = root.join(format!("kind {class}"));

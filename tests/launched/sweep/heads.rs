@@ -3,12 +3,14 @@
 use super::*;
 use glmc_engine::memory::Memory;
 use glmc_engine::ops::global_avg_pool::GlobalAvgPoolKernels;
+use glmc_engine::ops::join_branches::{self, JoinBranchesKernels};
 use glmc_engine::ops::linear::{self, LinearKernels};
 use glmc_engine::ops::negative_cosine::{NegativeCosine, NegativeCosineKernels};
 use glmc_engine::ops::normalize_rows::NormalizeRowsKernels;
 use glmc_engine::ops::scale_columns::{self, ScaleColumnsKernels};
 use glmc_engine::ops::sgd::{Sgd, SgdConfig, SgdKernels};
-use glmc_engine::ops::supervised_loss::{Form, Head, Reduction, SupervisedLoss, SupervisedLossKernels};
+use glmc_engine::ops::split_views::SplitViewsKernels;
+use glmc_engine::ops::supervised_loss::{Form, Head, Reduction, SupervisedLoss, SupervisedLossKernels, ViewLabels};
 use glmc_engine::ops::total_loss::{TotalLoss, TotalLossKernels};
 use glmc_engine::tensor::Grad;
 
@@ -34,6 +36,78 @@ fn global_avg_pool() {
             vec![("y", b.get(y)), ("dx", b.get(dx))]
         }
         sweep!("global_avg_pool", &format!("{shape:?}"), |b| run(b, shape, [&x, &before, &dy], accumulate));
+    }
+}
+
+#[test]
+fn split_views() {
+    let mut random = Random::new(21);
+    // Views of a multiple of sixteen bytes and not, of one block and of several.
+    for shape in [[1, 1, 1, 1], [2, 3, 5, 7], [3, 2, 2, 8], [5, 8, 8, 4], [1, 4, 3, 4], [2, 16, 16, 33]] {
+        let [batch, height, width, channels] = shape;
+        let (both, half) = ([2 * batch, height, width, channels], shape.iter().product::<usize>());
+        let data = [2 * half, half, half, 2 * half].map(|n| random.values(n));
+        let accumulate = random.flag();
+        fn run<B: Memory + SplitViewsKernels>(
+            b: &B,
+            [both, shape]: [[usize; 4]; 2],
+            data: &[Vec<f64>; 4],
+            accumulate: bool,
+        ) -> Results {
+            let [x, dfirst, dsecond, before] = data;
+            let [first, second] = [0; 2].map(|_| b.compute(&vec![7.0; dfirst.len()], &shape));
+            b.split_views_forward(b.compute(x, &both), first, second).unwrap();
+            let (dfirst, dsecond) = (b.compute(dfirst, &shape), b.compute(dsecond, &shape));
+            let dx = b.compute(before, &both);
+            b.split_views_backward(dfirst, dsecond, Grad { tensor: dx, accumulate }).unwrap();
+            vec![("first", b.get(first)), ("second", b.get(second)), ("dx", b.get(dx))]
+        }
+        sweep!("split_views", &format!("{shape:?}"), |b| run(b, [both, shape], &data, accumulate));
+    }
+}
+
+#[test]
+fn join_branches() {
+    let mut random = Random::new(22);
+    for [rows, features] in [[1, 1], [3, 31], [8, 32], [128, 64], [5, 129], [2, 1025]] {
+        let elements = rows * features;
+        let data = [elements, elements, 2 * elements, elements, elements].map(|n| random.values(n));
+        let shares: Vec<f64> = (0..rows).map(|n| (n % 5) as f64 / 4.0).collect();
+        let add = [random.flag(), random.flag()];
+        fn run<B: Memory + JoinBranchesKernels>(
+            b: &B,
+            [rows, features]: [usize; 2],
+            (data, shares): (&[Vec<f64>; 5], &[f64]),
+            add: [bool; 2],
+        ) -> Results {
+            let one = [rows, features];
+            let (first, second) = (b.float(&data[0], &one), b.float(&data[1], &one));
+            let dy = b.float(&data[2], &[rows, 2 * features]);
+            let mut results = Results::new();
+            for shares in [Some(b.put(shares, &[rows], DType::F32)), None] {
+                let y = b.float(&vec![7.0; data[2].len()], &[rows, 2 * features]);
+                b.join_branches_forward(first, second, shares, y).unwrap();
+                results.push(("y", b.get(y)));
+                // Both, and one without the other.
+                for wanted in [[true, true], [true, false], [false, true]] {
+                    let [dfirst, dsecond] = [0, 1].map(|i| {
+                        let tensor = b.float(&data[3 + i], &one);
+                        Grad { tensor, accumulate: add[i] }
+                    });
+                    let some = |grad: Grad, wanted: bool| wanted.then_some(grad);
+                    b.join_branches_backward(&join_branches::Backward {
+                        dy,
+                        shares,
+                        dfirst: some(dfirst, wanted[0]),
+                        dsecond: some(dsecond, wanted[1]),
+                    })
+                    .unwrap();
+                    results.extend([("dfirst", b.get(dfirst.tensor)), ("dsecond", b.get(dsecond.tensor))]);
+                }
+            }
+            results
+        }
+        sweep!("join_branches", &format!("{rows}x{features}"), |b| run(b, [rows, features], (&data, &shares), add));
     }
 }
 
@@ -147,7 +221,16 @@ impl LossCase {
         let [originals, partners] = [0, 1].map(|which| b.int(&self.images[which], &[batch]));
         let shares = b.put(&self.shares, &[batch], DType::F32);
         let (scalars, rows) = (b.step(&some_step()), b.float(&vec![0.0; heads.len() * count], &[heads.len(), count]));
-        let tensors = SupervisedLoss { heads: &heads, labels, originals, partners, shares, scalars, rows };
+        let tensors = SupervisedLoss {
+            heads: &heads,
+            labels,
+            originals,
+            partners,
+            shares,
+            views: [ViewLabels::Mixed; 2],
+            scalars,
+            rows,
+        };
         b.supervised_loss(&tensors).unwrap();
         let mut results = vec![("rows", b.get(rows))];
         results.extend(heads.iter().map(|h| ("dlogits", b.get(h.dlogits.unwrap().tensor))));

@@ -15,7 +15,7 @@ fn steps_and_ranks() {
         let row = row_words(batch);
         let table: Vec<usize> = (0..3 * row).map(|_| random.between(0, images - 1)).collect();
         // Few different values, so that ties are common.
-        let logits: Vec<f64> = (0..batch * classes).map(|_| random.between(0, 5) as f64).collect();
+        let logits: Vec<f64> = (0..2 * batch * classes).map(|_| random.between(0, 5) as f64).collect();
         fn run<B: Memory + LoadStepKernels + ClassifyKernels>(
             b: &B,
             (batch, classes, images): (usize, usize, usize),
@@ -30,11 +30,25 @@ fn steps_and_ranks() {
             b.load_step(&LoadStep { table, cursor, scalars: words, originals, partners, shares }).unwrap();
             let mut results: Results = [words, cursor, originals, partners, shares].map(|t| ("step", b.get(t))).into();
             let (labels, scalars) = (b.int(labels, &[images]), b.step(&some_step()));
-            let ranks = b.int(&vec![0; images + 2], &[images + 2]);
-            let confidences = b.put(&vec![0.0; images + 2], &[images + 2], DType::F32);
-            let logits = b.float(logits, &[batch, classes]);
-            b.classify(&Classify { logits, scale: 0.5, labels, originals, scalars, ranks, confidences }).unwrap();
-            results.extend([("ranks", b.get(ranks)), ("confidences", b.get(confidences))]);
+            let rows = images + 2;
+            // One view of one head, and two views of two.
+            for (views, heads) in [(1, 1), (2, 2)] {
+                let ranks = b.int(&vec![0; rows], &[rows]);
+                let [confidences, losses] = [(); 2].map(|()| b.put(&vec![0.0; rows], &[rows], DType::F32));
+                let mut all = [0, 1].map(|_| b.float(&logits[..views * batch * classes], &[views * batch, classes]));
+                if heads == 2 {
+                    let others: Vec<f64> = logits[..views * batch * classes].iter().rev().copied().collect();
+                    all[1] = b.float(&others, &[views * batch, classes]);
+                }
+                let (logits, second, scale) = (all[0], (heads == 2).then_some(all[1]), 0.5);
+                b.classify(&Classify { logits, second, scale, labels, originals, scalars, ranks, confidences, losses })
+                    .unwrap();
+                results.extend([
+                    ("ranks", b.get(ranks)),
+                    ("confidences", b.get(confidences)),
+                    ("losses", b.get(losses)),
+                ]);
+            }
             results
         }
         sweep!("classify", &format!("{batch} of {images}, {classes} classes"), |b| run(
@@ -85,14 +99,21 @@ fn augment_mix() {
                 ("cutmix and plain", Mixing::Two(View::Cutmix, View::Plain)),
                 ("single", Mixing::One(View::Plain)),
                 ("single mixup", Mixing::One(View::Mixup)),
+                ("partner", Mixing::One(View::Partner)),
+                ("plain and partner", Mixing::Two(View::Plain, View::Partner)),
                 ("evaluate", Mixing::Evaluate),
+                ("evaluate and mirror", Mixing::EvaluateFlip),
             ];
             for (name, mixing) in mixings {
                 let out = blank(mixing.views() * batch);
                 b.augment_mix(mixing, augmentation, &AugmentMix { pixels, originals, partners, scalars, out }).unwrap();
                 results.push((name, colours(out)));
             }
-            for (name, mixing) in [("views", Mixing::GLMC), ("one view", Mixing::One(View::Cutmix))] {
+            for (name, mixing) in [
+                ("views", Mixing::GLMC),
+                ("one view", Mixing::One(View::Cutmix)),
+                ("plain and partner", Mixing::Two(View::Plain, View::Partner)),
+            ] {
                 let given = mixing.image_sets() * batch;
                 let given = b.float(&views[..given * height * width * 3], &[given, height, width, 3]);
                 let out = blank(mixing.views() * batch);

@@ -1,0 +1,131 @@
+//! One look at every image of a set, in order, a batch at a time: what evaluation and feature extraction have in common.
+
+use std::ops::Range;
+
+use super::feed::Feed;
+use crate::error::Result;
+use crate::memory::Replay;
+use crate::method::EpochPlan;
+use crate::nn::{Mode, ParameterStore, Recorder};
+use crate::ops::Backend;
+use crate::ops::augment_mix::{Augmentation, Mixing, augment_mix};
+use crate::ops::load_step::{StepVars, load_step, row_words};
+use crate::tape::{Arena, Program, Var};
+use crate::tensor::{DType, Tensor};
+
+/// How images are looked at.
+#[derive(Clone, Copy, Debug)]
+pub struct Look {
+    /// Normalisation; nothing is cropped.
+    pub augmentation: Augmentation,
+    /// Whether each image is followed by its mirror image, as a second view of the batch.
+    pub flip: bool,
+    /// Images at a time.
+    pub batch: usize,
+    /// Memory that is free meanwhile.
+    pub arena: Option<Arena>,
+}
+
+impl Look {
+    /// Views of each image.
+    pub fn views(&self) -> usize {
+        1 + usize::from(self.flip)
+    }
+}
+
+/// A step's variables as a recording finds them.
+#[derive(Clone, Copy, Debug)]
+pub struct Seen {
+    /// (views * batch, height, width, stem channels).
+    pub images: Var,
+    /// I32 (images of the feed).
+    pub labels: Var,
+    pub vars: StepVars,
+}
+
+/// The steps of one batch size.
+struct SizedPass {
+    program: Program,
+    cursor: Tensor,
+    replay: Option<Box<dyn Replay>>,
+    steps: Range<usize>,
+    kept: Option<Var>,
+}
+
+/// Programs that look at all images of a feed, planned once.
+pub struct Passes {
+    plan: EpochPlan,
+    sized: Vec<SizedPass>,
+}
+
+impl Passes {
+    /// Plans them; `record` records what is made of a batch, and may return a value that is read after each step.
+    ///
+    /// # Errors
+    /// Those of `record`; or shapes do not fit, or the device has too little memory.
+    pub fn new(
+        backend: &dyn Backend,
+        store: &ParameterStore,
+        feed: &Feed<'_>,
+        look: &Look,
+        record: &dyn Fn(&mut Recorder<'_>, Seen) -> Result<Option<Var>>,
+    ) -> Result<Passes> {
+        let plan = EpochPlan::evaluation(feed.images().len(), look.batch);
+        let mixing = if look.flip { Mixing::EvaluateFlip } else { Mixing::Evaluate };
+        let mut sized = Vec::new();
+        let full = plan.full_steps();
+        for (steps, size) in [(0..full, look.batch), (full..plan.steps(), plan.tail())] {
+            if steps.is_empty() {
+                continue;
+            }
+            let (rows, words) = (steps.len(), row_words(size));
+            let table = backend.tensor(&[rows, words], DType::I32, "step table")?;
+            let cursor = backend.tensor(&[1], DType::I32, "step cursor")?;
+            backend.upload(table, bytemuck::cast_slice(&feed.table(&plan, steps.clone())))?;
+            let mut r = Recorder::new(backend, store, Mode::Inference);
+            let on_tape = [table, cursor, feed.pixels, feed.labels];
+            let [table_var, cursor_var, pixels, labels] = on_tape.map(|t| r.tape.external(t));
+            let vars = load_step(&mut r.tape, table_var, cursor_var, size)?;
+            let images = augment_mix(&mut r.tape, backend, pixels, vars, mixing, look.augmentation)?;
+            let kept = record(&mut r, Seen { images, labels, vars })?;
+            if let Some(kept) = kept {
+                r.tape.keep(kept);
+            }
+            let program = r.tape.plan_in(backend, false, look.arena)?;
+            let mut pass = SizedPass { program, cursor, replay: None, steps, kept };
+            pass.replay = backend.capture(&mut || pass.program.forward(backend))?;
+            sized.push(pass);
+        }
+        Ok(Passes { plan, sized })
+    }
+
+    /// Runs them on the parameters as they are now. `each` is given the images of every step, and the value that the
+    /// recording returned.
+    ///
+    /// # Errors
+    /// Those of `each`; or the images cannot be read, or the device fails.
+    pub fn run(
+        &self,
+        backend: &dyn Backend,
+        feed: &Feed<'_>,
+        each: &mut dyn FnMut(Range<usize>, Tensor) -> Result<()>,
+    ) -> Result<()> {
+        let mut first = 0;
+        for pass in &self.sized {
+            backend.zero(pass.cursor)?;
+            for step in pass.steps.clone() {
+                feed.stage(backend, &self.plan, step)?;
+                match &pass.replay {
+                    Some(replay) => replay.replay()?,
+                    None => pass.program.forward(backend)?,
+                }
+                let images = first..first + self.plan.indices(step).0.len();
+                first = images.end;
+                if let Some(kept) = pass.kept {
+                    each(images, pass.program.value(kept))?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
