@@ -10,6 +10,7 @@ mod posthoc;
 mod prepare;
 mod self_test;
 mod signals;
+mod stages;
 pub mod stand_in;
 mod sweep;
 mod train;

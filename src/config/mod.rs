@@ -1,5 +1,6 @@
 //! What a run is: flags over a configuration file over a preset, resolved into one validated [`Config`].
 
+mod file;
 mod init;
 mod optimizer;
 mod placement;
@@ -7,6 +8,8 @@ mod presets;
 mod second_stage;
 mod select;
 
+pub use file::Stage;
+use file::{MAX_CONFIG, refuse_unknown};
 pub use init::{Init, Which};
 pub use optimizer::{Every, Norm, OptimizerConfig, Passes, Projection, Sam};
 pub use placement::{Placement, PlacementSettings};
@@ -32,9 +35,6 @@ const METHOD: &str = "Method";
 const SCHEDULE: &str = "Schedule";
 pub(crate) const DEVICE: &str = "Device";
 const RUN: &str = "Run";
-
-/// Longest file of settings that is read.
-const MAX_CONFIG: u64 = 16 << 20;
 
 /// Declares a struct of settings, each of them optional, with `or`: these, and where they say nothing, those under them.
 macro_rules! settings {
@@ -160,43 +160,6 @@ settings! {
         pub warmup_every_step: Option<bool>,
         #[arg(skip)]
         pub init: Option<Init>,
-    }
-}
-
-impl Settings {
-    /// Reads a TOML file of settings; a key `preset` names the preset under them.
-    ///
-    /// # Errors
-    /// When the file cannot be read, is no TOML, or has a key that is no setting.
-    pub fn read(path: &Path) -> Result<(Settings, Option<String>)> {
-        let text = read_text(path, MAX_CONFIG)?;
-        let wrong = |e: toml::de::Error| {
-            let line = e.span().map_or(1, |span| 1 + text[..span.start].matches('\n').count());
-            Error::file(path, format!("line {line}: {}", e.message().replace('\n', " ")))
-        };
-        let mut table: toml::Table = toml::from_str(&text).map_err(wrong)?;
-        let preset = match table.remove("preset") {
-            None => None,
-            Some(toml::Value::String(name)) => Some(name),
-            Some(other) => return Err(Error::file(path, format!("preset must be a name, not {other}"))),
-        };
-        refuse_unknown(path, &text, &table)?;
-        Ok((toml::from_str(&text).map_err(wrong)?, preset))
-    }
-}
-
-/// Serde cannot flatten and refuse unknown keys at once, so they are refused here: every key must be a flag's name, or a
-/// table's that is no flag.
-fn refuse_unknown(path: &Path, text: &str, table: &toml::Table) -> Result<()> {
-    let flags = <Settings as clap::Args>::augment_args(clap::Command::new("settings"));
-    let in_files = ["groups", "init", "lr_set", "project", "recipe", "warmup_every_step", "warmup_inclusive"];
-    let known: Vec<&str> = flags.get_arguments().map(|flag| flag.get_id().as_str()).chain(in_files).collect();
-    match table.keys().find(|key| !known.contains(&key.as_str())) {
-        Some(key) => {
-            let line = 1 + text.lines().position(|line| line.trim_start().starts_with(key.as_str())).unwrap_or(0);
-            Err(Error::file(path, format!("line {line}: unknown setting {key:?}: known are {}", known.join(", "))))
-        }
-        None => Ok(()),
     }
 }
 

@@ -185,9 +185,9 @@ impl Checkpoint {
         Ok(Checkpoint { manifest, tensors, path: path.to_path_buf() })
     }
 
-    /// Whether it has a tensor of this name.
-    pub fn has(&self, name: &str) -> bool {
-        self.tensors.iter().any(|(known, ..)| known == name)
+    /// The shape of the tensor of this name, if it has one.
+    pub fn shape(&self, name: &str) -> Option<&[usize]> {
+        self.tensors.iter().find(|(known, ..)| known == name).map(|(_, shape, _)| shape.as_slice())
     }
 
     /// The names of the model's parameters and running statistics.

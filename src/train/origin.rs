@@ -1,16 +1,19 @@
 //! The parameters that a further stage starts from: those of another run's checkpoint, which is read and never changed.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::checkpoint::Checkpoint;
+use super::engine::model;
 use super::run_record::Parent;
+use crate::backend::native::Native;
 use crate::config::{Config, Init};
 use crate::data::store::Store;
 use crate::error::{Error, Result};
-use crate::nn::parameters::{Kind, Specs};
+use crate::nn::parameters::{Kind, Spec, Specs};
 use crate::nn::{Field, ParameterStore, groups};
 use crate::ops::Backend;
+use crate::tensor::Precision;
 
 /// A checkpoint to start from, read whole and checked.
 pub struct Origin<'a> {
@@ -28,14 +31,7 @@ impl<'a> Origin<'a> {
         let Some(init) = &config.init else { return Ok(None) };
         let file = init.file()?;
         let checkpoint = Checkpoint::read(&file)?;
-        let of = &checkpoint.manifest.config;
-        if (&of.model, of.width) != (&config.model, config.width) {
-            let what = format!(
-                "is a {} of width {}, and this stage trains a {} of width {}: give it the same --model and --width",
-                of.model, of.width, config.model, config.width
-            );
-            return Err(Error::file(file, what));
-        }
+        check_network(&checkpoint.manifest.config, config, &file)?;
         Ok(Some(Origin { init, file, checkpoint }))
     }
 
@@ -57,24 +53,11 @@ impl<'a> Origin<'a> {
             let what = format!("knows a class {old:?}, which the store {} calls {new:?}", store.path().display());
             return Err(Error::file(&self.file, what));
         }
-        for pattern in &self.init.reinit {
-            groups::require_match(specs, pattern).map_err(|e| Error::Config(format!("init.reinit: {e}")))?;
-        }
-        for spec in specs.iter().filter(|spec| self.is_taken(&spec.name, spec.kind)) {
-            if self.checkpoint.has(&spec.name) {
-                self.checkpoint.tensor(&spec.name, &spec.shape)?;
-                continue;
-            }
-            let layer = spec.name.rsplit_once('.').map_or(spec.name.as_str(), |(layer, _)| layer);
-            let what = format!("has no {}: init.reinit = [\"{layer}.*\"] draws it anew", spec.name);
-            return Err(Error::file(&self.file, what));
-        }
-        Ok(())
+        check_parameters(self.init, specs, &|name| self.checkpoint.shape(name).map(<[usize]>::to_vec), &self.file)
     }
 
-    /// Learned scales start at 1 where the first stage had none.
-    fn is_taken(&self, name: &str, kind: Kind) -> bool {
-        !self.init.redraws(name) && (kind != Kind::HeadScale || self.checkpoint.has(name))
+    fn is_taken(&self, spec: &Spec) -> bool {
+        is_taken(self.init, spec, self.checkpoint.shape(&spec.name).is_some())
     }
 
     /// Puts its values over a start that was drawn; the momentum stays zero.
@@ -84,7 +67,7 @@ impl<'a> Origin<'a> {
     pub fn load(&self, backend: &dyn Backend, parameters: &ParameterStore) -> Result<()> {
         let mut values = parameters.snapshot(backend, Field::Value)?;
         for (index, spec) in parameters.specs().iter().enumerate() {
-            if self.is_taken(&spec.name, spec.kind) {
+            if self.is_taken(spec) {
                 values.set(index, self.checkpoint.tensor(&spec.name, &spec.shape)?);
             }
         }
@@ -134,8 +117,7 @@ impl<'a> Origin<'a> {
             line += &format!(" and {} steps", progress.step);
         }
         line.push(')');
-        let anew: Vec<&str> =
-            specs.iter().filter(|spec| !self.is_taken(&spec.name, spec.kind)).map(|spec| spec.name.as_str()).collect();
+        let anew: Vec<&str> = specs.iter().filter(|spec| !self.is_taken(spec)).map(|spec| spec.name.as_str()).collect();
         if !anew.is_empty() {
             line += &format!("; new: {}", anew.join(", "));
         }
@@ -146,4 +128,58 @@ impl<'a> Origin<'a> {
         }
         line
     }
+}
+
+/// Learned scales start at 1 where the first stage has none.
+fn is_taken(init: &Init, spec: &Spec, is_there: bool) -> bool {
+    !init.redraws(&spec.name) && (spec.kind != Kind::HeadScale || is_there)
+}
+
+/// Whether a run of `next` trains the network of the run `before`, which `from` is of.
+fn check_network(before: &Config, next: &Config, from: &Path) -> Result<()> {
+    if (&before.model, before.width) == (&next.model, next.width) {
+        return Ok(());
+    }
+    let what = format!(
+        "is a {} of width {}, and this stage trains a {} of width {}: give it the same --model and --width",
+        before.model, before.width, next.model, next.width
+    );
+    Err(Error::file(from, what))
+}
+
+/// Whether a network of these parameters can start from one with parameters of the shapes that `known` says.
+fn check_parameters(init: &Init, specs: &Specs, known: &dyn Fn(&str) -> Option<Vec<usize>>, from: &Path) -> Result<()> {
+    for pattern in &init.reinit {
+        groups::require_match(specs, pattern).map_err(|e| Error::Config(format!("init.reinit: {e}")))?;
+    }
+    for spec in specs.iter() {
+        let shape = known(&spec.name);
+        if !is_taken(init, spec, shape.is_some()) || shape.as_ref() == Some(&spec.shape) {
+            continue;
+        }
+        let layer = spec.name.rsplit_once('.').map_or(spec.name.as_str(), |(layer, _)| layer);
+        let has = match shape {
+            None => format!("has no {}", spec.name),
+            Some(shape) => format!("has {} of shape {shape:?}, and this stage's is {:?}", spec.name, spec.shape),
+        };
+        return Err(Error::file(from, format!("{has}: init.reinit = [\"{layer}.*\"] draws it anew")));
+    }
+    Ok(())
+}
+
+/// Whether a stage of `next`, on data with these training images per class, can follow one of `before` that is yet to be
+/// trained.
+///
+/// # Errors
+/// As for [`Origin::check`], and when the recipe of either does not fit.
+pub fn check_follows(before: &Config, next: &Config, counts: &[usize]) -> Result<()> {
+    let new = next.recipe(counts)?;
+    let Some(init) = &next.init else { return Ok(()) };
+    check_network(before, next, &init.from)?;
+    // Names and shapes are the same on every device.
+    let any = Native::new(Precision::F32, 1)?;
+    let old = model(before, &before.recipe(counts)?, counts.len(), &any)?;
+    let new = model(next, &new, counts.len(), &any)?;
+    let known = |name: &str| old.specs().iter().find(|spec| spec.name == name).map(|spec| spec.shape.clone());
+    check_parameters(init, new.specs(), &known, &init.from)
 }
