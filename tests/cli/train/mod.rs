@@ -12,6 +12,7 @@ mod optimizer;
 mod posthoc;
 mod preset;
 mod select;
+mod stages;
 
 use std::fs;
 use std::path::{Path, PathBuf};
