@@ -239,7 +239,8 @@ fn resume(run: &Path, restart: bool, trust: TrustArgs, flags: Settings) -> Resul
             return Err(Error::file(run, what));
         }
         let prove = |config: &Config| trust.prove(&config.placement.device, config.placement.precision);
-        return stages::resume(run, &placement, &prove);
+        let data = placement.data.as_deref().map(located).transpose()?;
+        return stages::resume(run, &PlacementSettings { data, ..placement }, &prove);
     }
     let folder = RunFolder::open(run)?;
     let stored = Config::read(&folder.config())?;

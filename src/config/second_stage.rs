@@ -189,7 +189,11 @@ impl SecondStage {
         let recipe = parent.recipe(counts)?;
         let classifiers = recipe.classifiers();
         let shape = |head| classifiers.iter().find(|(kind, _)| *kind == head).map(|(_, head)| head.shape);
-        let evaluated = parent.head.unwrap_or(recipe.evaluate);
+        // A mean of two classifiers is none that could be trained.
+        let evaluated = match parent.head.unwrap_or(recipe.evaluate) {
+            HeadKind::Mean => HeadKind::FcCb,
+            head => head,
+        };
         let head = match self.trains {
             Trains::New | Trains::Conventional => HeadKind::Fc,
             Trains::Rebalanced if shape(HeadKind::FcCb).is_some() => HeadKind::FcCb,
