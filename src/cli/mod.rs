@@ -3,12 +3,14 @@
 mod bench;
 mod device;
 mod eval;
+mod finetune;
 mod info;
 pub mod kernels;
 mod posthoc;
 mod prepare;
 mod self_test;
 mod signals;
+mod stages;
 pub mod stand_in;
 mod sweep;
 mod train;
@@ -43,6 +45,8 @@ enum Command {
     // the other subcommands' flags.
     #[command(args_override_self = true)]
     Train(Box<train::TrainArgs>),
+    #[command(args_override_self = true)]
+    Finetune(Box<finetune::FinetuneArgs>),
     Sweep(Box<sweep::SweepArgs>),
     Eval(eval::EvalArgs),
     Posthoc(posthoc::PosthocArgs),
@@ -122,6 +126,7 @@ fn run(command: Command) -> Result<()> {
     match command {
         Command::Prepare(args) => prepare::run(&args),
         Command::Train(args) => train::run(*args),
+        Command::Finetune(args) => finetune::run(*args),
         Command::Sweep(args) => sweep::run(*args),
         Command::Eval(args) => eval::run(args),
         Command::Posthoc(args) => posthoc::run(args),

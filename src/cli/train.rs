@@ -3,9 +3,11 @@
 use std::path::{Path, PathBuf};
 
 use super::self_test::TrustArgs;
-use super::signals;
+use super::{signals, stages};
 use crate::backend::{self, AUTO};
-use crate::config::{Config, DEVICE, DataSet, Placement, PlacementSettings, Preset, Select, Settings, preset, presets};
+use crate::config::{
+    Config, DEVICE, DataSet, Init, Placement, PlacementSettings, Preset, Select, Settings, preset, presets,
+};
 use crate::console::{Column, Table, note};
 use crate::data::store::Store;
 use crate::data::synthetic::{self, SyntheticConfig};
@@ -26,13 +28,13 @@ pub struct TrainArgs {
     /// Published settings to start from; `glmc-engine train --list-presets` lists them [default without --data and --config: demo]
     #[arg(long, value_name = "NAME")]
     preset: Option<String>,
-    /// TOML file of settings, named as the flags are but with underscores; flags win over it
+    /// TOML file of settings, named as the flags are but with underscores; flags win over it. Tables [[stage]] are runs one after another in OUT/stage-1, OUT/stage-2, ...; each starts from the last checkpoint of the one before, or says from = "best", and draws what matches reinit = ["fc.*"] anew. Where a key is an epoch, it counts finished epochs
     #[arg(long, value_name = "FILE.toml")]
     config: Option<PathBuf>,
     /// Folder for the run [default: a new one under runs/]
     #[arg(long, value_name = "RUN", conflicts_with = "resume")]
     out: Option<PathBuf>,
-    /// Continue the run in this folder (or named by its last.safetensors); only --data, --device, --precision, --threads, --checkpoint-every and --resident-limit may change
+    /// Continue the run or the stages in this folder (or named by its last.safetensors); only --data, --device, --precision, --threads, --checkpoint-every and --resident-limit may change
     #[arg(long, value_name = "RUN", conflicts_with_all = ["preset", "config"])]
     resume: Option<PathBuf>,
     /// Go on from the last checkpoint of the run in this folder, in the new folder --out and with the learning rate and alpha of a run of --epochs epochs; the old run stays as it is
@@ -77,42 +79,106 @@ pub fn run(args: TrainArgs) -> Result<()> {
 
 fn start(args: TrainArgs) -> Result<()> {
     let TrainArgs { preset: name, config: file, out, any_data, trust, settings: flags, .. } = args;
-    let (in_file, named_in_file) = match &file {
-        Some(path) => Settings::read(path)?,
-        None => (Settings::default(), None),
+    let (in_file, named_in_file, stages) = match &file {
+        Some(path) => Settings::read_stages(path)?,
+        None => (Settings::default(), None, Vec::new()),
     };
-    let settings = flags.or(in_file);
-    let demo_meant = file.is_none() && settings.placement.data.is_none();
+    let demo_meant = file.is_none() && flags.placement.data.is_none();
     let name = name.or(named_in_file).or_else(|| demo_meant.then(|| "demo".to_string()));
     let preset = name.as_deref().map(preset).transpose()?;
     let base = preset.as_ref().map(Preset::settings).unwrap_or_default();
-    let is_demo = name.as_deref() == Some("demo") && settings.placement.data.is_none();
     let out = out.unwrap_or_else(|| free_name("runs".as_ref(), name.as_deref().unwrap_or("run")));
-    let mut settings = settings.or(base);
-    if let (device, Some(why)) = backend::resolve(settings.placement.device.as_deref().unwrap_or(AUTO)) {
-        note!("device {device}: {why}");
-        settings.placement.device = Some(device);
+    let of = Begin { name, preset, out, any_data, trust };
+    let configs = match stages.len() {
+        0 => vec![of.resolve(flags.or(in_file).or(base))?],
+        _ => {
+            stages::check_folder(&of.out)?;
+            let mut configs = Vec::new();
+            for (at, stage) in stages.iter().enumerate() {
+                let mut settings = flags.clone().or(stage.settings.clone()).or(in_file.clone()).or(base.clone());
+                if at > 0 {
+                    settings.init = Some(stages::before(&of.out, at, stage.from, stage.reinit.clone())?);
+                }
+                let config = of.resolve(settings).map_err(|e| match e {
+                    Error::Config(what) => Error::Config(format!("stage {}: {what}", at + 1)),
+                    other => other,
+                });
+                configs.push(config?);
+            }
+            configs
+        }
+    };
+    if let ([config], 0) = (&configs[..], stages.len()) {
+        let backend = config.placement.open()?;
+        let config = of.settle(config.clone(), false)?;
+        return session::start(&config, || RunFolder::create(&of.out, &config), Role::Alone, backend.as_ref());
     }
-    if is_demo {
-        settings.placement.data = Some(out.join("data.lt"));
+    let configs = configs.into_iter().map(|config| of.settle(config, true)).collect::<Result<Vec<_>>>()?;
+    stages::start(&of.out, &configs)
+}
+
+/// A run that is to begin.
+struct Begin {
+    name: Option<String>,
+    preset: Option<Preset>,
+    out: PathBuf,
+    any_data: bool,
+    trust: TrustArgs,
+}
+
+impl Begin {
+    /// The configuration, on a device that has been proved.
+    fn resolve(&self, mut settings: Settings) -> Result<Config> {
+        if let (device, Some(why)) = backend::resolve(settings.placement.device.as_deref().unwrap_or(AUTO)) {
+            note!("device {device}: {why}");
+            settings.placement.device = Some(device);
+        }
+        if self.name.as_deref() == Some("demo") && settings.placement.data.is_none() {
+            settings.placement.data = Some(self.demo());
+        }
+        let config = Config { preset: self.name.clone(), ..Config::resolve(settings)? };
+        self.trust.prove(&config.placement.device, config.placement.precision)?;
+        Ok(config)
     }
-    let mut config = Config { preset: name, ..Config::resolve(settings)? };
-    trust.prove(&config.placement.device, config.placement.precision)?;
-    let backend = config.placement.open()?;
-    if is_demo {
-        check_new(&out)?;
-        draw_demo(&out)?;
+
+    fn demo(&self) -> PathBuf {
+        self.out.join("data.lt")
     }
-    config.placement.data = located(&config.placement.data)?;
-    // Behind a link there may be any path.
-    config.check()?;
-    let store = Store::open(&config.placement.data)?;
-    if let Some(preset) = &preset {
-        check_data(preset, &store, any_data)?;
+
+    /// Finds the data, and what depends on it. The folder may hold stages.
+    fn settle(&self, mut config: Config, staged: bool) -> Result<Config> {
+        if self.name.as_deref() == Some("demo") && config.placement.data == self.demo() {
+            if !staged {
+                check_new(&self.out)?;
+            }
+            draw_demo(&self.out)?;
+        }
+        config.placement.data = located(&config.placement.data)?;
+        if let Some(init) = &mut config.init {
+            self.locate(init)?;
+        }
+        // Behind a link there may be any path.
+        config.check()?;
+        let store = Store::open(&config.placement.data)?;
+        if let Some(preset) = &self.preset {
+            check_data(preset, &store, self.any_data)?;
+        }
+        config.select = Some(Select::resolve(config.select, &store)?);
+        Ok(config)
     }
-    config.select = Some(Select::resolve(config.select, &store)?);
-    drop(store);
-    session::start(&config, || RunFolder::create(&out, &config), Role::Alone, backend.as_ref())
+
+    /// Makes the path of a run to start from absolute; that of a stage is, and need not be there yet.
+    fn locate(&self, init: &mut Init) -> Result<()> {
+        let own = std::path::absolute(&self.out).map_err(Error::io(&self.out))?;
+        if init.from.starts_with(own) {
+            return Ok(());
+        }
+        init.locate()?;
+        match init.folder().join("config.toml").exists() {
+            true => check_outside(init.folder(), &self.out, "init"),
+            false => Ok(()),
+        }
+    }
 }
 
 /// Draws the demo's images into `data.lt` in this folder, unless they are there.
@@ -167,6 +233,15 @@ fn resume(run: &Path, restart: bool, trust: TrustArgs, flags: Settings) -> Resul
         return Err(Error::Usage(format!("{what} ({command})")));
     }
     let placement = only_placement("--resume", flags)?;
+    if stages::are_in(run) {
+        if restart {
+            let what = "holds stages: --restart one of them, as in stage-2, and what follows it in a new folder";
+            return Err(Error::file(run, what));
+        }
+        let prove = |config: &Config| trust.prove(&config.placement.device, config.placement.precision);
+        let data = placement.data.as_deref().map(located).transpose()?;
+        return stages::resume(run, &PlacementSettings { data, ..placement }, &prove);
+    }
     let folder = RunFolder::open(run)?;
     let stored = Config::read(&folder.config())?;
     let placement = moved(placement, &stored, &folder)?;
@@ -181,7 +256,7 @@ fn extend(run: &Path, out: &Path, trust: TrustArgs, mut flags: Settings) -> Resu
     let epochs = flags.epochs.take().ok_or_else(|| Error::Usage("--extend needs --epochs".into()))?;
     let placement = only_placement("--extend", flags)?;
     let folder = RunFolder::open(run)?;
-    check_outside(run, out)?;
+    check_outside(run, out, "--extend")?;
     check_new_extension(out)?;
     let stored = Config::read(&folder.config())?;
     let config = Config { placement: moved(placement, &stored, &folder)?, epochs, ..stored };
@@ -193,12 +268,12 @@ fn extend(run: &Path, out: &Path, trust: TrustArgs, mut flags: Settings) -> Resu
 }
 
 /// Refuses a new run in the folder of the old one, which stays as it is.
-fn check_outside(run: &Path, out: &Path) -> Result<()> {
+pub(super) fn check_outside(run: &Path, out: &Path, what: &str) -> Result<()> {
     let old = std::fs::canonicalize(run).map_err(Error::io(run))?;
     let out = std::path::absolute(out).map_err(Error::io(out))?;
     let there = out.ancestors().find_map(|path| std::fs::canonicalize(path).ok());
     if there.is_some_and(|path| path.starts_with(&old)) {
-        return Err(Error::file(run, "--extend leaves the old run as it is: give another --out"));
+        return Err(Error::file(run, format!("{what} leaves the old run as it is: give another --out")));
     }
     Ok(())
 }

@@ -1,13 +1,20 @@
 //! What a run is: flags over a configuration file over a preset, resolved into one validated [`Config`].
 
+mod file;
+mod init;
 mod optimizer;
 mod placement;
 mod presets;
+mod second_stage;
 mod select;
 
+pub use file::Stage;
+use file::{MAX_CONFIG, refuse_unknown};
+pub use init::{Init, Which};
 pub use optimizer::{Every, Norm, OptimizerConfig, Passes, Projection, Sam};
 pub use placement::{Placement, PlacementSettings};
 pub use presets::{DataSet, Preset, preset, presets};
+pub use second_stage::{SECOND_STAGES, SecondStage, second_stage_parser};
 pub use select::Select;
 
 use std::path::Path;
@@ -28,9 +35,6 @@ const METHOD: &str = "Method";
 const SCHEDULE: &str = "Schedule";
 pub(crate) const DEVICE: &str = "Device";
 const RUN: &str = "Run";
-
-/// Longest file of settings that is read.
-const MAX_CONFIG: u64 = 16 << 20;
 
 /// Declares a struct of settings, each of them optional, with `or`: these, and where they say nothing, those under them.
 macro_rules! settings {
@@ -148,48 +152,15 @@ settings! {
         pub groups: Option<Vec<Group>>,
         #[arg(skip)]
         pub project: Option<Projection>,
+        #[arg(skip)]
+        pub lr_set: Option<SetAt>,
+        #[arg(skip)]
+        pub warmup_inclusive: Option<bool>,
+        #[arg(skip)]
+        pub warmup_every_step: Option<bool>,
+        #[arg(skip)]
+        pub init: Option<Init>,
     }
-}
-
-impl Settings {
-    /// Reads a TOML file of settings; a key `preset` names the preset under them.
-    ///
-    /// # Errors
-    /// When the file cannot be read, is no TOML, or has a key that is no setting.
-    pub fn read(path: &Path) -> Result<(Settings, Option<String>)> {
-        let text = read_text(path, MAX_CONFIG)?;
-        let wrong = |e: toml::de::Error| {
-            let line = e.span().map_or(1, |span| 1 + text[..span.start].matches('\n').count());
-            Error::file(path, format!("line {line}: {}", e.message().replace('\n', " ")))
-        };
-        let mut table: toml::Table = toml::from_str(&text).map_err(wrong)?;
-        let preset = match table.remove("preset") {
-            None => None,
-            Some(toml::Value::String(name)) => Some(name),
-            Some(other) => return Err(Error::file(path, format!("preset must be a name, not {other}"))),
-        };
-        refuse_unknown(path, &text, &table)?;
-        Ok((toml::from_str(&text).map_err(wrong)?, preset))
-    }
-}
-
-/// Serde cannot flatten and refuse unknown keys at once, so they are refused here: every key must be a flag's name, or a
-/// table's that is no flag.
-fn refuse_unknown(path: &Path, text: &str, table: &toml::Table) -> Result<()> {
-    let flags = <Settings as clap::Args>::augment_args(clap::Command::new("settings"));
-    let tables = ["groups", "project", "recipe"];
-    let known: Vec<&str> = flags.get_arguments().map(|flag| flag.get_id().as_str()).chain(tables).collect();
-    match table.keys().find(|key| !known.contains(&key.as_str())) {
-        Some(key) => {
-            let line = 1 + text.lines().position(|line| line.trim_start().starts_with(key.as_str())).unwrap_or(0);
-            Err(Error::file(path, format!("line {line}: unknown setting {key:?}: known are {}", known.join(", "))))
-        }
-        None => Ok(()),
-    }
-}
-
-fn is_zero(value: &f64) -> bool {
-    *value == 0.0
 }
 
 /// A run, fully resolved. This is what `config.toml` in a run folder holds.
@@ -208,9 +179,16 @@ pub struct Config {
     pub lr: f64,
     #[serde(default)]
     pub lr_schedule: Decay,
+    /// In which epoch the schedule's values are put to use.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub lr_set: SetAt,
     pub warmup_epochs: usize,
-    #[serde(default, skip_serializing_if = "is_zero")]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub warmup_from: f64,
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub warmup_inclusive: bool,
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub warmup_every_step: bool,
     pub weight_decay: f64,
     pub momentum: f64,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -242,9 +220,16 @@ pub struct Config {
     pub groups: Vec<Group>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub project: Option<Projection>,
+    /// The run that this one is a further stage of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub init: Option<Init>,
     /// What changes in the method's recipe.
     #[serde(default, skip_serializing_if = "toml::Table::is_empty")]
     pub recipe: toml::Table,
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 impl Config {
@@ -264,8 +249,12 @@ impl Config {
             batch: settings.batch.unwrap_or(64),
             lr: settings.lr.unwrap_or(0.01),
             lr_schedule: settings.lr_schedule.unwrap_or_default(),
+            lr_set: settings.lr_set.unwrap_or_default(),
             warmup_epochs: settings.warmup_epochs.unwrap_or(0),
             warmup_from: settings.warmup_from.unwrap_or(0.0),
+            warmup_inclusive: settings.warmup_inclusive.unwrap_or(false),
+            warmup_every_step: settings.warmup_every_step.unwrap_or(false),
+            init: settings.init,
             weight_decay: settings.weight_decay.unwrap_or(5e-3),
             momentum: settings.momentum.unwrap_or(0.9),
             nesterov: settings.nesterov.unwrap_or(false),
@@ -314,6 +303,7 @@ impl Config {
             let what = "its path is not UTF-8, as config.toml needs it: rename it";
             return Err(Error::file(&self.placement.data, what));
         }
+        self.init.as_ref().map_or(Ok(()), Init::check)?;
         // TOML, and so config.toml, has no larger number.
         if i64::try_from(self.seed).is_err() {
             return Err(Error::Config(format!("seed must be at most {}, not {}", i64::MAX, self.seed)));
@@ -374,8 +364,13 @@ impl Config {
 
     /// The learning rate's schedule.
     pub fn learning_rate(&self) -> LearningRate {
-        let warmup = WarmUp { epochs: self.warmup_epochs, from: self.warmup_from, ..WarmUp::default() };
-        LearningRate { base: self.lr, decay: self.lr_schedule.clone(), warmup, set: SetAt::Before }
+        let warmup = WarmUp {
+            epochs: self.warmup_epochs,
+            from: self.warmup_from,
+            inclusive: self.warmup_inclusive,
+            every_step: self.warmup_every_step,
+        };
+        LearningRate { base: self.lr, decay: self.lr_schedule.clone(), warmup, set: self.lr_set }
     }
 
     /// Which of so many classes count as many-, medium- and few-shot.

@@ -148,7 +148,7 @@ impl Preset {
     }
 
     pub fn settings(&self) -> Settings {
-        let Training { epochs, batch, lr, warmup, warmup_from, weight_decay, .. } = self.training;
+        let Training { epochs, batch, lr, warmup, warmup_from, set, weight_decay, .. } = self.training;
         Settings {
             model: Some(self.model.into()),
             width: Some(self.width),
@@ -159,6 +159,7 @@ impl Preset {
             lr_schedule: Some(self.training.decay()),
             warmup_epochs: Some(warmup),
             warmup_from: Some(warmup_from),
+            lr_set: Some(set),
             weight_decay: Some(weight_decay),
             gamma: Some(self.gamma),
             k: Some(self.k),

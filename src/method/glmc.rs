@@ -14,7 +14,7 @@ use crate::ops::augment_mix::View;
 
 /// How the published figures were trained.
 const TRAINING: Training =
-    Training { epochs: 200, batch: 64, lr: 0.01, steps: &[], warmup: 0, warmup_from: 0.0, weight_decay: 5e-3 };
+    Training { batch: 64, lr: 0.01, steps: &[], warmup: 0, weight_decay: 5e-3, ..Training::LDAM_DRW };
 
 /// `alpha*L_c + (1-alpha)*L_cb + gamma*L_sim` over a MixUp and a CutMix view (paper, section 3), with this rebalanced head.
 /// On balanced data the rebalanced head would be a second conventional one: `fc` is trained alone.

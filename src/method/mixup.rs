@@ -2,7 +2,7 @@
 //! al., ECCV workshops 2020). Partners are a permutation of the step's own originals, cropped and flipped on their own.
 
 use super::recipe::{Mix, Share};
-use super::{Method, MethodSettings, Published, Recipe};
+use super::{Method, MethodSettings, Published, Recipe, Training};
 use crate::ops::augment_mix::View;
 
 fn mixed(view: View, share: Share, settings: &MethodSettings) -> Recipe {
@@ -46,4 +46,20 @@ pub const REMIX: Method = Method {
         source: "zhangyongshun/BagofTricks-LT (warm-up from a third)",
     },
     ..Method::BASE
+};
+
+/// The first stage of MiSLAS (Zhisheng Zhong et al., CVPR 2021): mixup by another schedule. `finetune --method mislas` is the
+/// second.
+pub const MISLAS: Method = Method {
+    name: "mislas",
+    title: "MiSLAS, first stage (mixup)",
+    source: "Zhong et al., CVPR 2021",
+    training: Training { steps: &[(160, 0.1), (180, 0.01)], ..Training::LDAM_DRW },
+    published: Published {
+        width: 16,
+        cifar10: [Some(72.8), Some(78.1), Some(87.6)],
+        cifar100: [Some(39.5), Some(45.4), Some(59.1)],
+        source: "dvlab-research/MiSLAS, first stage",
+    },
+    ..MIXUP
 };

@@ -19,6 +19,7 @@ pub mod record;
 pub mod samplers;
 pub mod schedule;
 mod sharpness_aware;
+mod weight_balancing;
 
 pub use plan::{EpochPlan, PlanConfig};
 pub use recipe::Recipe;
@@ -30,7 +31,7 @@ use std::str::FromStr;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use schedule::Decay;
+use schedule::{Decay, SetAt};
 
 /// All methods; the first is the default.
 pub const METHODS: &[&Method] = &[
@@ -57,6 +58,8 @@ pub const METHODS: &[&Method] = &[
     &sharpness_aware::SAM_LDAM_DRW,
     &sharpness_aware::GLMC_SAM,
     &bbn::BBN,
+    &weight_balancing::WB,
+    &mixup::MISLAS,
 ];
 
 /// A training method.
@@ -147,6 +150,8 @@ pub struct Training {
     pub warmup: usize,
     /// The share of `lr` that it starts from: see [`schedule::WarmUp`].
     pub warmup_from: f64,
+    /// When the rate's values are put to use.
+    pub set: SetAt,
     pub weight_decay: f64,
 }
 
@@ -159,6 +164,7 @@ impl Training {
         steps: &[(160, 0.01), (180, 1e-4)],
         warmup: 5,
         warmup_from: 0.0,
+        set: SetAt::Before,
         weight_decay: 2e-4,
     };
 

@@ -185,6 +185,17 @@ impl Checkpoint {
         Ok(Checkpoint { manifest, tensors, path: path.to_path_buf() })
     }
 
+    /// The shape of the tensor of this name, if it has one.
+    pub fn shape(&self, name: &str) -> Option<&[usize]> {
+        self.tensors.iter().find(|(known, ..)| known == name).map(|(_, shape, _)| shape.as_slice())
+    }
+
+    /// The names of the model's parameters and running statistics.
+    pub fn model(&self) -> impl Iterator<Item = &str> {
+        let is_model = |name: &&str| ![MOMENTUM, LIMIT, LOSSES].iter().any(|prefix| name.starts_with(prefix));
+        self.tensors.iter().map(|(name, ..)| name.as_str()).filter(is_model)
+    }
+
     /// Writes the model with some of its tensors changed; `what` says what was done to it. The optimiser's and the run's state
     /// are left out: nothing can go on from a model that was changed.
     ///

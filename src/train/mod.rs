@@ -10,6 +10,7 @@ pub mod manifest;
 pub mod means;
 pub mod metrics;
 pub mod optimizer;
+pub mod origin;
 pub mod parent;
 pub mod passes;
 pub mod posthoc;

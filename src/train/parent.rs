@@ -68,7 +68,8 @@ impl ParentRun {
         let manifest = &self.last.manifest;
         let Progress { epoch, step, .. } = manifest.progress;
         let folder = std::fs::canonicalize(path).map_err(Error::io(path))?;
-        Ok(Parent { folder, checksum: manifest.checksum.clone(), epochs: self.config.epochs, epoch, step })
+        let (checksum, epochs) = (manifest.checksum.clone(), self.config.epochs);
+        Ok(Parent { folder, checkpoint: None, checksum, epochs, epoch, step })
     }
 
     /// How the rates jump where a run of `config` goes on from it.

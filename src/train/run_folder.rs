@@ -224,6 +224,19 @@ impl RunFolder {
         write_json(&self.record(), &record)
     }
 
+    /// The run that `run.json` says this one goes on from.
+    pub fn parent(&self) -> Option<Parent> {
+        self.read_record().parent
+    }
+
+    /// Notes in `run.json` which run this one is a further stage of.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn note_parent(&self, parent: Parent) -> Result<()> {
+        write_json(&self.record(), &RunRecord { parent: Some(parent), ..self.read_record() })
+    }
+
     /// Notes in `run.json` that the run has a checkpoint now.
     ///
     /// # Errors
@@ -245,7 +258,7 @@ impl RunFolder {
         if !record.saved && lines <= checkpoint_every {
             return Ok(());
         }
-        if let Some(Parent { folder, .. }) = record.parent {
+        if let Some(Parent { folder, checkpoint: None, .. }) = record.parent {
             let what = format!("is missing: restore it, or extend {} again", folder.display());
             return Err(Error::file(self.last(), what));
         }
@@ -259,7 +272,7 @@ impl RunFolder {
     /// # Errors
     /// When the system refuses.
     pub fn restart(&self) -> Result<()> {
-        if let Some(Parent { folder, .. }) = self.read_record().parent {
+        if let Some(Parent { folder, checkpoint: None, .. }) = self.read_record().parent {
             let what = format!("extends {}: to begin again, extend that once more", folder.display());
             return Err(Error::file(&self.path, what));
         }

@@ -32,12 +32,15 @@ impl RunRecord {
     }
 }
 
-/// Where a run that extends another one began.
+/// Where a run that extends another one, or is a further stage of it, began.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Parent {
     /// The other run's folder.
     pub folder: PathBuf,
-    /// The checksum in its last checkpoint.
+    /// The name of the checkpoint that a further stage began with; absent where the run was extended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checkpoint: Option<String>,
+    /// The checksum in its last checkpoint, or in that one.
     pub checksum: String,
     /// How many epochs it was to have.
     pub epochs: usize,

@@ -9,6 +9,7 @@ use super::engine::{Data, Engine};
 use super::losses::LossReader;
 use super::manifest::{Manifest, Progress};
 use super::metrics::{EpochMetrics, Outcome, digest, mean_losses};
+use super::origin::Origin;
 use super::parent::ParentRun;
 use super::report::Reporter;
 use super::run_folder::RunFolder;
@@ -69,8 +70,13 @@ pub fn start(
     backend: &dyn Backend,
 ) -> Result<()> {
     let store = Store::open(&config.placement.data)?;
-    let session = Session { role, ..Session::new(config, folder, backend, &store)? };
-    session.engine.initialise(backend, config.seed)?;
+    let origin = Origin::of(config)?;
+    let fitting = |engine: &Engine<'_>| {
+        origin.as_ref().map_or(Ok(()), |origin| origin.check(&store, engine.parameters.specs()))?;
+        folder()
+    };
+    let session = Session { role, ..Session::new(config, fitting, backend, &store)? };
+    session.begin(origin.as_ref())?;
     session.folder.add_process(Process::this(backend)?)?;
     session.train()
 }
@@ -82,10 +88,11 @@ pub fn start(
 /// As for [`start`], and when the folder's files are damaged or belong to another run.
 pub fn resume(config: &Config, folder: RunFolder, restart: bool, role: Role<'_>, backend: &dyn Backend) -> Result<()> {
     let store = Store::open(&config.placement.data)?;
-    let mut session = Session { role, ..Session::new(config, || Ok(folder), backend, &store)? };
+    let mut session = Session { role, ..Session::new(config, |_| Ok(folder), backend, &store)? };
     if restart {
-        session.engine.initialise(backend, config.seed)?;
+        let origin = session.origin()?;
         session.folder.restart()?;
+        session.begin(origin.as_ref())?;
     } else {
         session.restore()?;
     }
@@ -106,7 +113,7 @@ pub fn resume(config: &Config, folder: RunFolder, restart: bool, role: Role<'_>,
 /// As for [`resume`], and when there is anything in `out`.
 pub fn extend(config: &Config, parent: ParentRun, out: &Path, backend: &dyn Backend) -> Result<()> {
     let store = Store::open(&config.placement.data)?;
-    let folder = || {
+    let folder = |_: &Engine<'_>| {
         parent.check_store(&store.fingerprint()?, config)?;
         RunFolder::create_extension(out, parent.record()?)
     };
@@ -127,7 +134,7 @@ pub(super) fn rates(config: &Config, epoch: usize) -> (f64, f64) {
 impl<'a> Session<'a> {
     fn new(
         config: &'a Config,
-        folder: impl FnOnce() -> Result<RunFolder>,
+        folder: impl FnOnce(&Engine<'a>) -> Result<RunFolder>,
         backend: &'a dyn Backend,
         store: &'a Store,
     ) -> Result<Session<'a>> {
@@ -142,7 +149,7 @@ impl<'a> Session<'a> {
             role: Role::Alone,
             config,
             backend,
-            folder: folder()?,
+            folder: folder(&engine)?,
             engine,
             losses,
             store,
@@ -154,13 +161,35 @@ impl<'a> Session<'a> {
         })
     }
 
+    /// What a run that has no checkpoint of its own begins with again.
+    fn origin(&self) -> Result<Option<Origin<'a>>> {
+        let origin = Origin::of(self.config)?;
+        if let Some(origin) = &origin {
+            origin.check(self.store, self.engine.parameters.specs())?;
+            self.folder.parent().map_or(Ok(()), |parent| origin.check_unchanged(&parent))?;
+        }
+        Ok(origin)
+    }
+
+    /// Makes the parameters that the first epoch starts with.
+    fn begin(&self, origin: Option<&Origin<'_>>) -> Result<()> {
+        self.engine.initialise(self.backend, self.config.seed)?;
+        let Some(origin) = origin else { return Ok(()) };
+        origin.load(self.backend, &self.engine.parameters)?;
+        // What it measures is of the weights that are there now.
+        self.engine.step.optimizer.begin(self.backend)?;
+        note!("{}", origin.describe(self.engine.parameters.specs()));
+        self.folder.note_parent(origin.record()?)
+    }
+
     /// Takes up the run where its last checkpoint left it. A run that was killed before its first checkpoint starts over.
     fn restore(&mut self) -> Result<()> {
         let last = self.folder.last();
         if !last.exists() {
             self.folder.check_not_lost(self.config.placement.checkpoint_every)?;
+            let origin = self.origin()?;
             self.folder.rewind_metrics(0, &digest(&[]), false)?;
-            return self.engine.initialise(self.backend, self.config.seed);
+            return self.begin(origin.as_ref());
         }
         let checkpoint = Checkpoint::read(&last)?;
         let manifest = &checkpoint.manifest;

@@ -5,6 +5,7 @@ mod branches;
 mod damage;
 mod divergence;
 mod extend;
+mod finetune;
 mod folder;
 mod methods;
 mod model;
@@ -12,6 +13,7 @@ mod optimizer;
 mod posthoc;
 mod preset;
 mod select;
+mod stages;
 
 use std::fs;
 use std::path::{Path, PathBuf};
