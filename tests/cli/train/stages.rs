@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use serde_json::Value;
 
-use super::{BIN, Place, error, glmc, killed_within, ok, timeless_metrics, weights_of};
+use super::{BIN, Place, error, glmc, killed_within, ok, start_until, timeless_metrics, weights_of};
 use crate::common::array::Random;
 use crate::common::checkpoints::manifest;
 use crate::text;
@@ -97,6 +97,35 @@ fn stages_killed_at_any_moment_go_on_to_the_same_bits() {
         };
         assert!(weights(&one) == weights(&other), "{stage} after kills");
     }
+}
+
+#[cfg(unix)]
+#[test]
+fn an_interrupted_stage_says_how_all_of_them_go_on() {
+    let place = Place::new();
+    let stages = "[[stage]]\nepochs = 100000\n[[stage]]\nepochs = 1\n";
+    let (file, out) = (file(&place, stages), place.path("out"));
+    let child = start_until(&out.join("stage-1"), &train(&file, &out), 2);
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().expect("kill runs").success());
+    let output = child.wait_with_output().expect("an end");
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(130), "{stderr}");
+    assert!(stderr.contains(&format!("to continue: glmc-engine train --resume {}", text(&out))), "{stderr}");
+    assert!(!out.join("stage-2").exists());
+}
+
+#[test]
+fn the_example_of_the_readme_is_one() {
+    let place = Place::new();
+    let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).expect("a README");
+    let begin = readme.find("    data = \"cifar10-if100.lt\"").expect("the example");
+    let example = readme[begin..].lines().take_while(|line| line.is_empty() || line.starts_with("    "));
+    let example = example.map(|line| format!("{}\n", line.trim_start())).collect::<String>();
+    let file = place.path("readme.toml");
+    fs::write(&file, example.replace("cifar10-if100.lt", text(&place.store()))).expect("a file");
+    // All is resolved and checked before the data are found to have 4 classes.
+    let line = error(glmc(&train(&file, &place.path("out"))), 1);
+    assert!(line.contains("has 4 classes, but --preset cifar10-lt-if100-ce is meant for 10"), "{line}");
 }
 
 #[test]
