@@ -21,7 +21,7 @@ DEVICE float mean_logit(const float* logits, const float* second, u64 at, u64 st
     return share * sum;
 }
 
-extern "C" __global__ void __launch_bounds__(BLOCK)
+extern "C" __global__ void __launch_bounds__(BLOCK, 1)
     classify(const float* __restrict__ logits, const float* __restrict__ second, const i32* __restrict__ labels,
              const i32* __restrict__ originals, const StepParams* __restrict__ scalars, i32* __restrict__ ranks,
              float* __restrict__ confidences, float* __restrict__ losses, u32 views, u32 batch, u32 classes, u32 results,
