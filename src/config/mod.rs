@@ -66,6 +66,9 @@ settings! {
         /// Channels of the first stage: 16 is the classic CIFAR ResNet, 64 the GLMC paper's [default: 64]
         #[arg(long, help_heading = MODEL)]
         pub width: Option<usize>,
+        /// Width of the projections that GLMC compares [default: the network's published one: 128 for ResNet-32]
+        #[arg(long, help_heading = MODEL)]
+        pub hidden: Option<usize>,
         /// Training method [default: glmc]
         #[arg(long, value_parser = crate::method::value_parser(), help_heading = METHOD)]
         pub method: Option<&'static Method>,
@@ -173,6 +176,8 @@ pub struct Config {
     pub placement: Placement,
     pub model: String,
     pub width: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hidden: Option<usize>,
     pub method: &'static Method,
     pub epochs: usize,
     pub batch: usize,
@@ -244,6 +249,7 @@ impl Config {
             placement: settings.placement.resolve()?,
             model: settings.model.unwrap_or_else(|| "resnet32".into()),
             width: settings.width.unwrap_or(64),
+            hidden: settings.hidden,
             method,
             epochs: settings.epochs.unwrap_or(200),
             batch: settings.batch.unwrap_or(64),

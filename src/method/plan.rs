@@ -66,7 +66,8 @@ impl StepDraw<'_> {
         Ok(Mixture { lambda, cut })
     }
 
-    fn partners(&self, members: &Members) -> Result<Vec<u32>> {
+    /// Partners of the originals; `drawn` are those of the whole epoch, where these are drawn at once.
+    fn partners(&self, members: &Members, drawn: &[u32]) -> Result<Vec<u32>> {
         let mut words = self.stream(Purpose::Partner);
         match self.config.recipe.partners {
             Partners::Permutation => {
@@ -77,6 +78,9 @@ impl StepDraw<'_> {
             Partners::Power { q } => {
                 let draw = members.by_power(q)?;
                 Ok(self.originals.iter().map(|_| draw.one(&mut words)).collect())
+            }
+            Partners::Shuffle | Partners::ClassAware { .. } | Partners::Progressive => {
+                Ok(drawn[self.step * self.config.batch..][..self.originals.len()].to_vec())
             }
         }
     }
@@ -91,6 +95,9 @@ impl EpochPlan {
         let PlanConfig { recipe, seed, epochs, counts, .. } = config;
         let sampling = if epoch < recipe.originals.from_epoch { Sampling::Shuffle } else { recipe.originals.sampling };
         let originals = members.originals(sampling, *seed, epoch, *epochs)?;
+        let words = Stream::new(*seed, epoch as u32, 0, Purpose::Partner);
+        let drawn = recipe.partners.sampling().map(|sampling| members.epoch(sampling, words, [epoch, *epochs]));
+        let drawn = drawn.transpose()?.unwrap_or_default();
         let count = originals.len().div_ceil(config.batch);
         let pixels = config.height * config.width;
         let coefficients = recipe.coefficients(epoch, *epochs);
@@ -99,7 +106,7 @@ impl EpochPlan {
         for (step, batch) in originals.chunks(config.batch).enumerate() {
             let draw = StepDraw { config, epoch, step, originals: batch };
             let (mixture, others) = match draw.mixes() {
-                true => (draw.mixture()?, draw.partners(members)?),
+                true => (draw.mixture()?, draw.partners(members, &drawn)?),
                 false => (Mixture::NONE, batch.to_vec()),
             };
             let images = |image: u32| counts[labels[image as usize] as usize];
@@ -275,6 +282,20 @@ mod tests {
             assert_eq!(sorted(originals), sorted(partners));
         }
         assert_ne!(plan.originals, plan.partners);
+    }
+
+    #[test]
+    fn partners_can_be_drawn_by_the_epoch() {
+        let mut config = config("mixup");
+        config.recipe.partners = Partners::Shuffle;
+        let plan = draw(&config, 2);
+        let mut seen = plan.partners.clone();
+        seen.sort_unstable();
+        assert_eq!(seen, (0..21).collect::<Vec<u32>>());
+        assert_ne!(plan.partners, plan.originals);
+        config.recipe.partners = Partners::ClassAware { images: 1 };
+        let rare = draw(&config, 2).partners.iter().filter(|&&image| image >= 16).count();
+        assert!((10..=11).contains(&rare), "{rare} of 21, of which 5 are rare");
     }
 
     #[test]

@@ -40,6 +40,27 @@ pub enum Partners {
         /// 0 is instance-balanced, 1 class-balanced, 2 reversed.
         q: f64,
     },
+    /// A second shuffle of all images.
+    Shuffle,
+    /// As [`Sampling::ClassAware`].
+    ClassAware {
+        /// Images of a class in its turn.
+        images: usize,
+    },
+    /// As [`Sampling::Progressive`].
+    Progressive,
+}
+
+impl Partners {
+    /// The sampling of an epoch's partners, where they are drawn by the epoch and not by the step.
+    pub fn sampling(self) -> Option<Sampling> {
+        match self {
+            Partners::Permutation | Partners::Power { .. } => None,
+            Partners::Shuffle => Some(Sampling::Shuffle),
+            Partners::ClassAware { images } => Some(Sampling::ClassAware { images }),
+            Partners::Progressive => Some(Sampling::Progressive),
+        }
+    }
 }
 
 /// The training images of each class.
@@ -96,8 +117,15 @@ impl Members {
     /// # Errors
     /// When a sampler's parameter is out of range.
     pub fn originals(&self, sampling: Sampling, seed: u64, epoch: usize, epochs: usize) -> Result<Vec<u32>> {
+        self.epoch(sampling, Stream::new(seed, epoch as u32, 0, Purpose::Shuffle), [epoch, epochs])
+    }
+
+    /// As many images as there are, by these random words, in an epoch of so many.
+    ///
+    /// # Errors
+    /// When a sampler's parameter is out of range.
+    pub fn epoch(&self, sampling: Sampling, mut words: Stream, [epoch, epochs]: [usize; 2]) -> Result<Vec<u32>> {
         let images = self.images();
-        let mut words = Stream::new(seed, epoch as u32, 0, Purpose::Shuffle);
         let drawn = |draw: Draw<'_>, words: &mut Stream| (0..images).map(|_| draw.one(words)).collect();
         match sampling {
             Sampling::Shuffle => {

@@ -225,7 +225,7 @@ pub fn normalisation(augmentation: Augmentation, mean: [f64; 3], std: [f64; 3]) 
 pub fn model(config: &Config, recipe: &Recipe, classes: usize, backend: &dyn Backend) -> Result<Model> {
     let (name, heads) = (config.model.clone(), recipe.head_specs());
     let branches = recipe.branches;
-    let description = ModelConfig { name, width: config.width, classes, heads, hidden: None, branches };
+    let description = ModelConfig { name, width: config.width, classes, heads, hidden: config.hidden, branches };
     Model::new(&description, backend.stem_channels())
 }
 
