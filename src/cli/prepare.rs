@@ -193,7 +193,9 @@ pub fn run(args: &PrepareArgs) -> Result<()> {
     super::signals::listen("stopping: nothing is left behind")?;
     let threads = args.threads.map_or(0, usize::from);
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
-    let pool = pool.map_err(|e| Error::Config(format!("cannot start {threads} threads: {e}")))?;
+    let pool = pool.map_err(|e| {
+        Error::Config(format!("cannot start {threads} threads: too little memory, or more threads than allowed ({e})"))
+    })?;
     pool.install(|| match &args.what {
         What::Cifar10(args) => prepare_cifar(Cifar::Cifar10, args).map(|summary| summary.print()),
         What::Cifar100(args) => prepare_cifar(Cifar::Cifar100, args).map(|summary| summary.print()),

@@ -62,7 +62,12 @@ impl Native {
             .num_threads(threads)
             .thread_name(|i| format!("cpu-{i}"))
             .build()
-            .map_err(|e| Error::device("cpu", format!("cannot start {threads} threads: {e}")))?;
+            .map_err(|e| {
+                Error::device(
+                    "cpu",
+                    format!("cannot start {threads} threads: too little memory, or more threads than allowed ({e})"),
+                )
+            })?;
         Ok(Native { precision, memory: memory::Allocations::default(), pool })
     }
 }
