@@ -114,7 +114,7 @@ impl Rule {
         };
         match values.iter().position(|value| !value.is_finite()) {
             Some(class) => Err(Error::Config(format!(
-                "class {class}, with {} training images, gets {} by {self:?}",
+                "class {class}, with {} training images, gets {}, which is no finite number",
                 counts[class], values[class]
             ))),
             None => Ok(values),

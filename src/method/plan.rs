@@ -3,7 +3,7 @@
 
 use super::mixing::{Mixture, draw_box, draw_lambda};
 use super::recipe::{Mix, Recipe};
-use super::samplers::{Members, Partners, Sampling, shuffle};
+use super::samplers::{Draw, Members, Partners, Sampling, shuffle};
 use super::schedule::LearningRate;
 use crate::error::Result;
 use crate::ops::load_step::{StepParams, row_words};
@@ -66,23 +66,42 @@ impl StepDraw<'_> {
         Ok(Mixture { lambda, cut })
     }
 
-    /// Partners of the originals; `drawn` are those of the whole epoch, where these are drawn at once.
-    fn partners(&self, members: &Members, drawn: &[u32]) -> Result<Vec<u32>> {
+    /// Partners of the originals.
+    fn partners(&self, from: &PartnerSource<'_>) -> Vec<u32> {
         let mut words = self.stream(Purpose::Partner);
-        match self.config.recipe.partners {
-            Partners::Permutation => {
+        match from {
+            PartnerSource::Step => {
                 let mut partners = self.originals.to_vec();
                 shuffle(&mut partners, &mut words);
-                Ok(partners)
+                partners
             }
-            Partners::Power { q } => {
-                let draw = members.by_power(q)?;
-                Ok(self.originals.iter().map(|_| draw.one(&mut words)).collect())
-            }
-            Partners::Shuffle | Partners::ClassAware { .. } | Partners::Progressive => {
-                Ok(drawn[self.step * self.config.batch..][..self.originals.len()].to_vec())
-            }
+            PartnerSource::Draw(draw) => self.originals.iter().map(|_| draw.one(&mut words)).collect(),
+            PartnerSource::Epoch(drawn) => drawn[self.step * self.config.batch..][..self.originals.len()].to_vec(),
         }
+    }
+}
+
+/// Where the partners of an epoch come from, made once for all its steps.
+enum PartnerSource<'a> {
+    /// The step's own originals.
+    Step,
+    /// A sampler with replacement.
+    Draw(Draw<'a>),
+    /// Those of the whole epoch, drawn at once.
+    Epoch(Vec<u32>),
+}
+
+impl<'a> PartnerSource<'a> {
+    fn of(config: &PlanConfig, epoch: usize, members: &'a Members) -> Result<PartnerSource<'a>> {
+        let partners = config.recipe.partners;
+        if let Partners::Power { q } = partners {
+            return Ok(PartnerSource::Draw(members.by_power(q)?));
+        }
+        let words = Stream::new(config.seed, epoch as u32, 0, Purpose::Partner);
+        Ok(match partners.sampling() {
+            Some(sampling) => PartnerSource::Epoch(members.epoch(sampling, words, [epoch, config.epochs])?),
+            None => PartnerSource::Step,
+        })
     }
 }
 
@@ -95,9 +114,7 @@ impl EpochPlan {
         let PlanConfig { recipe, seed, epochs, counts, .. } = config;
         let sampling = if epoch < recipe.originals.from_epoch { Sampling::Shuffle } else { recipe.originals.sampling };
         let originals = members.originals(sampling, *seed, epoch, *epochs)?;
-        let words = Stream::new(*seed, epoch as u32, 0, Purpose::Partner);
-        let drawn = recipe.partners.sampling().map(|sampling| members.epoch(sampling, words, [epoch, *epochs]));
-        let drawn = drawn.transpose()?.unwrap_or_default();
+        let source = PartnerSource::of(config, epoch, members)?;
         let count = originals.len().div_ceil(config.batch);
         let pixels = config.height * config.width;
         let coefficients = recipe.coefficients(epoch, *epochs);
@@ -106,7 +123,7 @@ impl EpochPlan {
         for (step, batch) in originals.chunks(config.batch).enumerate() {
             let draw = StepDraw { config, epoch, step, originals: batch };
             let (mixture, others) = match draw.mixes() {
-                true => (draw.mixture()?, draw.partners(members, &drawn)?),
+                true => (draw.mixture()?, draw.partners(&source)),
                 false => (Mixture::NONE, batch.to_vec()),
             };
             let images = |image: u32| counts[labels[image as usize] as usize];

@@ -319,6 +319,11 @@ impl Recipe {
             return wrong(format!("mixing.share: kappa must be 1 or more and tau in 0..=1, not {kappa} and {tau}"));
         }
         starts("originals.from_epoch", self.originals.from_epoch, epochs)?;
+        let samplers =
+            [("originals.sampling", self.originals.sampling.check(counts)), ("partners", self.partners.check(counts))];
+        for (key, checked) in samplers {
+            checked.map_err(|e| Error::Config(format!("{key}: {e}")))?;
+        }
         for (kind, head) in classifiers {
             let whole = [("focal", head.focal, 0.0, 100.0), ("scale", head.scale, 1e-6, 1e6)];
             for (key, value, low, high) in whole {
@@ -457,6 +462,9 @@ mod tests {
             ("mixup", "mixing.beta = 0", "mixing.beta"),
             ("cmo-ce", "mixing.p = 1.5", "mixing.p"),
             ("cmo-ce", "mixing.epochs = [9, 4]", "9 is after 4"),
+            ("cmo-ce", "partners = { kind = 'power', q = 1e308 }", "partners: the classes' probabilities sum to 0"),
+            ("ce", "originals.sampling = { kind = 'power', q = nan }", "originals.sampling: the classes'"),
+            ("ce", "originals.sampling = { kind = 'class-aware', images = 0 }", "at least 1 image"),
             ("cb-focal", "heads.fc.margin = { kind = 'ldam', max = 0.5 }", "need the softmax"),
         ] {
             let message = changed(name, changes).unwrap_err().to_string();

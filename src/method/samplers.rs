@@ -52,6 +52,17 @@ pub enum Partners {
 }
 
 impl Partners {
+    /// Checks the parameters, for data with these training images per class.
+    ///
+    /// # Errors
+    /// When one is out of range.
+    pub fn check(self, counts: &[usize]) -> Result<()> {
+        match self {
+            Partners::Power { q } => Sampling::Power { q }.check(counts),
+            other => other.sampling().map_or(Ok(()), |sampling| sampling.check(counts)),
+        }
+    }
+
     /// The sampling of an epoch's partners, where they are drawn by the epoch and not by the step.
     pub fn sampling(self) -> Option<Sampling> {
         match self {
@@ -89,14 +100,8 @@ impl Members {
 
     /// Draws with replacement by weights per class; a class without images is never drawn.
     fn by_class(&self, weight: impl Fn(usize) -> f64) -> Result<Draw<'_>> {
-        let weights: Vec<f64> = self.0.iter().map(|m| if m.is_empty() { 0.0 } else { weight(m.len()) }).collect();
-        let total: f64 = weights.iter().sum();
-        if !(total.is_finite() && total > 0.0) {
-            return Err(Error::Config(format!("the classes' probabilities sum to {total}: use a smaller exponent")));
-        }
-        let mut sum = 0.0;
-        let cumulative = weights.iter().map(|w| (sum += w / total, sum).1).collect();
-        // A class with images exists: the total is positive.
+        let cumulative = cumulative(self.0.iter().map(Vec::len), weight)?;
+        // A class with images exists: the probabilities sum to 1.
         let last = self.0.iter().rposition(|m| !m.is_empty()).unwrap_or(0);
         Ok(Draw { members: self, cumulative, last })
     }
@@ -106,10 +111,7 @@ impl Members {
     /// # Errors
     /// When q is not finite, or so large that the probabilities are not.
     pub fn by_power(&self, q: f64) -> Result<Draw<'_>> {
-        if !q.is_finite() {
-            return Err(Error::Config(format!("a sampler's q is {q}, not a finite number (published: 0 to 2)")));
-        }
-        self.by_class(|n| (n as f64).powf(1.0 - q))
+        self.by_class(by_power(q))
     }
 
     /// The originals of 0-based epoch `epoch` of `epochs`.
@@ -139,9 +141,6 @@ impl Members {
                 let weight = |n: usize| (1.0 - done) * n as f64 / images as f64 + done / classes;
                 Ok(drawn(self.by_class(weight)?, &mut words))
             }
-            Sampling::ClassAware { images: 0 } => {
-                Err(Error::Config("class-aware sampling takes at least 1 image of a class at a time".into()))
-            }
             Sampling::ClassAware { images: each } => Ok(self.class_aware(each, images, &mut words)),
         }
     }
@@ -149,11 +148,11 @@ impl Members {
     fn class_aware(&self, each: usize, images: usize, words: &mut Stream) -> Vec<u32> {
         let mut classes: Vec<usize> = (0..self.0.len()).filter(|&class| !self.0[class].is_empty()).collect();
         let mut queues: Vec<Vec<u32>> = vec![Vec::new(); self.0.len()];
-        let mut order = Vec::with_capacity(images + each * classes.len());
+        let mut order = Vec::with_capacity(images);
         while order.len() < images {
             shuffle(&mut classes, words);
             for &class in &classes {
-                for _ in 0..each {
+                for _ in 0..each.min(images - order.len()) {
                     if queues[class].is_empty() {
                         queues[class].clone_from(&self.0[class]);
                         shuffle(&mut queues[class], words);
@@ -162,8 +161,40 @@ impl Members {
                 }
             }
         }
-        order.truncate(images);
         order
+    }
+}
+
+/// `n^(1 - q)`: images of probability `n^(-q)` each.
+fn by_power(q: f64) -> impl Fn(usize) -> f64 {
+    move |n| (n as f64).powf(1.0 - q)
+}
+
+/// The probability of each class and all before it, where a class of n images has this weight, and one of none has none.
+fn cumulative(counts: impl Iterator<Item = usize>, weight: impl Fn(usize) -> f64) -> Result<Vec<f64>> {
+    let weights: Vec<f64> = counts.map(|n| if n == 0 { 0.0 } else { weight(n) }).collect();
+    let total: f64 = weights.iter().sum();
+    if !(total.is_finite() && total > 0.0) {
+        return Err(Error::Config(format!("the classes' probabilities sum to {total}: q must be nearer to 0..=2")));
+    }
+    let mut sum = 0.0;
+    Ok(weights.iter().map(|w| (sum += w / total, sum).1).collect())
+}
+
+impl Sampling {
+    /// Checks the parameters, for data with these training images per class.
+    ///
+    /// # Errors
+    /// When one is out of range.
+    pub fn check(self, counts: &[usize]) -> Result<()> {
+        match self {
+            Sampling::Shuffle | Sampling::Progressive => Ok(()),
+            Sampling::Power { q } => cumulative(counts.iter().copied(), by_power(q)).map(drop),
+            Sampling::ClassAware { images: 0 } => {
+                Err(Error::Config("class-aware sampling takes at least 1 image of a class at a time".into()))
+            }
+            Sampling::ClassAware { .. } => Ok(()),
+        }
     }
 }
 
@@ -254,7 +285,10 @@ mod tests {
         let mut seen: Vec<u32> = order[..18].iter().copied().filter(|&image| labels[image as usize] == 1).collect();
         seen.sort_unstable();
         assert_eq!(seen, (50..56).collect::<Vec<u32>>());
-        assert!(members.originals(Sampling::ClassAware { images: 0 }, 1, 0, 1).is_err());
+        assert!(Sampling::ClassAware { images: 0 }.check(&[50, 6, 0, 4]).is_err());
+        // More than there are is an epoch of one class, and takes no more memory.
+        let one = members.originals(Sampling::ClassAware { images: usize::MAX }, 1, 0, 1).unwrap();
+        assert_eq!(one.len(), 60);
     }
 
     #[test]

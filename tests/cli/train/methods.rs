@@ -4,7 +4,7 @@ use glmc_engine::method::METHODS;
 use serde_json::Value;
 
 use super::Place;
-use crate::{ok, text};
+use crate::{error, ok, text};
 
 /// The lines of a run's metrics, all numbers of which are finite: JSON has no others, and null stands where there is none.
 fn epochs(run: &std::path::Path) -> Vec<Value> {
@@ -47,4 +47,25 @@ fn every_method_makes_steps_on_the_emulator() {
         let (found, expected) = (train("emulator"), train("cpu"));
         assert!((found - expected).abs() <= 1e-3 * expected.abs().max(1.0), "{}: {found} {expected}", method.name);
     }
+}
+
+#[test]
+fn a_recipe_that_cannot_be_leaves_nothing() {
+    let place = Place::new();
+    let file = place.path("recipe.toml");
+    for (recipe, said) in [
+        ("partners = { kind = 'power', q = 1e308 }", "partners: the classes' probabilities"),
+        ("originals.sampling = { kind = 'class-aware', images = 0 }", "originals.sampling: class-aware"),
+        ("heads.fc.weight = { kind = 'values', values = [nan, 1, 1, 1] }", "heads.fc.weight: class 0"),
+    ] {
+        std::fs::write(&file, format!("method = 'mixup'\n[recipe]\n{recipe}\n")).expect("a file");
+        let run = place.path("none");
+        let line = error(place.train(&run, &["--config", text(&file), "--device", "cpu"]), 1);
+        assert!(line.contains(said), "{line}");
+        assert!(!run.exists(), "{recipe}");
+    }
+    // Many images of a class at a time are no more than an epoch has.
+    let many = "method = 'ce'\n[recipe.originals.sampling]\nkind = 'class-aware'\nimages = 99999999999\n";
+    std::fs::write(&file, many).expect("a file");
+    ok(place.train(&place.path("many"), &["--config", text(&file), "--device", "cpu", "--epochs", "1"]));
 }
