@@ -1,5 +1,6 @@
 //! Reading plain files and nothing else, and writing files that are whole or absent.
 
+use std::ffi::OsString;
 use std::fs::{self, File, FileType, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
@@ -106,6 +107,18 @@ pub fn write_atomically(path: &Path, write: impl FnOnce(&mut File) -> Result<()>
         return Err(error);
     }
     sync_folder(path.parent().unwrap_or(Path::new(".")))
+}
+
+/// The names in a folder; none where there is no folder.
+///
+/// # Errors
+/// When the system refuses.
+pub fn names_in(folder: &Path) -> Result<Vec<OsString>> {
+    match fs::read_dir(folder) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(e) => Err(Error::io(folder)(e)),
+        Ok(entries) => entries.map(|entry| Ok(entry.map_err(Error::io(folder))?.file_name())).collect(),
+    }
 }
 
 /// Makes a rename in this folder survive a power cut.

@@ -1,7 +1,7 @@
 //! The stages of a file with tables `[[stage]]`: runs one after another, each of which starts from the one before.
 
 use std::fs;
-use std::io::{ErrorKind, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -10,7 +10,7 @@ use crate::config::{Config, Init, PlacementSettings, Which};
 use crate::console::{self, note, tell};
 use crate::data::store::Store;
 use crate::error::{Error, Result, word};
-use crate::files::{read_text, write_atomically};
+use crate::files::{names_in, read_text, write_atomically};
 use crate::train::checkpoint::Checkpoint;
 use crate::train::origin::check_follows;
 use crate::train::run_folder::RunFolder;
@@ -52,13 +52,7 @@ pub fn check_folder(out: &Path) -> Result<()> {
     if are_in(out) {
         return Ok(());
     }
-    let entries = match fs::read_dir(out) {
-        Ok(entries) => entries,
-        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
-        Err(e) => return Err(Error::io(out)(e)),
-    };
-    for entry in entries {
-        let name = entry.map_err(Error::io(out))?.file_name();
+    for name in names_in(out)? {
         if !BEFORE.iter().any(|known| name == *known) {
             let what =
                 format!("holds {}, and stages need a folder of their own: give another --out", word(Path::new(&name)));

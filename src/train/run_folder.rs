@@ -57,12 +57,7 @@ pub fn check_new_extension(path: &Path) -> Result<()> {
 }
 
 fn check_holds_only(path: &Path, known: &[&str]) -> Result<()> {
-    let entries = match fs::read_dir(path) {
-        Ok(entries) => entries,
-        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
-        Err(e) => return Err(Error::io(path)(e)),
-    };
-    let names: Vec<_> = entries.map(|e| e.map(|e| e.file_name())).collect::<Result<_, _>>().map_err(Error::io(path))?;
+    let names = files::names_in(path)?;
     if names.iter().any(|name| name == "config.toml") {
         let what =
             format!("there is a run here already: continue it with --resume {}, or give another --out", word(path));

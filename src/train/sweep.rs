@@ -1,8 +1,6 @@
 //! A sweep: a run for every point of a grid of settings and every seed, one after another in one folder. What an earlier
 //! process left there is taken up: finished runs are kept, one that is part-way is resumed.
 
-use std::fs;
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -16,6 +14,7 @@ use super::session::{self, Role};
 use crate::config::Config;
 use crate::console::note;
 use crate::error::{Error, Result, word};
+use crate::files;
 use crate::stop;
 
 /// The file of the sweep's figures in its folder.
@@ -25,13 +24,17 @@ pub const SUMMARY: &str = "summary.csv";
 const PLACE: [&str; 5] = ["data", "device", "threads", "checkpoint_every", "resident_limit"];
 
 /// Settings that change nothing about how long a step takes. All others may.
-const AS_LONG: [&str; 19] = [
+const AS_LONG: [&str; 24] = [
     "seed",
     "preset",
     "epochs",
     "lr",
     "lr_schedule",
+    "lr_set",
     "warmup_epochs",
+    "warmup_from",
+    "warmup_every_step",
+    "warmup_inclusive",
     "weight_decay",
     "momentum",
     "gamma",
@@ -43,6 +46,7 @@ const AS_LONG: [&str; 19] = [
     "halve_supervised",
     "correct_labels",
     "twenty_is_few",
+    "shots",
     "select",
     "checkpoint_every",
 ];
@@ -95,14 +99,8 @@ impl Sweep {
     /// # Errors
     /// When there is such a thing in it, or the system refuses.
     pub fn check_folder(&self, own: &[&str]) -> Result<()> {
-        let entries = match fs::read_dir(&self.folder) {
-            Ok(entries) => entries,
-            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
-            Err(e) => return Err(Error::io(&self.folder)(e)),
-        };
         let partial = format!("{SUMMARY}.partial");
-        for entry in entries {
-            let name = entry.map_err(Error::io(&self.folder))?.file_name();
+        for name in files::names_in(&self.folder)? {
             let is_ours = |known: &str| name == known;
             let known = own.iter().copied().chain([SUMMARY, &partial]).any(is_ours);
             if !known && !self.members.iter().any(|member| is_ours(&member.name)) {
