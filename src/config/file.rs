@@ -50,8 +50,8 @@ impl Settings {
         };
         let stages = match table.remove("stage") {
             None => Vec::new(),
-            Some(toml::Value::Array(stages)) => stages,
-            Some(_) => return Err(Error::file(path, "stage must be tables, each headed [[stage]]")),
+            Some(toml::Value::Array(stages)) if !stages.is_empty() => stages,
+            Some(_) => return Err(Error::file(path, "stage must be tables, one at least, each headed [[stage]]")),
         };
         refuse_unknown(path, &text, &table)?;
         let settings: Settings = toml::from_str(&text).map_err(wrong)?;

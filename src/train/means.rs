@@ -14,8 +14,9 @@ use crate::files::write_atomically;
 type Figure = fn(&Evaluation) -> Option<f64>;
 
 /// The figures of an evaluation: as the table calls them, as files do, and where they are.
-const FIGURES: [(&str, &str, Figure); 6] = [
+const FIGURES: [(&str, &str, Figure); 7] = [
     ("top-1", "top1", |e| Some(e.top1)),
+    ("balanced", "balanced", |e| e.balanced),
     ("many-shot", "many", |e| e.many),
     ("medium-shot", "medium", |e| e.medium),
     ("few-shot", "few", |e| e.few),

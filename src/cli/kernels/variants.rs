@@ -30,7 +30,7 @@ use crate::verify::self_test::HEADS;
 const MULTIPROCESSORS: u32 = 132;
 const SHARED_BYTES: u32 = 99 * 1024;
 
-/// What the heads read that no method trains yet.
+/// What heads read here that are trained in second stages alone.
 const HIDDEN: usize = 128;
 
 /// Every kernel, with its knobs and launch, that training and evaluating any preset launches on data of its shapes, in f32
@@ -73,8 +73,8 @@ fn list(presets: &[Preset], (arch, multiprocessors, shared_bytes): (&str, u32, u
     Ok(variants)
 }
 
-/// Training steps of each size, an evaluation, heads of every shape, what a checkpoint asks, and what
-/// only `verify`, `bench` and tests launch.
+/// Training steps of each size, an evaluation, heads of every shape, what a checkpoint asks, and what only `verify`, `bench`
+/// and tests launch.
 fn run(backend: &Launched, config: &Config, stand_in: &StandIn, every_size: bool) -> Result<()> {
     stand_in.with_data(|data| steps(backend, config, data, every_size))?;
     heads(backend, config, stand_in.counts.len())?;

@@ -147,6 +147,7 @@ fn stages_that_do_not_fit_are_told_in_a_line_before_any_is_trained() {
         ),
         ("[[stage]]\nfrom = 'best'\n".into(), "stage 1: from is of the stage before"),
         ("[stage]\nepochs = 1\n".into(), "each headed [[stage]]"),
+        ("stage = []\n".into(), "one at least"),
     ] {
         let line = error(glmc(&train(&file(&place, &stages), &out)), 1);
         assert!(line.contains(part), "{stages}: {line}");
