@@ -54,7 +54,7 @@ pub struct EvalArgs {
 
 /// Runs the subcommand.
 pub fn run(args: EvalArgs) -> Result<()> {
-    let file = checkpoint_file(&args.checkpoint)?;
+    let file = checkpoint_file(&args.checkpoint, None)?;
     let checkpoint = Checkpoint::read(&file)?;
     let trained = Trained::open(file, checkpoint, &args.data, args.store)?;
     let Trained { file, checkpoint, store, subject } = &trained;

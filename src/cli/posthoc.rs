@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::device::DeviceArgs;
 use super::self_test::TrustArgs;
 use super::trained::{StoreArgs, Trained};
-use crate::config::Select;
+use crate::config::{Select, Which};
 use crate::console::{Column, Table, say, tell};
 use crate::data::shots::Shot;
 use crate::error::{Error, Result};
@@ -79,13 +79,6 @@ pub struct PosthocArgs {
     trust: TrustArgs,
 }
 
-/// A checkpoint of a run.
-#[derive(Clone, Copy, Debug, clap::ValueEnum)]
-enum Which {
-    Last,
-    Best,
-}
-
 /// A number, or the numbers from one to another in steps of 0.1, both included.
 #[derive(Clone, Debug, PartialEq)]
 struct Range(Vec<f64>);
@@ -136,7 +129,7 @@ impl Sweep {
 /// Runs the subcommand.
 pub fn run(args: PosthocArgs) -> Result<()> {
     let changes = changes(&args)?;
-    let file = file(&args.run, args.checkpoint)?;
+    let file = checkpoint_file(&args.run, args.checkpoint)?;
     let checkpoint = Checkpoint::read(&file)?;
     let (config, counts) = (checkpoint.manifest.config.clone(), checkpoint.manifest.counts.clone());
     let kind = args.head.or(config.head).map_or_else(|| Ok(config.recipe(&counts)?.evaluate), Ok)?;
@@ -250,21 +243,6 @@ fn changes(args: &PosthocArgs) -> Result<Vec<Asked>> {
         return usage("--save saves one change: give one of --tau-norm, --logit-adjust and --maxnorm");
     }
     Ok(changes)
-}
-
-/// The checkpoint file that is meant.
-fn file(run: &Path, which: Option<Which>) -> Result<PathBuf> {
-    match which {
-        None => checkpoint_file(run),
-        Some(_) if !run.is_dir() => {
-            Err(Error::Usage(format!("{}: --checkpoint chooses between those of a run folder", run.display())))
-        }
-        Some(Which::Last) => checkpoint_file(run),
-        Some(Which::Best) => {
-            let best = run.join("best.safetensors");
-            if best.exists() { Ok(best) } else { Err(Error::file(run, "has no best.safetensors")) }
-        }
-    }
 }
 
 /// The one head that is changed.

@@ -10,7 +10,7 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
-use crate::config::Config;
+use crate::config::{Config, Which};
 use crate::error::{Error, Result, word};
 use crate::files::{self, sync_folder, write_atomically};
 use crate::train::metrics::{EpochMetrics, Outcome, digest};
@@ -92,19 +92,24 @@ pub fn to_go_on(flag: &str, path: &Path) -> Result<PathBuf> {
     }
 }
 
-/// The checkpoint that a path means: a file, or the last one of a run folder.
+/// The checkpoint that a path means: a file, or one of a run folder, whose last is meant if nothing else is said.
 ///
 /// # Errors
-/// When a folder has none.
-pub fn checkpoint_file(path: &Path) -> Result<PathBuf> {
-    if !path.is_dir() {
-        return Ok(path.to_path_buf());
+/// When a folder does not have it, or a checkpoint is chosen of what is no folder.
+pub fn checkpoint_file(path: &Path, which: Option<Which>) -> Result<PathBuf> {
+    match (path.is_dir(), which) {
+        (false, None) => Ok(path.to_path_buf()),
+        (false, Some(_)) => {
+            let what = "--checkpoint chooses between those of a run folder";
+            Err(Error::Usage(format!("{}: {what}", path.display())))
+        }
+        (true, which) => {
+            let name = format!("{}.safetensors", which.unwrap_or_default());
+            let file = path.join(&name);
+            let lacking = format!("has no {name}: give a run folder that has one, or a checkpoint file");
+            if file.exists() { Ok(file) } else { Err(Error::file(path, lacking)) }
+        }
     }
-    let last = path.join("last.safetensors");
-    if !last.exists() {
-        return Err(Error::file(path, "has no last.safetensors: give a run folder that has one, or a checkpoint file"));
-    }
-    Ok(last)
 }
 
 impl RunFolder {
