@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
-"""PyTorch beside glmc-engine: the same GLMC training step, per-layer convolutions, and whole training runs.
+"""PyTorch beside glmc-engine: the same training step, per-layer convolutions, and whole training runs.
 
     python tools/bench_pytorch.py --model resnet32 --width 16 --batch 64 --device cpu --mode best --json
     python tools/bench_pytorch.py --width 64 --device cuda --precision bf16 --mode best --json
+    python tools/bench_pytorch.py --method ce --width 16 --batch 128 --device cpu --json
     python tools/bench_pytorch.py --width 64 --device cuda --precision bf16 --layers
     python tools/bench_pytorch.py --train --data cifar10.lt --width 64 --device cuda --precision bf16 --epochs 200
     python tools/bench_pytorch.py --train --data cifar10.lt --method ce --batch 128 --lr 0.1 --weight-decay 2e-4 \\
@@ -11,8 +12,9 @@
 `--mode eager` is the step as the published code writes it (channels_last, fused SGD, vectorised augmentation);
 `--mode best` times every form that PyTorch offers (views joined or separate, compiled or not; on a GPU also bf16
 weights against autocast, max-autotune and CUDA graphs) and reports the fastest, listing the others. A form that fails
-is listed with its error. One sample is one original: two augmented views of it and two of its partner. `--layers` times
-each convolution of the network by itself, on a GPU without the cost of launching from Python.
+is listed with its error. One sample is one original: of GLMC two augmented views of it and two of its partner, of the
+other methods (`--method`) one view of it. `--layers` times each convolution of the network by itself, on a GPU without
+the cost of launching from Python.
 
 Fields of the JSON that `glmc-engine bench step --json` has, too, mean the same.
 """
@@ -75,7 +77,8 @@ def make_trainer(
     pixels = torch.randint(256, (total, SIZE, SIZE, 3), dtype=torch.uint8)
     labels = torch.repeat_interleave(torch.arange(len(COUNTS)), torch.tensor(COUNTS))
     images = Images(pixels, [0.4914, 0.4822, 0.4465], [0.2470, 0.2435, 0.2616], device)
-    trainer = Trainer(images, labels, COUNTS, form, device, arch=options.model, width=options.width)
+    network = {"arch": options.model, "width": options.width}
+    trainer = Trainer(images, labels, COUNTS, form, device, method=options.method, **network)
     steps = max(1, min(200, total // options.batch))
     order = torch.randperm(total)[: steps * options.batch]
     if len(order) < options.batch:
@@ -150,6 +153,8 @@ def bench_step(options: argparse.Namespace, device: torch.device) -> dict[str, A
     candidates: list[dict[str, object]] = []
     best: tuple[float, Form] | None = None
     tried = forms(device.type, options.precision, options.mode)
+    if options.method != "glmc":
+        tried = [form for form in tried if not form.joined]  # one view has nothing to be joined with
     begun = time.perf_counter()
     for form in tried:
         if best is not None and options.limit and time.perf_counter() - begun > options.limit:
@@ -180,6 +185,7 @@ def bench_step(options: argparse.Namespace, device: torch.device) -> dict[str, A
         **measured.summary(options.batch),
         "tool": "pytorch",
         "torch": torch.__version__,
+        "method": options.method,
         "model": options.model,
         "width": options.width,
         "batch": options.batch,
@@ -326,6 +332,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
+    parser.add_argument("--method", choices=["glmc", *METHODS], default="glmc")
     parser.add_argument("--model", choices=list(DEPTHS), default="resnet32")
     parser.add_argument("--width", type=int, default=16)
     parser.add_argument("--batch", type=int, default=64)
@@ -344,7 +351,6 @@ def parse() -> argparse.Namespace:
     training.add_argument("--train", action="store_true", help="train on --data and print accuracy every epoch")
     training.add_argument("--data", type=Path, help="a store made by `glmc-engine prepare`")
     training.add_argument("--out", type=Path, help="folder for metrics.jsonl, in the engine's format")
-    training.add_argument("--method", choices=["glmc", *METHODS], default="glmc")
     training.add_argument("--epochs", type=int, default=200)
     training.add_argument("--lr-schedule", default="cosine", help="cosine, or epochs with factors of --lr: E:F,E:F")
     training.add_argument("--warmup-epochs", type=int, default=0, help="of linear warm-up")
