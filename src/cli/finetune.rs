@@ -6,8 +6,7 @@ use super::self_test::TrustArgs;
 use super::signals;
 use super::train::{check_outside, located};
 use crate::config::{
-    Config, DEVICE, Init, Placement, PlacementSettings, SECOND_STAGES, SecondStage, Select, Settings, Which,
-    second_stage_parser,
+    Config, DEVICE, Init, PlacementSettings, SECOND_STAGES, SecondStage, Select, Settings, Which, second_stage_parser,
 };
 use crate::console::note;
 use crate::data::store::Store;
@@ -88,7 +87,8 @@ pub fn run(args: FinetuneArgs) -> Result<()> {
     let placement = flags.placement.clone();
     let published = stage.settings(&parent, &counts, from, checkpoint)?;
     let mut settings = flags.or(published);
-    settings.placement = moved(placement, &parent.placement);
+    // As the first run did, where nothing else is said.
+    settings.placement = PlacementSettings::of(placement.over(&parent.placement));
     let mut config = Config::resolve(settings)?;
     signals::outlive_readers();
     signals::listen("stopping: the step in progress is finished and saved first")?;
@@ -116,17 +116,4 @@ fn parent(init: &Init) -> Result<(Config, Vec<usize>)> {
     let stored = init.folder().join("config.toml");
     let placement = if stored.exists() { Config::read(&stored)?.placement } else { manifest.config.placement.clone() };
     Ok((Config { placement, ..manifest.config }, manifest.counts))
-}
-
-/// Where the new run computes: as the first one did, where nothing else is said.
-fn moved(flags: PlacementSettings, of: &Placement) -> PlacementSettings {
-    let Placement { data, device, precision, threads, checkpoint_every, resident_limit } = flags.over(of);
-    PlacementSettings {
-        data: Some(data),
-        device: Some(device),
-        precision: Some(precision),
-        threads: Some(threads),
-        checkpoint_every: Some(checkpoint_every),
-        resident_limit,
-    }
 }

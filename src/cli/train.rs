@@ -6,7 +6,8 @@ use super::self_test::TrustArgs;
 use super::{signals, stages};
 use crate::backend::{self, AUTO};
 use crate::config::{
-    Config, DEVICE, DataSet, Init, Placement, PlacementSettings, Preset, Select, Settings, preset, presets,
+    Config, DEVICE, DataSet, Init, Placement, PlacementSettings, Preset, SecondStage, Select, Settings, Then, preset,
+    presets,
 };
 use crate::console::{Column, Table, note};
 use crate::data::store::Store;
@@ -25,7 +26,7 @@ const LOSSES: &str = "Loss terms of glmc (paper, section 3): L_c of the conventi
 #[derive(Debug, clap::Args)]
 #[command(after_help = LOSSES)]
 pub struct TrainArgs {
-    /// Published settings to start from; `glmc-engine train --list-presets` lists them [default without --data and --config: demo]
+    /// Published settings to start from; `glmc-engine train --list-presets` lists them [default without --data and --config: demo]. Of those of two stages the flags change the first, and the second follows as published, in OUT/stage-2
     #[arg(long, value_name = "NAME")]
     preset: Option<String>,
     /// TOML file of settings, named as the flags are but with underscores; flags win over it. Tables [[stage]] are runs one after another in OUT/stage-1, OUT/stage-2, ...; each starts from the last checkpoint of the one before, or says from = "best", and draws what matches reinit = ["fc.*"] anew. Where a key is an epoch, it counts finished epochs
@@ -108,13 +109,31 @@ fn start(args: TrainArgs) -> Result<()> {
             configs
         }
     };
-    if let ([config], 0) = (&configs[..], stages.len()) {
-        let backend = config.placement.open()?;
-        let config = of.settle(config.clone(), false)?;
-        return session::start(&config, || RunFolder::create(&of.out, &config), Role::Alone, backend.as_ref());
+    let then = of.preset.as_ref().filter(|_| stages.is_empty()).map_or(Then::Nothing, |preset| preset.then);
+    match (then, &configs[..]) {
+        (Then::Stage(stage), [first]) => {
+            stages::check_folder(&of.out)?;
+            let first = of.settle(first.clone(), true)?;
+            let second = of.second_stage(&first, stage)?;
+            stages::start(&of.out, &[first, second])
+        }
+        (_, [config]) if stages.is_empty() => {
+            let backend = config.placement.open()?;
+            let config = of.settle(config.clone(), false)?;
+            session::start(&config, || RunFolder::create(&of.out, &config), Role::Alone, backend.as_ref())?;
+            if let Then::TauNorm(tau) = then {
+                note!(
+                    "The preset's last part needs no training: glmc-engine posthoc {} --tau-norm {tau}",
+                    word(&of.out)
+                );
+            }
+            Ok(())
+        }
+        _ => {
+            let configs = configs.into_iter().map(|config| of.settle(config, true)).collect::<Result<Vec<_>>>()?;
+            stages::start(&of.out, &configs)
+        }
     }
-    let configs = configs.into_iter().map(|config| of.settle(config, true)).collect::<Result<Vec<_>>>()?;
-    stages::start(&of.out, &configs)
 }
 
 /// A run that is to begin.
@@ -139,6 +158,16 @@ impl Begin {
         let config = Config { preset: self.name.clone(), ..Config::resolve(settings)? };
         self.trust.prove(&config.placement.device, config.placement.precision)?;
         Ok(config)
+    }
+
+    /// The preset's second stage after `first`, as it was published: flags are of the first.
+    fn second_stage(&self, first: &Config, stage: &SecondStage) -> Result<Config> {
+        let Init { from, checkpoint, .. } = stages::before(&self.out, 1, None, Vec::new())?;
+        let counts = Store::open(&first.placement.data)?.meta().counts.clone();
+        let settings = stage.settings(first, &counts, from, checkpoint)?;
+        let config =
+            Config::resolve(Settings { placement: PlacementSettings::of(first.placement.clone()), ..settings })?;
+        self.settle(Config { preset: self.name.clone(), ..config }, true)
     }
 
     fn demo(&self) -> PathBuf {

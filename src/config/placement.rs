@@ -64,6 +64,19 @@ impl PlacementSettings {
         PlacementSettings { data: Some(path.into()), ..PlacementSettings::default() }
     }
 
+    /// Where a run computes that computes just there.
+    pub fn of(placement: Placement) -> PlacementSettings {
+        let Placement { data, device, precision, threads, checkpoint_every, resident_limit } = placement;
+        PlacementSettings {
+            data: Some(data),
+            device: Some(device),
+            precision: Some(precision),
+            threads: Some(threads),
+            checkpoint_every: Some(checkpoint_every),
+            resident_limit,
+        }
+    }
+
     /// Fills the gaps with defaults.
     ///
     /// # Errors

@@ -1,8 +1,9 @@
 //! Published settings: every method on long-tailed CIFAR, and the demo.
 
+use super::second_stage::{SECOND_STAGES, SecondStage};
 use super::{Sam, Settings};
 use crate::error::{Error, Result};
-use crate::method::{METHODS, Method, Training, method};
+use crate::method::{METHODS, Method, Published, Training, method};
 
 /// The data that a preset is meant for.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -41,12 +42,45 @@ pub struct Preset {
     /// Channels of the first stage.
     pub width: usize,
     pub training: Training,
-    /// Top-1 in percent that was published for these data, network and settings.
+    /// Top-1 in percent that was published for these data, network and settings, after all stages.
     pub published: Option<f64>,
+    /// What follows the training.
+    pub then: Then,
+    /// Where the published figure stands.
+    source: &'static str,
     gamma: f64,
     k: f64,
     resample: f64,
 }
+
+/// What follows a preset's training.
+#[derive(Clone, Copy, Debug)]
+pub enum Then {
+    /// Nothing.
+    Nothing,
+    /// A second stage, a run of its own.
+    Stage(&'static SecondStage),
+    /// Tau-normalisation of the trained classifier by this tau, which needs no training.
+    TauNorm(f64),
+}
+
+/// Published recipes of two stages or of a change after the training: name, the method of the first stage, what follows.
+const STAGED: [(&str, &str, &str); 6] = [
+    ("crt", "ce", "crt"),
+    ("lws", "ce", "lws"),
+    ("tau-norm", "ce", "tau-norm"),
+    ("wb", "wb", "wb"),
+    ("mislas", "mislas", "mislas"),
+    ("glmc-maxnorm", "glmc", "maxnorm"),
+];
+
+/// Tau-normalisation by tau = 1 (Kang et al., ICLR 2020) on CIFAR.
+const TAU_NORM: Published = Published {
+    width: 16,
+    cifar10: [Some(72.70), Some(79.78), None],
+    cifar100: [Some(40.96), Some(45.69), None],
+    source: "zhangyongshun/BagofTricks-LT",
+};
 
 /// GLMC's settings for CIFAR (README of the published code): classes, imbalance, q, k, gamma. The balanced ones are not
 /// published: with equal counts q and k change nothing, and gamma is that of the same classes at imbalance 100.
@@ -77,16 +111,24 @@ pub fn presets() -> Vec<Preset> {
         width: 8,
         training: Training { epochs: 16, batch: 32, lr: 0.1, weight_decay: 5e-4, ..glmc.training },
         published: None,
+        then: Then::Nothing,
+        source: "",
         gamma: 1.0,
         k: 1.0,
         resample: 0.2,
     };
-    let on_cifar = |method: &'static Method, width: usize, suffix: &str| {
+    let on_cifar = |method: &'static Method, width: usize, suffix: &str, then: Then| {
         let suffix = suffix.to_string();
-        CIFAR.iter().filter(move |row| row.1 > 1 || BALANCED.contains(&method.name)).map(move |&row| {
+        let on_balanced = BALANCED.contains(&method.name) && matches!(then, Then::Nothing);
+        let published = match then {
+            Then::Nothing => &method.published,
+            Then::Stage(stage) => &stage.published,
+            Then::TauNorm(_) => &TAU_NORM,
+        };
+        CIFAR.iter().filter(move |row| row.1 > 1 || on_balanced).map(move |&row| {
             let (classes, imbalance, resample, k, gamma) = row;
             let kind = if imbalance == 1 { "balanced".into() } else { format!("lt-if{imbalance}") };
-            let figures = if classes == 10 { method.published.cifar10 } else { method.published.cifar100 };
+            let figures = if classes == 10 { published.cifar10 } else { published.cifar100 };
             let figure = [100, 50, 10].iter().position(|of| *of == imbalance).and_then(|at| figures[at]);
             Preset {
                 name: format!("cifar{classes}-{kind}{suffix}"),
@@ -95,16 +137,27 @@ pub fn presets() -> Vec<Preset> {
                 model: "resnet32",
                 width,
                 training: method.training,
-                published: figure.filter(|_| width == method.published.width),
+                published: figure.filter(|_| width == published.width),
+                then,
+                source: published.source,
                 gamma,
                 k,
                 resample,
             }
         })
     };
-    let others =
-        METHODS[1..].iter().flat_map(|method| on_cifar(method, method.published.width, &format!("-{}", method.name)));
-    [demo].into_iter().chain(on_cifar(glmc, 64, "")).chain(on_cifar(glmc, 16, "-w16")).chain(others).collect()
+    let of_one_stage = METHODS[1..].iter().filter(|method| STAGED.iter().all(|(name, ..)| *name != method.name));
+    let others = of_one_stage
+        .flat_map(|method| on_cifar(method, method.published.width, &format!("-{}", method.name), Then::Nothing));
+    let staged = STAGED.iter().flat_map(|(name, first, then)| {
+        let first = METHODS.iter().find(|method| method.name == *first).expect("STAGED names methods");
+        let stage = SECOND_STAGES.iter().find(|stage| stage.name == *then);
+        let then = stage.map_or(Then::TauNorm(1.0), |stage| Then::Stage(stage));
+        on_cifar(first, first.published.width, &format!("-{name}"), then)
+    });
+    let glmc =
+        [(64, ""), (16, "-w16")].into_iter().flat_map(|(width, name)| on_cifar(glmc, width, name, Then::Nothing));
+    [demo].into_iter().chain(glmc).chain(others).chain(staged).collect()
 }
 
 /// The preset of that name.
@@ -118,7 +171,8 @@ pub fn preset(name: &str) -> Result<Preset> {
     }
     let hint = match name.rsplit_once("-lt-if").and_then(|(_, rest)| rest.split_once('-')) {
         Some((_, of)) if method(of).is_err() => {
-            let methods: Vec<&str> = METHODS.iter().map(|method| method.name).collect();
+            let staged = STAGED.iter().map(|(name, ..)| *name).filter(|name| method(name).is_err());
+            let methods: Vec<&str> = METHODS.iter().map(|method| method.name).chain(staged).collect();
             format!("no method is called {of:?}: known are {}", methods.join(", "))
         }
         _ => {
@@ -133,10 +187,16 @@ pub fn preset(name: &str) -> Result<Preset> {
 impl Preset {
     /// Method, data, network, and where the published figure stands.
     pub fn description(&self) -> String {
-        let Preset { data, method, model, width, training, published, .. } = self;
-        let what = format!("{}; {}; {model} width {width}, {} epochs", method.title, data.title(), training.epochs);
+        let Preset { data, method, model, width, training, published, then, source, .. } = self;
+        let then = match then {
+            Then::Nothing => String::new(),
+            Then::Stage(stage) => format!(", then {}", stage.title),
+            Then::TauNorm(tau) => format!(", then posthoc --tau-norm {tau}"),
+        };
+        let (title, data, epochs) = (method.title, data.title(), training.epochs);
+        let what = format!("{title}{then}; {data}; {model} width {width}, {epochs} epochs");
         match published {
-            Some(_) => format!("{what}; {}", method.published.source),
+            Some(_) => format!("{what}; {source}"),
             None => what,
         }
     }

@@ -10,7 +10,7 @@ use super::signals;
 use super::stand_in::StandIn;
 use super::train::{check_data, draw_demo, located};
 use crate::backend::{self, AUTO};
-use crate::config::{Config, DataSet, Preset, Select, Settings, preset};
+use crate::config::{Config, DataSet, Preset, Select, Settings, Then, preset};
 use crate::console::{self, Column, Table, note, tell};
 use crate::data::store::Store;
 use crate::error::{Error, Result, word};
@@ -60,6 +60,11 @@ pub fn run(args: SweepArgs) -> Result<()> {
         return Err(Error::Usage("a sweep has no --seed: give --seeds".into()));
     }
     let (preset, points) = (preset(&args.base)?, points(&args.grid)?);
+    if let Then::Stage(_) = preset.then {
+        let (base, of) = (&args.base, preset.method.name);
+        let what = format!("--base {base} has two stages, and a sweep trains one");
+        return Err(Error::Usage(format!("{what}: sweep a preset of {of}, then run `finetune` on each of its runs")));
+    }
     let out = args.out.clone().unwrap_or_else(|| Path::new("sweeps").join(&args.base));
     let mut settings = args.settings.clone();
     if let (device, Some(why)) = backend::resolve(settings.placement.device.as_deref().unwrap_or(AUTO)) {

@@ -51,3 +51,22 @@ fn the_demos_images_are_the_same_for_every_seed() {
     };
     assert!(pixels("1") == pixels("2"), "other images with another seed");
 }
+
+#[test]
+fn a_preset_of_two_stages_trains_both() {
+    let place = Place::new();
+    let (run, store) = (place.path("crt"), place.store());
+    let preset = ["--preset", "cifar10-lt-if100-mislas", "--any-data", "--data", text(&store), "--device", "cpu"];
+    let first =
+        ["--model", "resnet20", "--width", "2", "--epochs", "1", "--warmup-epochs", "0", "--lr-schedule", "cosine"];
+    ok(glmc(&[&["train", "--out", text(&run), "--seed", "3"], &preset[..], &first].concat()));
+    let settings = |stage: &str| std::fs::read_to_string(run.join(stage).join("config.toml")).expect("a configuration");
+    let (one, two) = (settings("stage-1"), settings("stage-2"));
+    assert!(one.contains("method = \"mislas\"") && one.contains("epochs = 1\n"), "{one}");
+    // The second is as published, but for what it must share with the first.
+    assert!(two.contains("method = \"ce\"") && two.contains("epochs = 10\n") && two.contains("label-aware"), "{two}");
+    assert!(two.contains("width = 2\n") && two.contains("seed = 3\n") && two.contains("stage-1"), "{two}");
+    let line =
+        error(glmc(&["sweep", "--base", "cifar10-lt-if100-mislas", "--data", text(&store), "--seeds", "0..1"]), 2);
+    assert!(line.contains("two stages") && line.contains("finetune"), "{line}");
+}
