@@ -3,7 +3,8 @@
 
     python tools/make_split_indices.py > tests/fixtures/split_indices.json
 
-`ldam` is LDAM-DRW's `gen_imbalanced_data`, `glmc` the draw of GLMC's published data sets.
+`ldam` is LDAM-DRW's `gen_imbalanced_data`, `glmc` the draw of GLMC's published data sets, `glmc-replacement` that of its
+first release.
 
 Image i of a set has label (i * 7 + i // classes) % classes. A large selection is given by its first indices of each
 class and by a checksum: h = (h * 1099511628211 + index) mod 2^64 over all indices in order, from h = 0.
@@ -43,7 +44,17 @@ def select_glmc(labels: np.ndarray, counts: list[int], seed: int) -> list[list[i
     return chosen
 
 
-SELECT = {"ldam": select_ldam, "glmc": select_glmc}
+def select_replacement(labels: np.ndarray, counts: list[int], seed: int) -> list[list[int]]:
+    """produce_imbalance_data as it was before 23 May 2023: with replacement."""
+    np.random.seed(seed)
+    chosen = []
+    for label, n in enumerate(counts):
+        images = np.where((labels > label - 1) & (labels < label + 1))[0]
+        chosen.append(images[np.random.choice(len(images), n)].tolist())
+    return chosen
+
+
+SELECT = {"ldam": select_ldam, "glmc": select_glmc, "glmc-replacement": select_replacement}
 
 
 def case(split: str, total: int, classes: int, imbalance: float, profile: str, seed: int, full: bool) -> dict:
@@ -82,6 +93,9 @@ CASES = [
     ("glmc", 600, 4, 7.5, "step", 0, True),
     *(("glmc", 50_000, classes, imbalance, "exp", 3407, False) for classes in (10, 100) for imbalance in (100, 50, 10)),
     ("glmc", 50_000, 10, 1, "exp", 3407, False),
+    ("glmc-replacement", 600, 4, 20, "exp", 3407, True),
+    ("glmc-replacement", 50_000, 10, 100, "exp", 3407, False),
+    ("glmc-replacement", 50_000, 100, 10, "exp", 3407, False),
 ]
 
 if __name__ == "__main__":

@@ -90,7 +90,7 @@ struct RuleArgs {
     /// Which images are kept: LDAM-DRW's published choice, that of GLMC's authors, or random by seed
     #[arg(long, value_enum, default_value_t = Pick::Ldam)]
     split: Pick,
-    /// Seed of the split [default: the published one: 0 for ldam, 3407 for glmc; else 0]
+    /// Seed of the split [default: the published one: 0 for ldam, 3407 for glmc and glmc-replacement; else 0]
     #[arg(long, value_name = "S")]
     seed: Option<u64>,
 }

@@ -31,6 +31,10 @@ pub enum Pick {
     /// class in turn `np.random.choice(n, kept, replace=False)`, which is the head of a legacy permutation. Other images than
     /// LDAM-DRW's.
     Glmc,
+    /// Those of GLMC's first release, until 23 May 2023, for its withdrawn figures: the same, drawn with replacement, so that
+    /// some images come twice and a class's count is kept whatever it has.
+    #[serde(rename = "glmc-replacement")]
+    GlmcReplacement,
     /// An independent random subset of each class by seed, in the order of the full set.
     Random,
 }
@@ -39,7 +43,7 @@ impl Pick {
     /// The published seed; 0 where none is.
     pub fn seed(self) -> u64 {
         match self {
-            Pick::Glmc => 3407,
+            Pick::Glmc | Pick::GlmcReplacement => 3407,
             Pick::Ldam | Pick::Random => 0,
         }
     }
@@ -127,14 +131,20 @@ impl LongTail {
         match self.split {
             // A choice without replacement is the head of a permutation of 0..n, and a permutation is a shuffle: the two differ
             // in nothing but their seed.
-            Pick::Ldam | Pick::Glmc => {
+            Pick::Ldam | Pick::Glmc | Pick::GlmcReplacement => {
                 let seed = u32::try_from(self.seed).map_err(|_| {
                     let (seed, split, published) = (self.seed, self.split.name(), self.split.seed());
                     let what = format!("the {split} split takes seeds of 32 bits ({published} is the published one)");
                     Error::Config(format!("seed {seed}: {what}"))
                 })?;
                 let mut rng = Mt19937::new(seed);
-                members.iter_mut().for_each(|class| rng.shuffle(class));
+                match self.split {
+                    Pick::GlmcReplacement => members.iter_mut().zip(&wanted).for_each(|(class, &n)| {
+                        let last = class.len() as u64 - 1;
+                        *class = (0..n).map(|_| class[rng.interval(last) as usize]).collect();
+                    }),
+                    _ => members.iter_mut().for_each(|class| rng.shuffle(class)),
+                }
             }
             Pick::Random => {
                 for (class, images) in members.iter_mut().enumerate() {

@@ -19,7 +19,7 @@ struct Case {
 #[test]
 fn the_published_splits_are_numpys_index_for_index() {
     let cases: Vec<Case> = serde_json::from_str(include_str!("../../fixtures/split_indices.json")).unwrap();
-    assert_eq!(cases.len(), 17);
+    assert_eq!(cases.len(), 20);
     for case in cases {
         let what =
             format!("{:?}, {} images, {} classes, imbalance {}", case.split, case.total, case.classes, case.imbalance);
