@@ -13,6 +13,7 @@ use glmc_engine::ops::batch_norm_apply::{Backward, Forward, Geometry, Shortcut};
 use glmc_engine::ops::batch_norm_statistics::{self, BatchNormStatistics};
 use glmc_engine::ops::join_branches;
 use glmc_engine::ops::linear;
+use glmc_engine::ops::max_pool;
 use glmc_engine::ops::negative_cosine::NegativeCosine;
 use glmc_engine::ops::sgd::{Sgd, SgdConfig};
 use glmc_engine::ops::supervised_loss::{ClassVector, Form, Head, Reduction, SupervisedLoss, ViewLabels};
@@ -96,6 +97,15 @@ fn heads(c: &mut Criterion) {
         b.iter(|| {
             native.global_avg_pool_forward(x, r).expect("shapes fit");
             native.global_avg_pool_backward(dr, Grad::write(dx)).expect("shapes fit");
+        });
+    });
+    group.bench_function("max_pool forward and backward", |b| {
+        let config = max_pool::Config::IMAGENET;
+        let [y, dy] = [(); 2].map(|()| floats(native, &[2 * BATCH, 4, 4, 64]));
+        let taps = native.tensor(&[2 * BATCH, 4, 4, 64], DType::U8, "taps").expect("memory for taps");
+        b.iter(|| {
+            native.max_pool_forward(x, y, Some(taps), config).expect("shapes fit");
+            native.max_pool_backward(dy, taps, Grad::write(dx), config).expect("shapes fit");
         });
     });
     group.bench_function("split_views forward and backward", |b| {

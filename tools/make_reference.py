@@ -29,6 +29,7 @@ from torch import Tensor
 from glmc_torch import DEPTHS, HIDDEN, GlmcResNet, StepSetup, check_file, cutmix_box, run_steps
 from reference_bbn import bbn_fixtures
 from reference_losses import loss_fixtures
+from reference_max_pool import max_pool_fixtures
 from reference_ops import op_fixtures, optimizer_fixtures
 
 
@@ -159,12 +160,19 @@ def main() -> int:
     committed.add_argument("--out", type=Path, default=Path(__file__).resolve().parent.parent / "tests" / "fixtures")
     variants = commands.add_parser("variants", help="larger random step files")
     variants.add_argument("out", type=Path)
-    fixtures = {"ops": op_fixtures, "losses": loss_fixtures, "optimizer": optimizer_fixtures, "bbn": bbn_fixtures}
+    fixtures = {
+        "ops": op_fixtures,
+        "losses": loss_fixtures,
+        "optimizer": optimizer_fixtures,
+        "bbn": bbn_fixtures,
+        "max_pool": max_pool_fixtures,
+    }
     for name, what in (
         ("ops", "single-op fixtures"),
         ("losses", "fixtures of the supervised losses"),
         ("optimizer", "fixtures of the optimiser"),
         ("bbn", "fixtures of the two-branch network"),
+        ("max_pool", "fixtures of the largest values of windows"),
     ):
         commands.add_parser(name, help=what).add_argument("file", type=Path)
     step = commands.add_parser("step", help="one step file", formatter_class=argparse.ArgumentDefaultsHelpFormatter)

@@ -15,6 +15,7 @@ pub mod global_avg_pool;
 pub mod join_branches;
 pub mod linear;
 pub mod load_step;
+pub mod max_pool;
 pub mod negative_cosine;
 pub mod normalize_rows;
 pub mod project_rows;
@@ -43,6 +44,7 @@ pub trait Backend:
     + join_branches::JoinBranchesKernels
     + linear::LinearKernels
     + load_step::LoadStepKernels
+    + max_pool::MaxPoolKernels
     + negative_cosine::NegativeCosineKernels
     + normalize_rows::NormalizeRowsKernels
     + scale_columns::ScaleColumnsKernels

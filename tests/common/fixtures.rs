@@ -1,4 +1,4 @@
-//! PyTorch's results for single ops: `tests/fixtures/{ops,losses,optimizer,bbn}.safetensors`, see the README there.
+//! PyTorch's results for single ops: `tests/fixtures/{ops,losses,optimizer,bbn,max_pool}.safetensors`, see the README there.
 
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
@@ -62,12 +62,13 @@ fn read(bytes: &[u8]) -> File {
 
 /// All cases of an op; there is at least one.
 pub fn of(op: &str) -> Vec<Fixture> {
-    static FILES: OnceLock<[File; 4]> = OnceLock::new();
+    static FILES: OnceLock<[File; 5]> = OnceLock::new();
     let files = FILES.get_or_init(|| {
         let ops: &[u8] = include_bytes!("../fixtures/ops.safetensors");
         let losses: &[u8] = include_bytes!("../fixtures/losses.safetensors");
         let optimizer: &[u8] = include_bytes!("../fixtures/optimizer.safetensors");
-        [ops, losses, optimizer, include_bytes!("../fixtures/bbn.safetensors")].map(read)
+        let bbn: &[u8] = include_bytes!("../fixtures/bbn.safetensors");
+        [ops, losses, optimizer, bbn, include_bytes!("../fixtures/max_pool.safetensors")].map(read)
     });
     let cases: Vec<Fixture> = files
         .iter()

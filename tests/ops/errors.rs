@@ -11,6 +11,7 @@ use glmc_engine::ops::global_avg_pool::global_avg_pool;
 use glmc_engine::ops::join_branches::join_branches;
 use glmc_engine::ops::linear::linear;
 use glmc_engine::ops::load_step::{StepVars, load_step};
+use glmc_engine::ops::max_pool::{self, max_pool};
 use glmc_engine::ops::negative_cosine::negative_cosine;
 use glmc_engine::ops::normalize_rows::normalize_rows;
 use glmc_engine::ops::scale_columns::scale_columns;
@@ -47,6 +48,11 @@ impl Attempt<'_> {
     fn conv(&mut self, x: &[usize], w: &[usize], stride: usize, views: usize) -> Result<(), Error> {
         let (x, w) = (self.real(x), self.real(w));
         conv2d(&mut self.tape, self.backend, x, w, conv2d::Config { stride, padding: 0, views, sums: true }).map(drop)
+    }
+
+    fn pool(&mut self, x: &[usize], kernel: usize, stride: usize, padding: usize) -> Result<(), Error> {
+        let x = self.real(x);
+        max_pool(&mut self.tape, self.backend, x, max_pool::Config { kernel, stride, padding }).map(drop)
     }
 
     fn norm(&mut self, c: usize) -> Parameters {
@@ -154,6 +160,12 @@ const WRONG: &[(&str, &str, &[&str], Try)] = &[
         let x = t.real(&[4, 8]);
         global_avg_pool(&mut t.tape, t.backend, x).map(drop)
     }),
+    ("max_pool", "rank", &["[4, 8]", "four"], |t| t.pool(&[4, 8], 3, 2, 1)),
+    ("max_pool", "kernel", &["kernel 17"], |t| t.pool(&[1, 20, 20, 8], 17, 2, 1)),
+    ("max_pool", "no_kernel", &["kernel 0"], |t| t.pool(&[1, 20, 20, 8], 0, 2, 0)),
+    ("max_pool", "stride", &["stride 0"], |t| t.pool(&[1, 4, 4, 8], 3, 0, 1)),
+    ("max_pool", "padding", &["padding 2"], |t| t.pool(&[1, 4, 4, 8], 3, 2, 2)),
+    ("max_pool", "too_small", &["3x3", "2x9"], |t| t.pool(&[1, 2, 9, 8], 3, 2, 0)),
     ("linear", "input_rank", &["[2, 3, 4, 5]", "two"], |t| t.dense(&[2, 3, 4, 5], &[4, 5], 4)),
     ("linear", "inputs", &["[4, 6]", "[4, 5]"], |t| t.dense(&[2, 5], &[4, 6], 4)),
     ("linear", "bias", &["[3]", "[4]"], |t| t.dense(&[2, 5], &[4, 5], 3)),

@@ -14,6 +14,7 @@ mod errors;
 mod inputs;
 mod layers;
 mod losses;
+mod max_pool;
 mod network;
 mod optimizer;
 mod sgd;
@@ -26,6 +27,7 @@ fn main() -> std::process::ExitCode {
     batch_norm::add(&mut suite);
     layers::add(&mut suite);
     branches::add(&mut suite);
+    max_pool::add(&mut suite);
     losses::add(&mut suite);
     supervised_loss::add(&mut suite);
     inputs::add(&mut suite);

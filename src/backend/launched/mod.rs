@@ -16,6 +16,7 @@ mod grid;
 mod join_branches;
 mod linear;
 mod load_step;
+mod max_pool;
 mod negative_cosine;
 mod normalize_rows;
 mod operands;

@@ -19,6 +19,7 @@ mod join_branches;
 mod linear;
 mod load_step;
 mod matmul;
+mod max_pool;
 mod memory;
 mod negative_cosine;
 mod normalize_rows;

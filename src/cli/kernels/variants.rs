@@ -14,11 +14,12 @@ use crate::ops::augment_mix::{AugmentMixKernels, Mixing, View};
 use crate::ops::ceilings::CeilingKernels;
 use crate::ops::checksum::{ChecksumKernels, SCRATCH};
 use crate::ops::load_step::STEP_WORDS;
+use crate::ops::max_pool::{self, MaxPoolKernels};
 use crate::ops::sgd::SgdKernels;
 use crate::ops::supervised_loss::{
     ClassVector, Form, Head, Reduction, SupervisedLoss, SupervisedLossKernels, ViewLabels,
 };
-use crate::tensor::{DType, Precision};
+use crate::tensor::{DType, Grad, Precision};
 use crate::train::engine::{Data, Engine, model, step_config};
 use crate::train::feed::{Feed, Images};
 use crate::train::optimizer::Optimizer;
@@ -91,6 +92,7 @@ fn run(backend: &Launched, config: &Config, stand_in: &StandIn, every_size: bool
     let [from, to] = [0, 1].map(|_| tensor(&[1 << 20], DType::U8, "copy"));
     backend.ceilings_copy(from?, to?)?;
     losses(backend)?;
+    pooling(backend)?;
     let scratch = tensor(&[SCRATCH], DType::U8, "parts of a checksum")?;
     backend.checksum(scalars, scratch).map(|_| ())
 }
@@ -111,6 +113,20 @@ fn heads(backend: &Launched, config: &Config, classes: usize) -> Result<()> {
         let program = r.tape.plan(backend, true)?;
         program.forward(backend)?;
         program.backward(backend)?;
+    }
+    Ok(())
+}
+
+/// What stands behind the stem of the ImageNet ResNets, whatever their width.
+fn pooling(backend: &Launched) -> Result<()> {
+    let config = max_pool::Config::IMAGENET;
+    for channels in [64, 1] {
+        let compute =
+            |side: usize, what: &str| backend.tensor(&[2, side, side, channels], backend.precision().compute(), what);
+        let (x, y) = (compute(16, "x")?, compute(8, "y")?);
+        let taps = backend.tensor(&[2, 8, 8, channels], DType::U8, "taps")?;
+        backend.max_pool_forward(x, y, Some(taps), config)?;
+        backend.max_pool_backward(y, taps, Grad::write(x), config)?;
     }
     Ok(())
 }

@@ -5,6 +5,7 @@ use glmc_engine::memory::Memory;
 use glmc_engine::ops::global_avg_pool::GlobalAvgPoolKernels;
 use glmc_engine::ops::join_branches::{self, JoinBranchesKernels};
 use glmc_engine::ops::linear::{self, LinearKernels};
+use glmc_engine::ops::max_pool::{self, MaxPoolKernels};
 use glmc_engine::ops::negative_cosine::{NegativeCosine, NegativeCosineKernels};
 use glmc_engine::ops::normalize_rows::NormalizeRowsKernels;
 use glmc_engine::ops::scale_columns::{self, ScaleColumnsKernels};
@@ -36,6 +37,41 @@ fn global_avg_pool() {
             vec![("y", b.get(y)), ("dx", b.get(dx))]
         }
         sweep!("global_avg_pool", &format!("{shape:?}"), |b| run(b, shape, [&x, &before, &dy], accumulate));
+    }
+}
+
+#[test]
+fn max_pool() {
+    let mut random = Random::new(31);
+    for channels in [1, 3, 4, 8, 16, 24, 100, 512, 2056] {
+        let kernel = random.between(1, 6);
+        let config = max_pool::Config { kernel, stride: random.between(1, 4), padding: random.below(kernel / 2 + 1) };
+        let mut extent = || kernel + random.between(1, 8);
+        let (height, width, batch) = (extent(), extent(), random.between(1, 4));
+        // A few values, so that many are equal; the kernel is larger by one than no padding needs, so that windows exist.
+        let shapes @ [of_x, of_y] = [[height, width], [height, width].map(|side| config.windows(side).unwrap())]
+            .map(|[rows, columns]| [batch, rows, columns, channels]);
+        let [in_x, in_y] = shapes.map(|shape| shape.iter().product::<usize>());
+        let x: Vec<f64> = (0..in_x).map(|_| random.below(5) as f64 - 2.0).collect();
+        let (before, dy, accumulate) = (random.values(in_x), random.values(in_y), random.flag());
+        fn run<B: Memory + MaxPoolKernels>(
+            b: &B,
+            [of_x, of_y]: [[usize; 4]; 2],
+            [x, before, dy]: [&[f64]; 3],
+            config: max_pool::Config,
+            accumulate: bool,
+        ) -> Results {
+            let x = b.compute(x, &of_x);
+            let [y, evaluated] = [(); 2].map(|()| b.compute(&vec![7.0; dy.len()], &of_y));
+            let taps = b.put(&vec![255.0; dy.len()], &of_y, DType::U8);
+            b.max_pool_forward(x, y, Some(taps), config).unwrap();
+            b.max_pool_forward(x, evaluated, None, config).unwrap();
+            let (dy, dx) = (b.compute(dy, &of_y), b.compute(before, &of_x));
+            b.max_pool_backward(dy, taps, Grad { tensor: dx, accumulate }, config).unwrap();
+            vec![("y", b.get(y)), ("evaluated", b.get(evaluated)), ("taps", b.get(taps)), ("dx", b.get(dx))]
+        }
+        let case = format!("{of_x:?} {config:?}");
+        sweep!("max_pool", &case, |b| run(b, [of_x, of_y], [&x, &before, &dy], config, accumulate));
     }
 }
 
