@@ -22,6 +22,7 @@ fn layers(width: usize, batch: usize) -> Vec<Geometry> {
         stride,
         padding: 1,
         views: 2,
+        groups: 1,
     };
     vec![
         layer(32, 3, width, 1),

@@ -239,6 +239,7 @@ impl Bench<'_> {
                 stride,
                 padding: 1,
                 views: VIEWS,
+                groups: 1,
             };
             let [x, dx] = self.computes(&g.input())?;
             let [y, dy] = self.computes(&g.output())?;
@@ -291,6 +292,7 @@ impl Bench<'_> {
                 stride: 1,
                 padding: 1,
                 views: VIEWS,
+                groups: 1,
             });
             let [x, z, dz, dx] = self.computes(&g.shape())?;
             let source = match shortcut {

@@ -22,7 +22,7 @@ impl Block {
     /// Declares a block of that name from `channels` to `filters`.
     fn new(specs: &mut Specs, name: &str, channels: usize, filters: usize, stride: usize) -> Block {
         let mut conv = |number: usize, channels: usize, stride: usize| {
-            let config = ConvConfig { channels, stored_channels: channels, filters, kernel: 3, stride };
+            let config = ConvConfig { channels, stored_channels: channels, filters, kernel: 3, stride, groups: 1 };
             ConvBn::new(specs, &format!("{name}.conv{number}"), &format!("{name}.bn{number}"), config)
         };
         Block { conv1: conv(1, channels, stride), conv2: conv(2, filters, 1) }
@@ -57,7 +57,8 @@ impl CifarResNet {
     /// Declares the parameters of a network with `blocks` blocks per stage.
     fn new(specs: &mut Specs, blocks: usize, config: EncoderConfig) -> CifarResNet {
         let EncoderConfig { width, stem_channels, branches } = config;
-        let config = ConvConfig { channels: 3, stored_channels: stem_channels, filters: width, kernel: 3, stride: 1 };
+        let config =
+            ConvConfig { channels: 3, stored_channels: stem_channels, filters: width, kernel: 3, stride: 1, groups: 1 };
         let stem = ConvBn::new(specs, "conv1", "bn1", config);
         let mut channels = width;
         let mut list = Vec::new();

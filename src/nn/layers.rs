@@ -79,6 +79,7 @@ pub struct ConvBn {
     name: String,
     stride: usize,
     padding: usize,
+    groups: usize,
 }
 
 /// Extents of a [`ConvBn`].
@@ -93,13 +94,15 @@ pub struct ConvConfig {
     /// Kernel rows and columns; padding is half of it.
     pub kernel: usize,
     pub stride: usize,
+    /// Groups, which divide all channels.
+    pub groups: usize,
 }
 
 impl ConvBn {
     /// Declares `{conv}.weight` and `{bn}.{weight, bias, running_mean, running_var}`.
     pub fn new(specs: &mut Specs, conv: &str, bn: &str, c: ConvConfig) -> ConvBn {
-        let shape = [c.filters, c.channels, c.kernel, c.kernel];
-        let weight = specs.declare_padded(format!("{conv}.weight"), &shape, c.stored_channels);
+        let shape = [c.filters, c.channels / c.groups, c.kernel, c.kernel];
+        let weight = specs.declare_padded(format!("{conv}.weight"), &shape, c.stored_channels / c.groups);
         let mut norm = |name: &str, kind| specs.declare(format!("{bn}.{name}"), &[c.filters], kind);
         let norm = [
             norm("weight", Kind::NormWeight),
@@ -107,7 +110,7 @@ impl ConvBn {
             norm("running_mean", Kind::RunningMean),
             norm("running_var", Kind::RunningVar),
         ];
-        ConvBn { weight, norm, name: bn.into(), stride: c.stride, padding: c.kernel / 2 }
+        ConvBn { weight, norm, name: bn.into(), stride: c.stride, padding: c.kernel / 2, groups: c.groups }
     }
 
     /// Records `relu(bn(conv(x)) + shortcut)`.
@@ -131,7 +134,7 @@ impl ConvBn {
             Mode::Inference => (1, false),
         };
         let updates = norm == BatchNorm::Train;
-        let config = conv2d::Config { stride: self.stride, padding: self.padding, views, sums };
+        let config = conv2d::Config { stride: self.stride, padding: self.padding, views, groups: self.groups, sums };
         let (y, sums) = conv2d(&mut r.tape, r.backend, x, kernel, config)?;
         let statistics =
             sums.map(|sums| batch_norm_statistics(&mut r.tape, r.backend, y, sums, parameters, updates)).transpose()?;

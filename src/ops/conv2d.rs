@@ -1,4 +1,4 @@
-//! Two-dimensional convolution without bias, NHWC activations, OHWI weights (`torch.nn.functional.conv2d`).
+//! Two-dimensional convolution without bias, in groups, NHWC activations, OHWI weights (`torch.nn.functional.conv2d`).
 
 use super::{Backend, expect, four};
 use crate::error::{Error, Result};
@@ -28,6 +28,8 @@ pub struct Geometry {
     pub padding: usize,
     /// Views: the batch is this many equal parts, each with statistics of its own.
     pub views: usize,
+    /// Input and output channels are this many equal, separate parts: the i-th filters see only the i-th channels.
+    pub groups: usize,
 }
 
 impl Geometry {
@@ -50,9 +52,19 @@ impl Geometry {
         [self.batch, self.height, self.width, self.channels]
     }
 
-    /// Shape of the weight: (filters, kernel, kernel, channels).
+    /// Input channels of one group.
+    pub fn group_channels(&self) -> usize {
+        self.channels / self.groups
+    }
+
+    /// Output channels of one group.
+    pub fn group_filters(&self) -> usize {
+        self.filters / self.groups
+    }
+
+    /// Shape of the weight: (filters, kernel, kernel, channels / groups).
     pub fn weight(&self) -> [usize; 4] {
-        [self.filters, self.kernel, self.kernel, self.channels]
+        [self.filters, self.kernel, self.kernel, self.group_channels()]
     }
 
     /// Shape of the output: (batch, out height, out width, filters).
@@ -63,7 +75,7 @@ impl Geometry {
     /// Floating-point operations of the forward, or of one of the two gradients.
     pub fn flops(&self) -> f64 {
         let outputs: usize = self.output().iter().product();
-        2.0 * outputs as f64 * (self.kernel * self.kernel * self.channels) as f64
+        2.0 * outputs as f64 * (self.kernel * self.kernel * self.group_channels()) as f64
     }
 
     /// Checks that the extents make a convolution.
@@ -80,6 +92,17 @@ impl Geometry {
         }
         Ok(())
     }
+}
+
+/// Checks that groups divide channels and filters: without that, a weight has no shape.
+fn check_groups(groups: usize, channels: usize, filters: usize) -> Result<()> {
+    if groups == 0 || !channels.is_multiple_of(groups) || !filters.is_multiple_of(groups) {
+        return Err(Error::op(
+            NAME,
+            format!("{groups} groups do not divide {channels} channels and {filters} filters"),
+        ));
+    }
+    Ok(())
 }
 
 /// The tensors of a forward.
@@ -155,28 +178,31 @@ pub struct Config {
     pub padding: usize,
     /// Views: the batch is this many equal parts.
     pub views: usize,
+    /// See [`Geometry::groups`].
+    pub groups: usize,
     /// Whether the channel sums are wanted, too.
     pub sums: bool,
 }
 
-/// Records `y = conv(x, weight)`; x (batch, height, width, channels), weight (filters, kernel, kernel, channels).
+/// Records `y = conv(x, weight)`; x (batch, height, width, channels), weight (filters, kernel, kernel, channels / groups).
 ///
 /// With `sums`, also the per-view channel sums that a following batch normalisation needs (see
 /// [`Forward`]). Returns y and the sums.
 ///
 /// # Errors
-/// When the shapes do not fit each other.
+/// When the shapes do not fit each other, or groups do not divide the channels.
 pub fn conv2d(
     tape: &mut Tape,
     backend: &dyn Backend,
     x: Var,
     weight: Var,
-    Config { stride, padding, views, sums }: Config,
+    Config { stride, padding, views, groups, sums }: Config,
 ) -> Result<(Var, Option<Var>)> {
     let [batch, height, width, channels] = four(NAME, "the input", tape.shape(x))?;
     let [filters, kernel, _, _] = four(NAME, "the weight", tape.shape(weight))?;
-    expect(NAME, "the weight", tape.shape(weight), &[filters, kernel, kernel, channels])?;
-    let geometry = Geometry { batch, height, width, channels, filters, kernel, stride, padding, views };
+    check_groups(groups, channels, filters)?;
+    let geometry = Geometry { batch, height, width, channels, filters, kernel, stride, padding, views, groups };
+    expect(NAME, "the weight", tape.shape(weight), &geometry.weight())?;
     geometry.check()?;
     let y = tape.value(&geometry.output(), tape.dtype(x));
     let sums = sums.then(|| {
@@ -218,8 +244,9 @@ impl Op for Conv2d {
 
     fn label(&self) -> String {
         let g = &self.geometry;
+        let groups = if g.groups > 1 { format!(", {} groups", g.groups) } else { String::new() };
         format!(
-            "{0}x{1}x{2}x{3} -> {4}, {5}x{5}/{6}",
+            "{0}x{1}x{2}x{3} -> {4}, {5}x{5}/{6}{groups}",
             g.batch, g.height, g.width, g.channels, g.filters, g.kernel, g.stride
         )
     }

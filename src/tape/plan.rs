@@ -463,7 +463,7 @@ mod tests {
             tape.parameter(value, grad)
         };
         let (first, second) = (weight(&[5, 3, 3, 3]), weight(&[5, 3, 3, 5]));
-        let conv = Config { stride: 1, padding: 1, views: 2, sums: false };
+        let conv = Config { stride: 1, padding: 1, views: 2, groups: 1, sums: false };
         let (y, _) = conv2d(&mut tape, &native, images, first, conv).unwrap();
         conv2d(&mut tape, &native, y, second, conv).unwrap();
         let program = tape.layout(&native, true);

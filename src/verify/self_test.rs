@@ -59,7 +59,8 @@ const fn convolution(
     [channels, filters]: [usize; 2],
     kernel: usize,
 ) -> Geometry {
-    Geometry { batch: views * images, height, width, channels, filters, kernel, stride: 1, padding: kernel / 2, views }
+    let (batch, padding) = (views * images, kernel / 2);
+    Geometry { batch, height, width, channels, filters, kernel, stride: 1, padding, views, groups: 1 }
 }
 
 /// Convolutions which together get every tiling that those of the presets' networks get (tests/launched/conv2d.rs looks).
@@ -469,7 +470,7 @@ fn product(backend: &dyn Backend, g: &Geometry) -> Result<Trial> {
     let (x, dx) = (filled(&g.input(), compute, 2)?, filled(&g.input(), compute, 3)?);
     let (weight, dweight) = (filled(&g.weight(), compute, 4)?, filled(&g.weight(), float, 5)?);
     let (x, weight) = (tape.parameter(x, dx), tape.parameter(weight, dweight));
-    let config = Config { stride: g.stride, padding: g.padding, views: g.views, sums: true };
+    let config = Config { stride: g.stride, padding: g.padding, views: g.views, groups: g.groups, sums: true };
     let (y, _) = conv2d(&mut tape, backend, x, weight, config)?;
     tape.keep(y);
     let program = tape.plan(backend, true)?;

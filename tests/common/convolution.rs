@@ -14,8 +14,9 @@ pub fn naive(g: &Geometry, x: &[f64], weight: &[f64], dy: &[f64]) -> [Vec<f64>; 
             }
             let (to, from) = (((n * oh + i) * ow + j) * g.filters, ((n * g.height + h) * g.width + w) * g.channels);
             for f in 0..g.filters {
-                let tap = ((f * g.kernel + u) * g.kernel + v) * g.channels;
-                for c in 0..g.channels {
+                let from = from + f / g.group_filters() * g.group_channels();
+                let tap = ((f * g.kernel + u) * g.kernel + v) * g.group_channels();
+                for c in 0..g.group_channels() {
                     y[to + f] += x[from + c] * weight[tap + c];
                     dx[from + c] += dy[to + f] * weight[tap + c];
                     dw[tap + c] += dy[to + f] * x[from + c];

@@ -151,7 +151,7 @@ fn geometry(
     [channels, filters]: [usize; 2],
     [kernel, stride, padding]: [usize; 3],
 ) -> Geometry {
-    Geometry { batch: views * images, height, width, channels, filters, kernel, stride, padding, views }
+    Geometry { batch: views * images, height, width, channels, filters, kernel, stride, padding, views, groups: 1 }
 }
 
 /// Shapes that together meet every branch: batch 1, odd extents, channels and filters that are and are not whole

@@ -18,19 +18,19 @@ fn whole_sums(sums: &Array) -> Array {
 
 /// One convolution; with inputs `w2` and `dy2` a second one of the same x, whose gradient adds to the first's.
 fn case(name: &str, g: &Geometry, inputs: Vec<(&'static str, Array)>) -> Case {
-    let (stride, padding, views) = (g.stride, g.padding, g.views);
+    let config = Config { stride: g.stride, padding: g.padding, views: g.views, groups: g.groups, sums: true };
     let dy = inputs.iter().find(|(name, _)| *name == "dy").expect("a gradient").1.clone();
     let dy2 = inputs.iter().find(|(name, _)| *name == "dy2").map(|(_, dy)| dy.clone());
     let case = Case::new("conv2d", name, inputs, move |rig, i| {
         let x = rig.leaf("x", &i["x"], rig.compute());
         let w = rig.parameter("w", &i["w"], rig.compute())?;
-        let (y, sums) = conv2d(&mut rig.tape, rig.backend, x, w, Config { stride, padding, views, sums: true })?;
+        let (y, sums) = conv2d(&mut rig.tape, rig.backend, x, w, config)?;
         rig.output("y", y);
         rig.output_through("sums", sums.expect("asked for"), whole_sums);
         rig.seed(y, &i["dy"]);
         if let Some(w2) = i.get("w2") {
             let w2 = rig.parameter("w2", w2, rig.compute())?;
-            let (y2, _) = conv2d(&mut rig.tape, rig.backend, x, w2, Config { stride, padding, views, sums: false })?;
+            let (y2, _) = conv2d(&mut rig.tape, rig.backend, x, w2, Config { sums: false, ..config })?;
             rig.output("y2", y2);
             rig.seed(y2, &i["dy2"]);
         }
@@ -59,13 +59,17 @@ fn naive(g: &Geometry, x: &Array, w: &Array, dy: &Array) -> Vec<(&'static str, A
 
 fn geometry([batch, height, width]: [usize; 3], channels: [usize; 2], kernel: [usize; 3], views: usize) -> Geometry {
     let ([channels, filters], [kernel, stride, padding]) = (channels, kernel);
-    Geometry { batch, height, width, channels, filters, kernel, stride, padding, views }
+    Geometry { batch, height, width, channels, filters, kernel, stride, padding, views, groups: 1 }
+}
+
+fn grouped(groups: usize, g: Geometry) -> Geometry {
+    Geometry { groups, ..g }
 }
 
 fn label(g: &Geometry) -> String {
     format!(
-        "{}x{}x{}x{}_to_{}_k{}_s{}_p{}_v{}",
-        g.batch, g.height, g.width, g.channels, g.filters, g.kernel, g.stride, g.padding, g.views
+        "{}x{}x{}x{}_to_{}_k{}_s{}_p{}_v{}_g{}",
+        g.batch, g.height, g.width, g.channels, g.filters, g.kernel, g.stride, g.padding, g.views, g.groups
     )
 }
 
@@ -137,6 +141,8 @@ pub fn add(suite: &mut Suite) {
         (geometry([2, 4, 3], [2, 3], [3, 1, 1], 2), false),
         (geometry([1, 5, 4], [3, 2], [3, 2, 1], 1), true),
         (geometry([2, 3, 3], [2, 2], [1, 2, 0], 1), true),
+        (grouped(2, geometry([2, 4, 3], [4, 2], [3, 1, 1], 2)), true),
+        (grouped(3, geometry([1, 5, 4], [3, 6], [3, 2, 1], 1)), false),
     ] {
         suite.gradient(case(&label(&g), &g, random_inputs(&g, &mut random, twice)));
     }

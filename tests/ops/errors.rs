@@ -46,8 +46,14 @@ impl Attempt<'_> {
     }
 
     fn conv(&mut self, x: &[usize], w: &[usize], stride: usize, views: usize) -> Result<(), Error> {
+        self.conv_in(1, x, w, stride, views)
+    }
+
+    /// In groups.
+    fn conv_in(&mut self, groups: usize, x: &[usize], w: &[usize], stride: usize, views: usize) -> Result<(), Error> {
         let (x, w) = (self.real(x), self.real(w));
-        conv2d(&mut self.tape, self.backend, x, w, conv2d::Config { stride, padding: 0, views, sums: true }).map(drop)
+        let config = conv2d::Config { stride, padding: 0, views, groups, sums: true };
+        conv2d(&mut self.tape, self.backend, x, w, config).map(drop)
     }
 
     fn pool(&mut self, x: &[usize], kernel: usize, stride: usize, padding: usize) -> Result<(), Error> {
@@ -136,6 +142,12 @@ const WRONG: &[(&str, &str, &[&str], Try)] = &[
     ("conv2d", "too_large", &["7x7", "[2, 5, 5, 3]"], |t| t.conv(&[2, 5, 5, 3], &[4, 7, 7, 3], 1, 1)),
     ("conv2d", "stride_0", &["[2, 5, 5, 3]"], |t| t.conv(&[2, 5, 5, 3], &[4, 3, 3, 3], 0, 1)),
     ("conv2d", "empty_batch", &["[0, 5, 5, 3]"], |t| t.conv(&[0, 5, 5, 3], &[4, 3, 3, 3], 1, 1)),
+    ("conv2d", "groups_0", &["0 groups", "3 channels"], |t| t.conv_in(0, &[2, 5, 5, 3], &[4, 3, 3, 3], 1, 1)),
+    ("conv2d", "groups_of_channels", &["2 groups", "3 channels"], |t| t.conv_in(2, &[2, 5, 5, 3], &[4, 3, 3, 1], 1, 1)),
+    ("conv2d", "groups_of_filters", &["2 groups", "5 filters"], |t| t.conv_in(2, &[2, 5, 5, 4], &[5, 3, 3, 2], 1, 1)),
+    ("conv2d", "groups_of_the_weight", &["[4, 3, 3, 4]", "[4, 3, 3, 2]"], |t| {
+        t.conv_in(2, &[2, 5, 5, 4], &[4, 3, 3, 4], 1, 1)
+    }),
     ("conv2d", "views", &["2 views", "batch of 3"], |t| t.conv(&[3, 5, 5, 3], &[4, 3, 3, 3], 1, 2)),
     ("batch_norm_statistics", "input_rank", &["[4, 8]", "four"], |t| t.statistics(&[4, 8], 8, &[2, 1, 2, 8])),
     ("batch_norm_statistics", "sums_rank", &["[2, 8]", "four"], |t| t.statistics(&[4, 2, 2, 8], 8, &[2, 8])),

@@ -39,8 +39,13 @@ fn block(rig: &mut Rig<'_>, i: &Arrays, k: usize, x: Var, stride: usize, shortcu
     let [w, gamma, beta] = ["w", "gamma", "beta"].map(|name| format!("{name}{k}"));
     let channels = i[&gamma].shape.clone();
     let weight = rig.parameter(&w, &i[&w], compute)?;
-    let (y, sums) =
-        conv2d(&mut rig.tape, rig.backend, x, weight, conv2d::Config { stride, padding: 1, views: VIEWS, sums: true })?;
+    let (y, sums) = conv2d(
+        &mut rig.tape,
+        rig.backend,
+        x,
+        weight,
+        conv2d::Config { stride, padding: 1, views: VIEWS, groups: 1, sums: true },
+    )?;
     let parameters = Parameters {
         weight: rig.parameter(&gamma, &i[&gamma], accumulate)?,
         bias: rig.parameter(&beta, &i[&beta], accumulate)?,

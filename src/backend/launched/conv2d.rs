@@ -190,6 +190,9 @@ impl Layer {
 
     fn call(&self, entry: &'static str, t: Tiling, grid: [usize; 2]) -> Result<Call> {
         let g = &self.geometry;
+        if g.groups > 1 {
+            return Err(Error::op(NAME, format!("{} groups: kernels have none yet; take --device cpu", g.groups)));
+        }
         let tensors = [g.input(), g.weight(), g.output()];
         if let Some(extents) = tensors.iter().find(|t| t.iter().product::<usize>() > i32::MAX as usize) {
             let what = format!("a tensor of {extents:?} has more than 2^31 elements: take a smaller batch");

@@ -44,20 +44,32 @@ trait Convolve: Real {
 
 impl Convolve for f32 {
     fn scratch(g: &Geometry) -> usize {
+        if g.groups > 1 {
+            return 0;
+        }
         if winograd::applies(g) { winograd_grad::scratch_floats(g) } else { weight_grad::scratch_floats(g) }
     }
 
     fn forward(g: &Geometry, x: &[f32], weight: &[f32], y: &mut [f32], sums: Option<&mut [f32]>) {
+        if g.groups > 1 {
+            return patches::forward(g, x, weight, y, sums);
+        }
         let run = if winograd::applies(g) { winograd::forward } else { correlate::forward };
         run(Level::in_use(), g, x, weight, y, sums);
     }
 
     fn input_grad(g: &Geometry, dy: &[f32], weight: &[f32], dx: &mut [f32], accumulate: bool) {
+        if g.groups > 1 {
+            return patches::input_grad(g, dy, weight, dx, accumulate);
+        }
         let run = if winograd::applies(g) { winograd::input_grad } else { correlate::input_grad };
         run(Level::in_use(), g, dy, weight, dx, accumulate);
     }
 
     fn weight_grad(g: &Geometry, x: &[f32], dy: &[f32], dweight: &mut [f32], scratch: &mut [f32]) {
+        if g.groups > 1 {
+            return patches::weight_grad(g, x, dy, dweight);
+        }
         let run = if winograd::applies(g) { winograd_grad::weight_grad } else { weight_grad::weight_grad };
         run(Level::in_use(), g, x, dy, dweight, scratch);
     }

