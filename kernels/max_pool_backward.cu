@@ -17,7 +17,7 @@ DEVICE u32 end_window(u32 pixel, u32 windows) {
     return end < windows ? end : windows;
 }
 
-extern "C" __global__ void __launch_bounds__(BLOCK)
+extern "C" __global__ void __launch_bounds__(BLOCK, 4)
     max_pool_backward(const Storage* __restrict__ dy, const u8* __restrict__ taps, Storage* __restrict__ dx, u32 height,
                       u32 width, u32 rows, u32 columns_of_y, u32 channels, u32 columns, u32 add) {
     Place place = place_in_channels(channels, columns);

@@ -5,7 +5,7 @@
 // both =. Block and threads: channels.cuh with the image in grid.z and the pixels of y.
 #include "max_pool.cuh"
 
-extern "C" __global__ void __launch_bounds__(BLOCK)
+extern "C" __global__ void __launch_bounds__(BLOCK, 4)
     max_pool_forward(const Storage* __restrict__ x, Storage* __restrict__ y, u8* __restrict__ taps, u32 height, u32 width,
                      u32 rows, u32 columns_of_y, u32 channels, u32 columns) {
     Place place = place_in_channels(channels, columns);
