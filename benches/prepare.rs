@@ -4,7 +4,7 @@ use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use glmc_engine::data::decode::{Options, decode};
-use glmc_engine::data::square::Squarer;
+use glmc_engine::data::resize::Scaler;
 use image::codecs::jpeg::JpegEncoder;
 use image::{Rgb, RgbImage};
 
@@ -22,7 +22,7 @@ fn jpeg(width: u32, height: u32) -> Vec<u8> {
 }
 
 fn bench(c: &mut Criterion) {
-    let (mut squarer, options) = (Squarer::default(), Options::default());
+    let (mut scaler, options) = (Scaler::default(), Options::default());
     for (width, height, size) in [(500, 375, 224), (32, 32, 32)] {
         let file = jpeg(width, height);
         let image = decode(&file, &options).expect("it was just encoded");
@@ -30,9 +30,11 @@ fn bench(c: &mut Criterion) {
         let mut group = c.benchmark_group(format!("{width}x{height}_to_{size}"));
         group.throughput(Throughput::Elements(1));
         group.bench_function("decode", |b| b.iter(|| decode(black_box(&file), &options)));
-        group.bench_function("resize", |b| b.iter(|| squarer.square(black_box(&image), size, &mut out)));
+        group.bench_function("resize", |b| b.iter(|| scaler.scale(black_box(&image), (size, size), &mut out)));
         group.bench_function("both", |b| {
-            b.iter(|| decode(black_box(&file), &options).and_then(|image| squarer.square(&image, size, &mut out)));
+            b.iter(|| {
+                decode(black_box(&file), &options).and_then(|image| scaler.scale(&image, (size, size), &mut out))
+            });
         });
         group.finish();
     }

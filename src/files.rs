@@ -121,6 +121,14 @@ pub fn names_in(folder: &Path) -> Result<Vec<OsString>> {
     }
 }
 
+/// Bytes that this user may still write into a folder; `None` where the file system does not say.
+pub fn free_space(folder: &Path) -> Option<u64> {
+    let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+    let disk = rustix::fs::statvfs(folder).ok()?;
+    // Some network file systems count nothing.
+    (disk.f_blocks > 0).then(|| disk.f_bavail.saturating_mul(disk.f_frsize))
+}
+
 /// Makes a rename in this folder survive a power cut.
 pub fn sync_folder(folder: &Path) -> Result<()> {
     let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };

@@ -1,18 +1,19 @@
 //! `glmc-engine prepare`: builds or checks a store.
 
+mod meter;
+
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, OnceLock};
-use std::time::{Duration, Instant};
 
 use clap::{Args, Subcommand};
-use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::console::{self, Stream, note, say};
+use self::meter::Meter;
+use crate::console::{note, say};
 use crate::data::cifar::{self, Cifar, CifarConfig};
 use crate::data::decode::{Exif, MAX_FILE_PIXELS};
-use crate::data::images::{self, ImagesConfig, Normalise, Source, Step};
+use crate::data::images::{self, ImagesConfig, Normalise, Source};
 use crate::data::longtail::{LongTail, Pick, Profile};
+use crate::data::published::{self, Published};
+use crate::data::resize::Resize;
 use crate::data::synthetic::{self, SyntheticConfig};
 use crate::data::{Store, Summary};
 use crate::error::shown;
@@ -36,6 +37,12 @@ enum What {
     Cifar100(CifarArgs),
     /// JPEG, PNG, WebP, GIF, BMP and TIFF files, from lists or from a folder per class
     Images(ImagesArgs),
+    /// ImageNet-LT from its published lists ImageNet_LT_{train,val,test}.txt
+    ImagenetLt(PublishedArgs),
+    /// Places-LT from its published lists Places_LT_{train,val,test}.txt
+    PlacesLt(PublishedArgs),
+    /// iNaturalist 2018 from its published lists iNaturalist18_{train,val}.txt
+    Inat2018(PublishedArgs),
     /// A drawn long-tailed set of textured shapes
     Synthetic(SyntheticArgs),
     /// Compare every byte of a store with its checksums
@@ -112,6 +119,9 @@ struct ImagesArgs {
     #[arg(long, value_name = "FILE", requires = "root", conflicts_with_all = ["train_dir", "test_dir"],
           required_unless_present = "train_dir")]
     train_list: Option<PathBuf>,
+    /// List of validation images
+    #[arg(long, value_name = "FILE", requires = "train_list")]
+    val_list: Option<PathBuf>,
     /// List of test images, unless --test-fraction is given
     #[arg(long, value_name = "FILE", requires = "train_list")]
     test_list: Option<PathBuf>,
@@ -130,8 +140,11 @@ struct ImagesArgs {
     #[command(flatten)]
     out: OutArgs,
     /// Side of the stored images: the shorter side is resized to it, the middle cut out
-    #[arg(long, value_name = "S", allow_negative_numbers = true)]
-    size: usize,
+    #[arg(long, value_name = "S", allow_negative_numbers = true, required_unless_present = "resize")]
+    size: Option<usize>,
+    /// In place of --size, keep the whole image: `short:S` resizes the shorter side to S, `none` keeps the file's size
+    #[arg(long, value_name = "HOW", conflicts_with = "size")]
+    resize: Option<Resize>,
     /// Mean and standard deviation for the normalisation
     #[arg(long, value_enum, default_value_t = Normalise::Measured)]
     normalise: Normalise,
@@ -139,11 +152,22 @@ struct ImagesArgs {
     #[arg(long, value_name = "F", allow_negative_numbers = true, conflicts_with_all = ["test_list", "test_dir"])]
     test_fraction: Option<f64>,
     /// Hold this share of each class out of the training images for validation; drawn by --seed
-    #[arg(long, value_name = "F", allow_negative_numbers = true)]
+    #[arg(long, value_name = "F", allow_negative_numbers = true, conflicts_with = "val_list")]
     val_fraction: Option<f64>,
     /// Turn images upright as their EXIF data say, or take them as stored, as most published lists are used
     #[arg(long, value_enum, default_value_t = Exif::Apply)]
     exif: Exif,
+    #[command(flatten)]
+    decode: DecodeArgs,
+    /// Keep a long-tailed subset of the training images: largest class over smallest class [default: keep all images]
+    #[arg(long, value_name = "F", allow_negative_numbers = true)]
+    imbalance: Option<f64>,
+    #[command(flatten)]
+    rule: RuleArgs,
+}
+
+#[derive(Debug, Clone, Args)]
+struct DecodeArgs {
     /// Leave out files that cannot be decoded (each is named) instead of refusing the set
     #[arg(long)]
     skip_broken: bool,
@@ -153,11 +177,32 @@ struct ImagesArgs {
     /// Memory for the images that are being decoded, in MiB [default: half of what is free, at most 8192]
     #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..=1 << 30))]
     decode_memory: Option<u64>,
-    /// Keep a long-tailed subset of the training images: largest class over smallest class [default: keep all images]
-    #[arg(long, value_name = "F", allow_negative_numbers = true)]
-    imbalance: Option<f64>,
+}
+
+#[derive(Debug, Clone, Args)]
+struct PublishedArgs {
+    /// Folder that holds the lists; they must be the published ones
+    #[arg(long, value_name = "DIR")]
+    lists: PathBuf,
+    /// What the paths in the lists are relative to
+    #[arg(long, value_name = "DIR")]
+    root: PathBuf,
+    /// Class names, one a line [default: the folders' names, where each class has its own]
+    #[arg(long, value_name = "FILE")]
+    class_names: Option<PathBuf>,
     #[command(flatten)]
-    rule: RuleArgs,
+    out: OutArgs,
+    /// `short:S` resizes the shorter side to S and keeps the whole image, `none` keeps the file's size
+    #[arg(long, value_name = "HOW", default_value = "short:256")]
+    resize: Resize,
+    /// In place of --resize, the side of square images: the shorter side is resized to it, the middle cut out
+    #[arg(long, value_name = "S", allow_negative_numbers = true, conflicts_with = "resize")]
+    size: Option<usize>,
+    /// Take images as they are stored, as the pipelines behind published results do, or turn them upright as their EXIF data say
+    #[arg(long, value_enum, default_value_t = Exif::Ignore)]
+    exif: Exif,
+    #[command(flatten)]
+    decode: DecodeArgs,
 }
 
 #[derive(Debug, Clone, Args)]
@@ -190,7 +235,10 @@ struct SyntheticArgs {
 ///
 /// Whatever keeps the store from being written or read; nothing half-written is left behind.
 pub fn run(args: &PrepareArgs) -> Result<()> {
-    super::signals::listen("stopping: nothing is left behind")?;
+    super::signals::listen(match args.what {
+        What::Images(_) | What::ImagenetLt(_) | What::PlacesLt(_) | What::Inat2018(_) => "stopping",
+        _ => "stopping: nothing is left behind",
+    })?;
     let threads = args.threads.map_or(0, usize::from);
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
     let pool = pool.map_err(|e| {
@@ -200,6 +248,9 @@ pub fn run(args: &PrepareArgs) -> Result<()> {
         What::Cifar10(args) => prepare_cifar(Cifar::Cifar10, args).map(|summary| summary.print()),
         What::Cifar100(args) => prepare_cifar(Cifar::Cifar100, args).map(|summary| summary.print()),
         What::Images(args) => prepare_images(args).map(|summary| summary.print()),
+        What::ImagenetLt(args) => prepare_published(&published::IMAGENET_LT, args).map(|summary| summary.print()),
+        What::PlacesLt(args) => prepare_published(&published::PLACES_LT, args).map(|summary| summary.print()),
+        What::Inat2018(args) => prepare_published(&published::INATURALIST_2018, args).map(|summary| summary.print()),
         What::Synthetic(args) => {
             let config = SyntheticConfig {
                 classes: args.classes,
@@ -239,6 +290,7 @@ fn prepare_images(args: &ImagesArgs) -> Result<Summary> {
     let source = match (&args.train_list, &args.test_list, &args.root, &args.train_dir, &args.test_dir) {
         (Some(train), test, Some(root), None, None) => Source::Lists {
             train: train.clone(),
+            val: args.val_list.clone(),
             test: test.clone(),
             root: root.clone(),
             names: args.class_names.clone(),
@@ -252,84 +304,52 @@ fn prepare_images(args: &ImagesArgs) -> Result<Summary> {
     };
     let config = ImagesConfig {
         source,
-        size: args.size,
+        published: None,
+        // The command line has one of the two.
+        resize: args.resize.unwrap_or(Resize::Square(args.size.unwrap_or_default())),
         long_tail: args.imbalance.map(|imbalance| args.rule.with(imbalance)),
         test_fraction: args.test_fraction,
         val_fraction: args.val_fraction,
         seed: args.rule.seed(),
         normalise: args.normalise,
         exif: args.exif,
-        skip_broken: args.skip_broken,
-        max_pixels: args.max_pixels,
-        decode_memory: args.decode_memory.map(|mebibytes| mebibytes << 20),
+        skip_broken: args.decode.skip_broken,
+        max_pixels: args.decode.max_pixels,
+        decode_memory: args.decode.decode_memory.map(|mebibytes| mebibytes << 20),
         force: args.out.force,
     };
+    run_images(&args.out, &config)
+}
+
+fn prepare_published(published: &'static Published, args: &PublishedArgs) -> Result<Summary> {
+    let (train, val, test) = published.lists(&args.lists);
+    let (root, names) = (args.root.clone(), args.class_names.clone());
+    let config = ImagesConfig {
+        source: Source::Lists { train, val, test: Some(test), root, names },
+        published: Some(published),
+        resize: args.size.map_or(args.resize, Resize::Square),
+        long_tail: None,
+        test_fraction: None,
+        val_fraction: None,
+        seed: 0,
+        normalise: published.normalise,
+        exif: args.exif,
+        skip_broken: args.decode.skip_broken,
+        max_pixels: args.decode.max_pixels,
+        decode_memory: args.decode.decode_memory.map(|mebibytes| mebibytes << 20),
+        force: args.out.force,
+    };
+    run_images(&args.out, &config)
+}
+
+/// Makes a store of images and shows how far that is.
+fn run_images(out: &OutArgs, config: &ImagesConfig) -> Result<Summary> {
     let meter = Meter::new();
-    let summary = images::prepare(&args.out.out, &config, &|step, done, total| meter.tick(step, done, total));
-    meter.bar.finish_and_clear();
+    let summary = images::prepare(&out.out, config, &|step, done, total| meter.tick(step, done, total));
+    meter.end();
     let summary = summary?;
     for (path, why) in &summary.broken {
         note!("left out: {} ({why})", shown(path));
     }
     Ok(summary)
-}
-
-/// A progress bar on a terminal, a line every few seconds elsewhere.
-struct Meter {
-    bar: ProgressBar,
-    /// When the first image was decoded.
-    start: OnceLock<Instant>,
-    /// Step and time of the last line.
-    last: Mutex<(Step, Instant)>,
-    decoded: AtomicUsize,
-}
-
-/// Time between two lines where there is no terminal.
-const LINE_EVERY: Duration = Duration::from_secs(5);
-
-impl Meter {
-    fn new() -> Meter {
-        // Hidden by itself where stderr is no terminal.
-        let bar = ProgressBar::with_draw_target(Some(0), console::bar_target());
-        let template = match console::width(Stream::Err) {
-            ..70 => "{msg:5} {wide_bar} {pos}/{len}  {eta} left",
-            _ => "{msg:5} {wide_bar} {pos}/{len} images  {per_sec}  {eta} left",
-        };
-        let style = ProgressStyle::with_template(template);
-        bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-        let now = Instant::now();
-        Meter { bar, start: OnceLock::new(), last: Mutex::new((Step::Check, now)), decoded: AtomicUsize::new(0) }
-    }
-
-    fn tick(&self, step: Step, done: usize, total: usize) {
-        let decoded = match step {
-            Step::Check => 0,
-            Step::Decode(_) => {
-                self.start.get_or_init(Instant::now);
-                1 + self.decoded.fetch_add(1, Ordering::Relaxed)
-            }
-        };
-        let name = match step {
-            Step::Check => "check",
-            Step::Decode(subset) => subset.name(),
-        };
-        if !self.bar.is_hidden() {
-            self.bar.set_position(done as u64);
-        }
-        // Where another thread is here already, nothing is lost.
-        let Ok(mut last) = self.last.try_lock() else { return };
-        if !self.bar.is_hidden() {
-            if self.bar.length() != Some(total as u64) || last.0 != step {
-                last.0 = step;
-                self.bar.set_length(total as u64);
-                self.bar.set_message(name);
-                self.bar.reset_eta();
-            }
-        } else if last.1.elapsed() >= LINE_EVERY || (done == total && step != Step::Check) {
-            *last = (step, Instant::now());
-            let rate = decoded as f64 / self.start.get_or_init(Instant::now).elapsed().as_secs_f64().max(1e-9);
-            let rate = if decoded > 0 { format!(", {rate:.0} images/s") } else { String::new() };
-            note!("{name}: {done}/{total} images{rate}");
-        }
-    }
 }

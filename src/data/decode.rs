@@ -70,9 +70,9 @@ pub struct Rgb {
 /// What the first bytes of an image file say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Header {
-    /// Columns, as stored.
+    /// Columns, turned upright where that is wanted.
     pub width: usize,
-    /// Rows, as stored.
+    /// Rows, likewise.
     pub height: usize,
     /// Bytes of memory that decoding the file and making the image small take at most.
     pub memory: u64,
@@ -103,15 +103,22 @@ pub fn header<R: BufRead + Seek>(mut file: R, options: &Options) -> Result<Heade
         let n = read_start(&mut file, &mut start).map_err(one_line)?;
         let length = file.seek(SeekFrom::End(0)).map_err(one_line)?;
         file.rewind().map_err(one_line)?;
-        let (width, height, per_pixel) = match format_of(&start[..n])? {
-            ImageFormat::Jpeg => jpeg::header(file)?,
+        let (stored, orientation) = match format_of(&start[..n])? {
+            ImageFormat::Jpeg => jpeg::header(file, options.exif, |width, height, per_pixel| {
+                check_size(width, height, per_pixel, length, options)
+            })?,
             format => {
-                let decoder = decoder(file, format)?;
+                let mut decoder = decoder(file, format)?;
                 let (width, height) = decoder.dimensions();
-                (width.into(), height.into(), bytes_per_pixel(&decoder))
+                let per_pixel = bytes_per_pixel(&decoder);
+                let stored = check_size(width.into(), height.into(), per_pixel, length, options)?;
+                (stored, orientation(&mut decoder, options.exif))
             }
         };
-        check_size(width, height, per_pixel, length, options)
+        Ok(match lies(orientation) {
+            true => Header { width: stored.height, height: stored.width, ..stored },
+            false => stored,
+        })
     })
 }
 
@@ -138,10 +145,7 @@ pub fn decode(bytes: &[u8], options: &Options) -> Result<Rgb, String> {
         let mut decoder = decoder(Cursor::new(bytes), format)?;
         let (width, height) = decoder.dimensions();
         let header = image(width.into(), height.into(), bytes_per_pixel(&decoder))?;
-        let orientation = match options.exif {
-            Exif::Apply => decoder.orientation().unwrap_or(Orientation::NoTransforms),
-            Exif::Ignore => Orientation::NoTransforms,
-        };
+        let orientation = orientation(&mut decoder, options.exif);
         let colour = decoder.color_type();
         let mut raw = zeros(usize::from(colour.bytes_per_pixel()) * header.width * header.height)?;
         decoder.read_image(&mut raw).map_err(one_line)?;
@@ -170,6 +174,22 @@ fn decoder<'a, R: BufRead + Seek + 'a>(file: R, format: ImageFormat) -> Result<i
     limits.max_alloc = Some(16 * MAX_FILE_SIDE * MAX_FILE_SIDE);
     reader.limits(limits);
     reader.into_decoder().map_err(one_line)
+}
+
+/// How an image must be turned.
+fn orientation(decoder: &mut impl ImageDecoder, exif: Exif) -> Orientation {
+    match exif {
+        Exif::Apply => decoder.orientation().unwrap_or(Orientation::NoTransforms),
+        Exif::Ignore => Orientation::NoTransforms,
+    }
+}
+
+/// Whether turning changes width for height.
+fn lies(orientation: Orientation) -> bool {
+    matches!(
+        orientation,
+        Orientation::Rotate90 | Orientation::Rotate270 | Orientation::Rotate90FlipH | Orientation::Rotate270FlipH
+    )
 }
 
 /// Bytes that a decoder of the `image` crate takes for each pixel: what it returns, and as much again inside.
@@ -243,11 +263,7 @@ fn upright(image: Rgb, orientation: Orientation) -> Result<Rgb, String> {
         Orientation::Rotate270FlipH => |y, x, h, w| (h - 1 - x, w - 1 - y),
         Orientation::Rotate270 => |y, x, _, w| (x, w - 1 - y),
     };
-    let lies = matches!(
-        orientation,
-        Orientation::Rotate90 | Orientation::Rotate270 | Orientation::Rotate90FlipH | Orientation::Rotate270FlipH
-    );
-    let (width, height) = if lies { (h, w) } else { (w, h) };
+    let (width, height) = if lies(orientation) { (h, w) } else { (w, h) };
     let mut pixels = files::buffer(3 * w * h)?;
     for y in 0..height {
         for x in 0..width {

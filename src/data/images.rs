@@ -1,26 +1,39 @@
 //! A store from image files: headers checked, decoded and resized in parallel, written as they come, never all in memory.
+//!
+//! What is held for each image is its path, label, size and a checksum, some 200 bytes; of pixels, two chunks. An interruption, of
+//! whatever kind, leaves what is done and a journal of it in the working folder. The next process that is asked for the same store (the
+//! same settings, lists, files by length and date, and program) reads those pixels again, which is much faster than decoding, and goes
+//! on behind them. Since images are appended in the order of their list whatever the threads, the store has the same bytes then.
 
 mod budget;
+mod journal;
 mod work;
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicUsize;
 
 use self::budget::Budget;
-use self::work::{Hash, Work};
+use self::journal::Journal;
+use self::work::{Hash, How, Work};
 use super::decode::{Exif, Options};
 use super::listing::{self, Listing, MAX_NAMES};
 use super::longtail::{LongTail, hold_out};
 use super::meta::{FORMAT, Meta};
-use super::store::{MAX_SIDE, Subset};
+use super::published::Published;
+use super::resize::Resize;
+use super::store::Subset;
 use super::summary::Summary;
 use super::sums::Sums;
 use super::writer::StoreWriter;
 use crate::error::shown;
-use crate::{Error, Result};
+use crate::version::VERSION;
+use crate::{Error, Result, files, stop};
 
 /// ImageNet's mean and standard deviation, as torchvision's models have them.
-pub const IMAGENET: ([f64; 3], [f64; 3]) = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]);
+const IMAGENET: ([f64; 3], [f64; 3]) = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]);
+/// iNaturalist 2018's, as the published code has them.
+const INAT2018: ([f64; 3], [f64; 3]) = ([0.466, 0.471, 0.380], [0.195, 0.194, 0.192]);
 
 /// Where the file names and labels come from.
 #[derive(Debug, Clone)]
@@ -29,6 +42,8 @@ pub enum Source {
     Lists {
         /// Training list.
         train: PathBuf,
+        /// Validation list.
+        val: Option<PathBuf>,
         /// Test list; where there is none, a share of the training images is held out.
         test: Option<PathBuf>,
         /// What the paths are relative to.
@@ -58,6 +73,13 @@ impl Source {
         }
     }
 
+    fn val(&self) -> Option<&Path> {
+        match self {
+            Source::Lists { val, .. } => val.as_deref(),
+            Source::Folders { .. } => None,
+        }
+    }
+
     /// The folders that hold the images, as far as they are known before the lists are read.
     fn folders(&self) -> Vec<&Path> {
         match self {
@@ -76,6 +98,8 @@ pub enum Normalise {
     Measured,
     /// ImageNet's published ones.
     Imagenet,
+    /// Those that published code has for iNaturalist 2018.
+    Inat2018,
 }
 
 /// How [`prepare`] makes a store.
@@ -83,8 +107,10 @@ pub enum Normalise {
 pub struct ImagesConfig {
     /// The files.
     pub source: Source,
-    /// Side of the stored images.
-    pub size: usize,
+    /// What the lists must be, where they are published ones.
+    pub published: Option<&'static Published>,
+    /// Size of the stored images.
+    pub resize: Resize,
     /// Share of each class's images that is held out for testing, where the source has no test set.
     pub test_fraction: Option<f64>,
     /// Share of each class's images that is held out for validation.
@@ -112,6 +138,12 @@ pub struct ImagesConfig {
 pub enum Step {
     /// Reading the headers of all files.
     Check,
+    /// An interrupted process did images already; goes on with them.
+    Resume,
+    /// Reading those again.
+    Recall,
+    /// The images that are not what was written and are decoded again.
+    Lost,
     /// Decoding the images of a subset.
     Decode(Subset),
 }
@@ -127,15 +159,34 @@ pub(super) type Broken = Vec<(PathBuf, String)>;
 /// # Errors
 ///
 /// If a list is odd, if a label is missing, if files cannot be decoded (all of them are named, up to a limit; with `skip_broken`:
-/// if nothing of a class is left), or if the store cannot be written. Nothing is left behind then.
+/// if nothing of a class is left), if the disk has too little room, or if the store cannot be written. Nothing is left behind then. A
+/// signal leaves what is done in the working folder.
 pub fn prepare(out: &Path, config: &ImagesConfig, progress: Progress) -> Result<Summary> {
-    if !(1..=MAX_SIDE).contains(&config.size) {
-        return Err(Error::Config(format!("size {}: must be 1 to {MAX_SIDE}", config.size)));
+    check_config(config)?;
+    let mut writer = StoreWriter::take(out, config.force, &config.source.folders())?;
+    let mut interrupted = None;
+    match make(out, config, &mut writer, &mut interrupted, progress) {
+        Ok((meta, summary)) => {
+            writer.finish(meta)?;
+            Ok(summary)
+        }
+        Err(Error::Interrupted(_)) if interrupted.is_some() => {
+            writer.leave();
+            Err(Error::Interrupted(interrupted.unwrap_or_default()))
+        }
+        Err(error) => Err(error),
     }
+}
+
+fn check_config(config: &ImagesConfig) -> Result<()> {
+    config.resize.check_side().map_err(Error::Config)?;
     match (config.source.test(), config.test_fraction) {
         (Some(_), Some(_)) => return Err(Error::Usage("give a test set or --test-fraction, not both".into())),
         (None, None) => return Err(Error::Usage("give a test set or --test-fraction".into())),
         _ => {}
+    }
+    if config.source.val().is_some() && config.val_fraction.is_some() {
+        return Err(Error::Usage("give a validation list or --val-fraction, not both".into()));
     }
     for (flag, share) in [("test-fraction", config.test_fraction), ("val-fraction", config.val_fraction)] {
         if share.is_some_and(|share| !(share > 0.0 && share < 1.0)) {
@@ -143,15 +194,25 @@ pub fn prepare(out: &Path, config: &ImagesConfig, progress: Progress) -> Result<
             return Err(Error::Config(format!("{flag} {share}: must be between 0 and 1")));
         }
     }
-    let mut writer = StoreWriter::create(out, config.force, &config.source.folders())?;
-    let Listed { train, test, names, mut notes } = list(&config.source)?;
+    Ok(())
+}
+
+/// Writes all arrays; `interrupted` is what to say once there is something to go on with.
+fn make(
+    out: &Path,
+    config: &ImagesConfig,
+    writer: &mut StoreWriter,
+    interrupted: &mut Option<String>,
+    progress: Progress,
+) -> Result<(Meta, Summary)> {
+    let Listed { train, val, test, names, mut notes } = list(config)?;
     if let Source::Lists { .. } = config.source {
         // Of lists, what holds their images counts: their root may be that of the whole file system.
         let folders: Vec<PathBuf> =
-            [Some(&train), test.as_ref()].into_iter().flatten().filter_map(Listing::folder).collect();
+            [Some(&train), val.as_ref(), test.as_ref()].into_iter().flatten().filter_map(Listing::folder).collect();
         writer.stay_out_of(&folders.iter().map(PathBuf::as_path).collect::<Vec<_>>())?;
     }
-    let (mut works, held_out) = divide(config, train, test, names.len())?;
+    let (mut works, held_out) = divide(config, train, val, test, names.len())?;
     notes.extend(held_out);
     let mut short = Vec::new();
     if let Some(rule) = &config.long_tail {
@@ -161,22 +222,34 @@ pub fn prepare(out: &Path, config: &ImagesConfig, progress: Progress) -> Result<
 
     let budget = Budget::new(config.decode_memory.unwrap_or_else(budget::default_bytes));
     let options = Options { exif: config.exif, max_pixels: config.max_pixels, max_memory: budget.total() };
-    let mut broken = work::check(&mut works, &options, progress)?;
+    let (resize, skip_broken) = (config.resize, config.skip_broken);
+    let mut how = How { resize, options, budget: &budget, skip_broken, total: images, done: AtomicUsize::new(0) };
+    let mut broken = work::check(&mut works, &how, progress)?;
     if !broken.is_empty() && !config.skip_broken {
         return Err(undecodable(&config.source, &broken, images));
     }
+    how.total -= broken.len();
+
+    let mut journal = begin(out, writer, &works, &how, progress)?;
     let (mut sums, mut hashes) = (Sums::default(), Vec::new());
     for work in &mut works {
-        let how = work::How { size: config.size, options, budget: &budget, skip_broken: config.skip_broken };
-        let (subset_sums, subset_hashes) = work.write(&mut writer, &how, &mut broken, progress)?;
-        if work.subset == Subset::Train {
-            sums = subset_sums;
+        let outcome = work.write(writer, &mut journal, &how, &mut broken, progress);
+        if journal.done() > 0 {
+            let (done, kept) = (journal.done(), writer.journal());
+            let kept = kept.parent().map(shown).unwrap_or_default();
+            let what = format!("stopped with {done} of {} images done, kept in {kept}", how.total);
+            *interrupted = Some(format!("{what}; the same command continues from there"));
         }
-        hashes.push(subset_hashes);
+        let outcome = outcome?;
+        if work.subset == Subset::Train {
+            sums = outcome.sums;
+        }
+        hashes.push(outcome.hashes);
     }
     if !broken.is_empty() && !config.skip_broken {
         return Err(undecodable(&config.source, &broken, images));
     }
+    stop::check()?;
     let train = &works[0];
     let mut counts = vec![0; names.len()];
     train.labels.iter().for_each(|&label| counts[label as usize] += 1);
@@ -185,8 +258,9 @@ pub fn prepare(out: &Path, config: &ImagesConfig, progress: Progress) -> Result<
         return Err(Error::file(config.source.train(), what));
     }
     let (mean, std) = match config.normalise {
-        Normalise::Measured => sums.mean_std((train.paths.len() * config.size * config.size) as u64),
+        Normalise::Measured => sums.mean_std(train.sizes().bytes() / 3),
         Normalise::Imagenet => IMAGENET,
+        Normalise::Inat2018 => INAT2018,
     };
     let meta = Meta {
         format: FORMAT,
@@ -209,13 +283,52 @@ pub fn prepare(out: &Path, config: &ImagesConfig, progress: Progress) -> Result<
     }
     summary.warnings = shared(&works, &hashes);
     summary.broken = broken;
-    writer.finish(meta)?;
-    Ok(summary)
+    Ok((meta, summary))
+}
+
+/// Opens the journal of a process that was interrupted when it made this very store, or begins one.
+fn begin(out: &Path, writer: &mut StoreWriter, works: &[Work], how: &How, progress: Progress) -> Result<Journal> {
+    let mut hasher = blake3::Hasher::new();
+    let Options { exif, max_pixels, .. } = how.options;
+    let settings = format!("{VERSION} {} {exif:?} {max_pixels} {}\n", how.resize, how.skip_broken);
+    hasher.update(settings.as_bytes());
+    works.iter().for_each(|work| work.identify(&mut hasher));
+    let fingerprint = hasher.finalize().to_hex();
+
+    let path = writer.journal();
+    let going_on = Journal::read(&path, &fingerprint)?;
+    if going_on.is_none() {
+        writer.start_anew()?;
+    }
+    // Labels, index and checksums are small beside the pixels, but a set of tiny images has little else.
+    let needed: u64 = works.iter().map(|work| work.sizes().bytes() + 64 * work.paths.len() as u64).sum();
+    let done = match &going_on {
+        Some(_) => writer.bytes_there(),
+        None => 0,
+    };
+    let folder = out.parent().unwrap_or(Path::new("."));
+    if let Some(free) = files::free_space(folder)
+        && needed.saturating_sub(done) > free
+    {
+        let size = |bytes: u64| format!("{:.1} MiB", bytes as f64 / (1 << 20) as f64);
+        let more = if done > 0 { format!(", of which {} are there", size(done)) } else { String::new() };
+        let what = format!("the store takes {}{more}, its disk has {} free", size(needed), size(free));
+        return Err(Error::file(out, format!("{what}; make room, or choose another place or size")));
+    }
+    match going_on {
+        Some(journal) => {
+            writer.go_on()?;
+            progress(Step::Resume, journal.done(), how.total);
+            Ok(journal)
+        }
+        None => Journal::create(&path, &fingerprint),
+    }
 }
 
 /// What a source holds.
 struct Listed {
     train: Listing,
+    val: Option<Listing>,
     test: Option<Listing>,
     /// Of the classes.
     names: Vec<String>,
@@ -223,32 +336,44 @@ struct Listed {
     notes: Vec<String>,
 }
 
-fn list(source: &Source) -> Result<Listed> {
-    match source {
-        Source::Lists { train, test, root, names } => {
-            let train_files = listing::read_list(train, root)?;
+fn list(config: &ImagesConfig) -> Result<Listed> {
+    match &config.source {
+        Source::Lists { train, val, test, root, names } => {
+            let read = |subset: Subset, list: &Path| {
+                let files = listing::read_list(list, root)?;
+                config.published.map_or(Ok(()), |published| published.check(subset, list, &files))?;
+                Ok(files)
+            };
+            let train_files = read(Subset::Train, train)?;
             let classes = listing::count_classes(train, &train_files)?;
             let mut notes = listing::repeated(train, &train_files);
-            let mut test_files = None;
-            if let Some(test) = test {
-                let files = listing::read_list(test, root)?;
-                notes.extend(listing::check_test(test, &files, classes)?);
-                notes.extend(listing::repeated(test, &files));
-                test_files = Some(files);
+            let mut others = [None, None];
+            for (files, (subset, list)) in others.iter_mut().zip([(Subset::Val, val), (Subset::Test, test)]) {
+                if let Some(list) = list {
+                    let read = read(subset, list)?;
+                    notes.extend(listing::check_labels(list, subset, &read, classes)?);
+                    notes.extend(listing::repeated(list, &read));
+                    *files = Some(read);
+                }
+            }
+            if let (Some(published), None, Some(test)) = (config.published, val, test) {
+                let name = test.file_name().map(shown).unwrap_or_default();
+                notes.push(format!("{} has no test list with labels: {name} is the test set", published.title));
             }
             let names = match names {
                 Some(path) => listing::read_names(path, classes)?,
                 None => listing::names_from_folders(&train_files, classes),
             };
-            Ok(Listed { train: train_files, test: test_files, names, notes })
+            let [val, test] = others;
+            Ok(Listed { train: train_files, val, test, names, notes })
         }
         Source::Folders { train, test } => {
             let folders = listing::read_folders(train, test.as_deref())?;
             let mut notes = folders.notes;
             if let (Some(path), Some(files)) = (test, &folders.test) {
-                notes.extend(listing::check_test(path, files, folders.names.len())?);
+                notes.extend(listing::check_labels(path, Subset::Test, files, folders.names.len())?);
             }
-            Ok(Listed { train: folders.train, test: folders.test, names: folders.names, notes })
+            Ok(Listed { train: folders.train, val: None, test: folders.test, names: folders.names, notes })
         }
     }
 }
@@ -258,6 +383,7 @@ fn list(source: &Source) -> Result<Listed> {
 fn divide(
     config: &ImagesConfig,
     train: Listing,
+    val: Option<Listing>,
     test: Option<Listing>,
     classes: usize,
 ) -> Result<(Vec<Work>, Option<String>)> {
@@ -290,6 +416,7 @@ fn divide(
             works.push(Work::new(subset, part));
         }
     }
+    works.extend(val.map(|val| Work::new(Subset::Val, val)));
     works.extend(test.map(|test| Work::new(Subset::Test, test)));
     Ok((works, (!notes.is_empty()).then(|| notes.join("; "))))
 }
@@ -297,9 +424,19 @@ fn divide(
 /// The store's `source`.
 fn describe(config: &ImagesConfig) -> String {
     let name = |path: &Path| path.file_name().map(shown).unwrap_or_default();
-    let mut text = format!("images of {}", name(config.source.train()));
-    if let Some(test) = config.source.test() {
-        text.push_str(&format!(" and {}", name(test)));
+    let mut text = match config.published {
+        Some(published) => format!("{}: images of {}", published.title, name(config.source.train())),
+        None => format!("images of {}", name(config.source.train())),
+    };
+    match (config.source.val(), config.source.test()) {
+        (Some(val), Some(test)) => text.push_str(&format!(", {} and {}", name(val), name(test))),
+        (None, Some(test)) => text.push_str(&format!(" and {}", name(test))),
+        (Some(val), None) => text.push_str(&format!(" and {}", name(val))),
+        (None, None) => {}
+    }
+    // Of squares, the arrays say the same.
+    if !matches!(config.resize, Resize::Square(_)) {
+        text.push_str(&format!(", resize {}", config.resize));
     }
     for (subset, share) in [("test", config.test_fraction), ("val", config.val_fraction)] {
         if let Some(share) = share {

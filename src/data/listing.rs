@@ -3,9 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ffi::{OsStr, OsString};
 use std::fs::DirEntry;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use super::meta::MAX_CLASSES;
+use super::store::Subset;
 use crate::error::{escaped, one_line, shown};
 use crate::{Error, Result, files};
 
@@ -40,7 +41,7 @@ impl Listing {
 ///
 /// # Errors
 ///
-/// If the file is no text, is empty, or a line has no label of 0 or more (named).
+/// If the file is no text, is empty, or a line (named) has no label of 0 or more or a path that leads out of `root`.
 pub fn read_list(list: &Path, root: &Path) -> Result<Listing> {
     let bytes = files::read(list, MAX_LIST)?;
     let text = String::from_utf8(bytes).map_err(|e| {
@@ -62,7 +63,13 @@ pub fn read_list(list: &Path, root: &Path) -> Result<Listing> {
         if !(0..MAX_CLASSES as i64).contains(&label) {
             return Err(odd(format!("label {label} is not in 0..{MAX_CLASSES}")));
         }
-        listing.paths.push(root.join(path.trim_end()));
+        let path = Path::new(path.trim_end());
+        let full = root.join(path);
+        // Whether a path with `..` stays within depends on links, and no list needs one.
+        if path.components().any(|part| part == Component::ParentDir) || !full.starts_with(root) {
+            return Err(odd(format!("{} leads out of {}", shown(path), shown(root))));
+        }
+        listing.paths.push(full);
         listing.labels.push(label as i32);
     }
     match listing.paths.is_empty() {
@@ -91,21 +98,20 @@ pub fn count_classes(list: &Path, train: &Listing) -> Result<usize> {
     Ok(classes)
 }
 
-/// Checks that the test set knows no class that the training set has not; returns a note on classes without test image.
+/// Checks that a subset knows no class that the training set has not; returns a note on classes without an image in it.
 ///
 /// # Errors
 ///
 /// Names the first label that is out of range.
-pub fn check_test(list: &Path, test: &Listing, classes: usize) -> Result<Option<String>> {
-    if let Some(i) = test.labels.iter().position(|&label| label as usize >= classes) {
-        let what =
-            format!("{} has label {}, the training set has {classes} classes", shown(&test.paths[i]), test.labels[i]);
-        return Err(Error::file(list, what));
+pub fn check_labels(list: &Path, subset: Subset, listing: &Listing, classes: usize) -> Result<Option<String>> {
+    if let Some(i) = listing.labels.iter().position(|&label| label as usize >= classes) {
+        let (path, label) = (shown(&listing.paths[i]), listing.labels[i]);
+        return Err(Error::file(list, format!("{path} has label {label}, the training set has {classes} classes")));
     }
     let mut seen = vec![false; classes];
-    test.labels.iter().for_each(|&label| seen[label as usize] = true);
+    listing.labels.iter().for_each(|&label| seen[label as usize] = true);
     let missing: Vec<String> = (0..classes).filter(|&c| !seen[c]).map(|c| c.to_string()).collect();
-    Ok((!missing.is_empty()).then(|| format!("no test image has {}", some_of("label", &missing))))
+    Ok((!missing.is_empty()).then(|| format!("no {} image has {}", subset.name(), some_of("label", &missing))))
 }
 
 /// `label 3`, `labels 3, 5`, or `labels 3, 5, ... (40 in all)`.

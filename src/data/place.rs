@@ -1,11 +1,12 @@
 //! Where a store is written, and what gives way to it: nothing but a store of this program, whole and alone in its folder.
 //!
 //! The store `NAME` is made in the working folder `.NAME.partial` beside it. That holds a lock file, so that two writers of one
-//! store do not meet, and whatever a killed writer left there is removed by the next one. Files are removed by their names, never a
-//! folder with all that is in it: whoever put something of their own there keeps it.
+//! store do not meet, and whatever a killed writer left there is removed by the next one, unless that goes on with it: then a journal
+//! says what is done. Files are removed by their names, never a folder with all that is in it: whoever put something of their own there
+//! keeps it.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -14,12 +15,18 @@ use super::store::MAX_META_BYTES;
 use crate::error::shown;
 use crate::{Error, Result, files};
 
+/// The journal's name, and how it begins.
+const JOURNAL: &str = "journal";
+pub(super) const JOURNAL_START: &str = "glmc-engine prepare, journal 1\n";
+
 /// A store's place, locked. Dropping it removes the working folder.
 #[derive(Debug)]
 pub(super) struct Place {
     out: PathBuf,
     work: PathBuf,
     force: bool,
+    /// Dropping it leaves everything as it is, for another process to go on with.
+    leave: bool,
     /// Held locked until the end.
     _lock: File,
 }
@@ -41,14 +48,39 @@ impl Place {
         refuse_sources(&out, sources)?;
         refuse_existing(&out, force)?;
         let lock = lock(&work)?.ok_or_else(|| Error::file(&out, "another process is writing this store"))?;
-        let place = Place { out, work, force, _lock: lock };
+        let mut place = Place { out, work, force, leave: false, _lock: lock };
         if put_back(&place.out, &place.work)? {
             refuse_existing(&place.out, force)?;
         }
-        for left in ["store", "old"] {
-            remove_own(&place.work.join(left))?;
-        }
+        place.leave = !is_absent(&place.journal());
         Ok(place)
+    }
+
+    /// Removes what another process left.
+    pub fn start_anew(&mut self) -> Result<()> {
+        self.leave = false;
+        remove_left(&self.work)
+    }
+
+    /// Keeps what another process left of the store.
+    pub fn go_on(&mut self) -> Result<()> {
+        remove_own(&self.work.join("old"))?;
+        let store = self.store();
+        if let Some(foreign) = find_foreign(&store, &|_| true).map_err(Error::io(&store))? {
+            return Err(refuse_foreign(&store, &foreign));
+        }
+        self.leave = false;
+        Ok(())
+    }
+
+    /// Leaves what is done for another process.
+    pub fn leave(&mut self) {
+        self.leave = true;
+    }
+
+    /// The file that says what is done.
+    pub fn journal(&self) -> PathBuf {
+        self.work.join(JOURNAL)
     }
 
     /// Fails if the place and one of these folders lie in each other.
@@ -79,6 +111,8 @@ impl Place {
         let (store, old) = (self.store(), self.work.join("old"));
         // Long work lies between this look and the first one.
         let there = refuse_existing(&self.out, self.force)?;
+        // What lies in the working folder from here on is not what the journal speaks of.
+        remove_journal(&self.work)?;
         if !(there && exchange(&store, &self.out).map_err(Error::io(&self.out))?) {
             // Killed between these two renames, the old store lies in the working folder: see `recover`.
             if there {
@@ -95,6 +129,9 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
+        if self.leave {
+            return;
+        }
         // The store that was to be replaced is still in the working folder if even putting it back failed: keep it.
         if is_absent(&self.out) && !is_absent(&self.work.join("old")) {
             return;
@@ -298,6 +335,34 @@ fn find_foreign(store: &Path, own: &dyn Fn(&str) -> bool) -> io::Result<Option<P
     Ok(None)
 }
 
+fn refuse_foreign(store: &Path, foreign: &Path) -> Error {
+    let what = "is not of a store and stays as it is; move it away, so that a store can be made here";
+    Error::file(store.join(foreign), what)
+}
+
+/// Removes a journal, if it is there and is one.
+fn remove_journal(work: &Path) -> Result<()> {
+    let path = work.join(JOURNAL);
+    if is_absent(&path) {
+        return Ok(());
+    }
+    let mut start = vec![0; JOURNAL_START.len()];
+    let mut file = files::open(&path)?;
+    // A kill may have cut it off anywhere.
+    let n = file.metadata().map_err(Error::io(&path))?.len().min(start.len() as u64) as usize;
+    file.read_exact(&mut start[..n]).map_err(Error::io(&path))?;
+    if !JOURNAL_START.as_bytes().starts_with(&start[..n]) {
+        return Err(refuse_foreign(work, Path::new(JOURNAL)));
+    }
+    fs::remove_file(&path).map_err(Error::io(&path))
+}
+
+/// Removes what a process left in its working folder. The journal goes first: it speaks of the rest.
+fn remove_left(work: &Path) -> Result<()> {
+    remove_journal(work)?;
+    ["store", "old"].iter().try_for_each(|left| remove_own(&work.join(left)))
+}
+
 /// Removes a store, whole or half-written, if it is there and holds nothing else.
 fn remove_own(store: &Path) -> Result<()> {
     if is_absent(store) {
@@ -308,8 +373,7 @@ fn remove_own(store: &Path) -> Result<()> {
         false => Some(PathBuf::new()),
     };
     if let Some(foreign) = foreign {
-        let what = "is not of a store and stays as it is; move it away, so that a store can be made here";
-        return Err(Error::file(store.join(foreign), what));
+        return Err(refuse_foreign(store, &foreign));
     }
     remove_files(store).map_err(Error::io(store))
 }
@@ -339,9 +403,7 @@ fn remove_files(folder: &Path) -> io::Result<()> {
 /// Removes the working folder. The lock goes after the content and by name, never recursively, so that a writer that starts in
 /// this very moment keeps its own lock and folder.
 fn clear(work: &Path) -> io::Result<()> {
-    for left in ["store", "old"] {
-        remove_own(&work.join(left)).map_err(io::Error::other)?;
-    }
+    remove_left(work).map_err(io::Error::other)?;
     fs::remove_file(work.join("lock"))?;
     fs::remove_dir(work)
 }
@@ -418,7 +480,7 @@ mod tests {
         let own = dir.path().join(".a.lt.partial/store/train/photo.jpg");
         fs::create_dir_all(own.parent().unwrap()).unwrap();
         fs::write(&own, "a photograph").unwrap();
-        let line = Place::take(&out, true, &[]).unwrap_err().to_string();
+        let line = Place::take(&out, true, &[]).unwrap().start_anew().unwrap_err().to_string();
         assert!(line.contains("photo.jpg") && own.exists(), "{line}");
     }
 }

@@ -1,19 +1,21 @@
 //! Writing a store: everything goes to a folder beside the final one, is synced, and takes the final name in one rename.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::{Seek, SeekFrom, Write};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Seek, SeekFrom, Write};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use super::meta::{ArrayMeta, Meta};
 use super::npy::{self, Dtype, HEADER_LEN};
 use super::pixels::{BLOCK, HASH_LEN};
 use super::place::Place;
+use super::sizes::Sizes;
 use super::store::{Store, Subset, array_name};
 use crate::files::sync_folder;
 use crate::{Error, Result, files, stop};
 
-/// A store in the making. Dropping it without [`StoreWriter::finish`] removes what was written.
+/// A store in the making. Dropping it without [`StoreWriter::finish`] or [`StoreWriter::leave`] removes what was written.
 #[derive(Debug)]
 pub struct StoreWriter {
     place: Place,
@@ -30,7 +32,9 @@ pub struct PixelWriter {
     hasher: blake3::Hasher,
     blocks: BlockHasher,
     shape: Vec<usize>,
-    left: u64,
+    /// Bytes of the file that are there, and that will be.
+    written: u64,
+    len: u64,
 }
 
 /// A checksum per block of a file that is written piece by piece.
@@ -77,7 +81,53 @@ impl StoreWriter {
     /// If something is at `out` that must not be replaced (with `force`: if it is something else than a store), if `out` lies in a
     /// source or a source in it, if its parent folder does not exist, or if another process is writing the same store.
     pub fn create(out: &Path, force: bool, sources: &[&Path]) -> Result<StoreWriter> {
+        let mut writer = StoreWriter::take(out, force, sources)?;
+        writer.start_anew()?;
+        Ok(writer)
+    }
+
+    /// Takes the place of a store, as [`StoreWriter::create`] does, and leaves what an interrupted process did of it as it is: until
+    /// [`StoreWriter::start_anew`] or [`StoreWriter::go_on`] is called, dropping this changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// As for [`StoreWriter::create`].
+    pub fn take(out: &Path, force: bool, sources: &[&Path]) -> Result<StoreWriter> {
         Ok(StoreWriter { place: Place::take(out, force, sources)?, arrays: BTreeMap::new() })
+    }
+
+    /// Removes what an interrupted process did.
+    ///
+    /// # Errors
+    ///
+    /// If something lies there that is not of a store, or if the system refuses.
+    pub fn start_anew(&mut self) -> Result<()> {
+        self.place.start_anew()
+    }
+
+    /// Keeps what an interrupted process did, for [`StoreWriter::pixels_again`].
+    ///
+    /// # Errors
+    ///
+    /// If something lies there that is not of a store.
+    pub fn go_on(&mut self) -> Result<()> {
+        self.place.go_on()
+    }
+
+    /// Leaves what is done for the next process that makes this store.
+    pub fn leave(mut self) {
+        self.place.leave();
+    }
+
+    /// Bytes of pixels that an interrupted process left.
+    pub fn bytes_there(&self) -> u64 {
+        let paths = Subset::ALL.map(|subset| self.store().join(array_name(subset, "pixels")));
+        paths.iter().filter_map(|path| fs::metadata(path).ok()).map(|stat| stat.len()).sum()
+    }
+
+    /// Where it is noted what is done.
+    pub fn journal(&self) -> PathBuf {
+        self.place.journal()
     }
 
     /// Fails if the store's place and one of these folders lie in each other.
@@ -99,27 +149,93 @@ impl StoreWriter {
     ///
     /// If a file cannot be written.
     pub fn split(&mut self, subset: Subset, labels: &[i32], height: usize, width: usize) -> Result<PixelWriter> {
-        self.labels(subset, labels)?;
-        self.begin(subset, "pixels", Dtype::U8, vec![labels.len(), height, width, 3])
+        self.pixels(subset, labels, &Sizes::Same { images: labels.len(), height, width })
     }
 
-    /// Writes labels and index of a subset whose images differ in size and begins its pixels: for each image its height,
-    /// width and label.
+    /// [`StoreWriter::split`] of images that may differ in size: for each its height, width and label.
     ///
     /// # Errors
     ///
     /// If a file cannot be written.
     pub fn mixed(&mut self, subset: Subset, images: &[(usize, usize, i32)]) -> Result<PixelWriter> {
         let labels: Vec<i32> = images.iter().map(|&(_, _, label)| label).collect();
-        self.labels(subset, &labels)?;
-        let mut total = 0;
-        let mut rows = Vec::with_capacity(24 * images.len());
-        for &(height, width, _) in images {
-            [total, height, width].iter().for_each(|&n| rows.extend((n as i64).to_le_bytes()));
-            total += height * width * 3;
+        let sizes = images.iter().map(|&(height, width, _)| (height as u32, width as u32)).collect();
+        self.pixels(subset, &labels, &Sizes::of(sizes))
+    }
+
+    /// Writes labels and, where sizes differ, index of a subset, and begins its pixels.
+    ///
+    /// # Errors
+    ///
+    /// If a file cannot be written.
+    pub fn pixels(&mut self, subset: Subset, labels: &[i32], sizes: &Sizes) -> Result<PixelWriter> {
+        self.describe(subset, labels, sizes)?;
+        self.begin(subset, "pixels", Dtype::U8, sizes.shape())
+    }
+
+    /// [`StoreWriter::pixels`] on the pixels that an interrupted process left, for [`PixelWriter::reread`]; `None` where it left none
+    /// of these images.
+    ///
+    /// # Errors
+    ///
+    /// If a file cannot be read or written.
+    pub fn pixels_again(&mut self, subset: Subset, labels: &[i32], sizes: &Sizes) -> Result<Option<PixelWriter>> {
+        let name = array_name(subset, "pixels");
+        let path = self.store().join(&name);
+        if !path.exists() {
+            return Ok(None);
         }
-        self.array(subset, "index", Dtype::I64, vec![images.len(), 3], &rows)?;
-        self.begin(subset, "pixels", Dtype::U8, vec![total])
+        let shape = sizes.shape();
+        let header = npy::header(Dtype::U8, &shape);
+        let file = files::open_to_write(&path, OpenOptions::new().read(true).write(true).truncate(false))?;
+        let mut array = self.writer(subset, name, path, file, Dtype::U8, shape)?;
+        let mut start = vec![0; HEADER_LEN];
+        if !array.reread(&mut start)? || start != header {
+            return Ok(None);
+        }
+        array.count(&start)?;
+        self.describe(subset, labels, sizes)?;
+        Ok(Some(array))
+    }
+
+    /// Leaves images out that were announced and not appended: labels and sizes are those of the others.
+    ///
+    /// # Errors
+    ///
+    /// If a file cannot be read or written.
+    pub fn leave_out(&mut self, pixels: PixelWriter, labels: &[i32], sizes: &Sizes) -> Result<PixelWriter> {
+        let PixelWriter { subset, name, path, file, written, .. } = pixels;
+        self.describe(subset, labels, sizes)?;
+        let mut array = self.writer(subset, name, path, file, Dtype::U8, sizes.shape())?;
+        array.file.seek(SeekFrom::Start(0)).map_err(Error::io(&array.path))?;
+        array.append(&npy::header(Dtype::U8, &array.shape.clone()))?;
+        // The header is part of the checksums, so that the whole file is read once more.
+        let mut buffer = vec![0; 4 << 20];
+        while array.written < written {
+            stop::check()?;
+            let piece = &mut buffer[..(4 << 20).min((written - array.written) as usize)];
+            if !array.reread(piece)? {
+                return Err(Error::file(&array.path, "was cut off while it was written"));
+            }
+            array.count(piece)?;
+        }
+        array.file.seek(SeekFrom::End(0)).map_err(Error::io(&array.path))?;
+        Ok(array)
+    }
+
+    /// Writes what is known of a subset before its pixels are.
+    fn describe(&mut self, subset: Subset, labels: &[i32], sizes: &Sizes) -> Result<()> {
+        self.labels(subset, labels)?;
+        let index = array_name(subset, "index");
+        match sizes.index() {
+            Some(rows) => self.array(subset, "index", Dtype::I64, vec![labels.len(), 3], &rows),
+            // Of images that were to differ, those that are left may have one size.
+            None if self.arrays.remove(&index).is_some() => {
+                let path = self.store().join(&index);
+                fs::remove_file(&path).map_err(Error::io(&path))
+            }
+            None => Ok(()),
+        }
     }
 
     fn labels(&mut self, subset: Subset, labels: &[i32]) -> Result<()> {
@@ -139,13 +255,26 @@ impl StoreWriter {
         let folder = self.store().join(subset.name());
         fs::create_dir_all(&folder).map_err(Error::io(&folder))?;
         let path = self.store().join(&name);
+        // An interrupted process may have written one.
+        let file = files::open_to_write(&path, OpenOptions::new().read(true).write(true).truncate(true))?;
+        let mut array = self.writer(subset, name, path, file, dtype, shape)?;
+        array.append(&npy::header(dtype, &array.shape.clone()))?;
+        Ok(array)
+    }
+
+    fn writer(
+        &self,
+        subset: Subset,
+        name: String,
+        path: PathBuf,
+        file: File,
+        dtype: Dtype,
+        shape: Vec<usize>,
+    ) -> Result<PixelWriter> {
         let len = npy::file_len(dtype, &shape)
             .ok_or_else(|| Error::file(self.place.out(), format!("{name} of shape {shape:?} is too large")))?;
-        let file = File::create_new(&path).map_err(Error::io(&path))?;
         let (hasher, blocks) = (blake3::Hasher::new(), BlockHasher::default());
-        let mut array = PixelWriter { subset, name, path, file, hasher, blocks, shape, left: len };
-        array.append(&npy::header(dtype, &array.shape))?;
-        Ok(array)
+        Ok(PixelWriter { subset, name, path, file, hasher, blocks, shape, written: 0, len })
     }
 
     /// Completes the pixels of a subset.
@@ -159,31 +288,11 @@ impl StoreWriter {
         self.array(subset, "blocks", Dtype::U8, vec![hashes.len() / HASH_LEN, HASH_LEN], &hashes)
     }
 
-    /// Gives up a subset whose pixels were begun, so that it can be written anew. What was written of them is returned: a file that
-    /// has no name any more, at the first image.
-    ///
-    /// # Errors
-    ///
-    /// If a file cannot be read or removed.
-    pub fn take_back(&mut self, pixels: PixelWriter) -> Result<File> {
-        let PixelWriter { subset, name, path, .. } = pixels;
-        let mut file = files::open(&path)?;
-        file.seek(SeekFrom::Start(HEADER_LEN as u64)).map_err(Error::io(&path))?;
-        let of_subset = |array: &str| array.split('/').next() == Some(subset.name());
-        let written: Vec<String> = self.arrays.keys().filter(|array| of_subset(array)).cloned().collect();
-        for array in written.iter().chain([&name]) {
-            let path = self.store().join(array);
-            fs::remove_file(&path).map_err(Error::io(&path))?;
-            self.arrays.remove(array);
-        }
-        Ok(file)
-    }
-
     /// Completes an array, and returns the checksums of its blocks.
     fn end(&mut self, array: PixelWriter, dtype: Dtype) -> Result<Vec<u8>> {
-        let PixelWriter { name, path, file, hasher, blocks, shape, left, .. } = array;
-        if left != 0 {
-            return Err(Error::file(self.place.out(), format!("{name}: {left} bytes were never written")));
+        let PixelWriter { name, path, file, hasher, blocks, shape, written, len, .. } = array;
+        if written != len {
+            return Err(Error::file(self.place.out(), format!("{name}: {} bytes were never written", len - written)));
         }
         file.sync_all().map_err(Error::io(&path))?;
         let blake3 = hasher.finalize().to_hex().to_string();
@@ -202,7 +311,7 @@ impl StoreWriter {
         meta.validate().map_err(|what| Error::file(self.place.out(), what))?;
         let store = self.store();
         let path = store.join("meta.json");
-        let mut file = File::create_new(&path).map_err(Error::io(&path))?;
+        let mut file = files::open_to_write(&path, OpenOptions::new().write(true).truncate(true))?;
         file.write_all(meta.to_text().as_bytes()).and_then(|()| file.sync_all()).map_err(Error::io(&path))?;
         drop(Store::open(&store)?);
         for folder in Subset::ALL.map(|subset| store.join(subset.name())).into_iter().filter(|folder| folder.exists()) {
@@ -220,9 +329,33 @@ impl PixelWriter {
     ///
     /// If the file cannot be written, or more is appended than was announced.
     pub fn append(&mut self, bytes: &[u8]) -> Result<()> {
-        self.left = (self.left)
-            .checked_sub(bytes.len() as u64)
-            .ok_or_else(|| Error::file(&self.path, format!("more than shape {:?} holds was written", self.shape)))?;
+        self.count(bytes)?;
+        self.file.write_all(bytes).map_err(Error::io(&self.path))
+    }
+
+    /// Reads bytes that an interrupted process appended at this place; `false` where it appended fewer.
+    ///
+    /// # Errors
+    ///
+    /// If the file cannot be read.
+    pub fn reread(&self, into: &mut [u8]) -> Result<bool> {
+        match self.file.read_exact_at(into, self.written) {
+            Ok(()) => Ok(true),
+            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
+            Err(e) => Err(Error::io(&self.path)(e)),
+        }
+    }
+
+    /// Takes bytes that were reread for appended.
+    ///
+    /// # Errors
+    ///
+    /// If they are more than was announced.
+    pub fn count(&mut self, bytes: &[u8]) -> Result<()> {
+        self.written += bytes.len() as u64;
+        if self.written > self.len {
+            return Err(Error::file(&self.path, format!("more than shape {:?} holds was written", self.shape)));
+        }
         // Hashing small pieces on all threads costs more than it saves.
         if bytes.len() >= 1 << 20 {
             self.hasher.update_rayon(bytes)
@@ -230,6 +363,16 @@ impl PixelWriter {
             self.hasher.update(bytes)
         };
         self.blocks.update(bytes);
-        self.file.write_all(bytes).map_err(Error::io(&self.path))
+        Ok(())
+    }
+
+    /// Cuts off what was not taken, so that the next bytes are appended there.
+    ///
+    /// # Errors
+    ///
+    /// If the system refuses.
+    pub fn cut(&mut self) -> Result<()> {
+        let cut = self.file.set_len(self.written).and_then(|()| self.file.seek(SeekFrom::Start(self.written)));
+        cut.map(drop).map_err(Error::io(&self.path))
     }
 }

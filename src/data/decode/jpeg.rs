@@ -10,10 +10,23 @@ use zune_jpeg::JpegDecoder;
 
 use super::{Exif, Header, MAX_FILE_SIDE, Rgb, one_line, upright, zeros};
 
-/// Width, height, and the bytes that decoding takes for each pixel.
-pub(super) fn header<R: BufRead + Seek>(file: R) -> Result<(u64, u64, u64), String> {
+/// What the header says, and how the image must be turned; `checked` is told width, height and bytes per pixel.
+pub(super) fn header<R: BufRead + Seek>(
+    file: R,
+    exif: Exif,
+    checked: impl Fn(u64, u64, u64) -> Result<Header, String>,
+) -> Result<(Header, Orientation), String> {
     let mut decoder = JpegDecoder::new_with_options(file, options(false));
-    size(&mut decoder)
+    let (width, height, per_pixel) = size(&mut decoder)?;
+    Ok((checked(width, height, per_pixel)?, orientation(&decoder, exif)))
+}
+
+fn orientation<T: ZByteReaderTrait>(decoder: &JpegDecoder<T>, exif: Exif) -> Orientation {
+    let orientation = match exif {
+        Exif::Apply => decoder.exif().and_then(|exif| Orientation::from_exif_chunk(exif)),
+        Exif::Ignore => None,
+    };
+    orientation.unwrap_or(Orientation::NoTransforms)
 }
 
 fn options(strict: bool) -> DecoderOptions {
@@ -64,11 +77,7 @@ fn decode_as(
     }
     let mut pixels = zeros(3 * width * height)?;
     decoder.decode_into(&mut pixels).map_err(one_line)?;
-    let orientation = match exif {
-        Exif::Apply => decoder.exif().and_then(|exif| Orientation::from_exif_chunk(exif)),
-        Exif::Ignore => None,
-    };
-    upright(Rgb { pixels, width, height }, orientation.unwrap_or(Orientation::NoTransforms))
+    upright(Rgb { pixels, width, height }, orientation(&decoder, exif))
 }
 
 /// The length of the JPEG image that `bytes` begin with, through its end marker; `None` where that is missing.

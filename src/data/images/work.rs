@@ -1,17 +1,22 @@
 //! The images of one subset on their way into a store.
 
-use std::io::{BufReader, Read};
-use std::path::PathBuf;
+use std::cell::RefCell;
+use std::io::BufReader;
+use std::ops::Range;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rayon::prelude::*;
 
 use super::budget::Budget;
+use super::journal::{Chunk, Journal};
 use super::{Broken, Progress, Step};
-use crate::data::decode::{Options, decode, header, one_line};
+use crate::data::decode::{Options, decode, header};
 use crate::data::listing::Listing;
 use crate::data::longtail::LongTail;
-use crate::data::square::Squarer;
+use crate::data::resize::{Resize, Scaler};
+use crate::data::sizes::Sizes;
 use crate::data::store::Subset;
 use crate::data::sums::Sums;
 use crate::data::writer::{PixelWriter, StoreWriter};
@@ -19,69 +24,121 @@ use crate::{Error, Result, files, stop};
 
 /// Longest image file that is read.
 const MAX_FILE: u64 = 1 << 28;
-/// Pixels that are decoded before they are written; twice this is held, as one batch is written while the next is decoded.
-const BATCH_BYTES: usize = 32 << 20;
+/// Pixels that are decoded before they are written; twice this is held, as one chunk is written while the next is decoded.
+const CHUNK_BYTES: usize = 32 << 20;
+/// Images of a chunk, for each thread, at most: what a kill may cost, and enough that threads seldom wait for the last image.
+const CHUNK_IMAGES: usize = 64;
 
 /// Half a checksum of a file: enough to tell any two of a billion files apart.
 pub(super) type Hash = [u8; 16];
+
+/// What a file's header says will be stored, and which file that was.
+#[derive(Debug, Clone, Copy)]
+struct Plan {
+    height: u32,
+    width: u32,
+    /// Bytes of memory that decoding and resizing it take.
+    memory: u64,
+    /// The file's length, and when it was changed: seconds, nanoseconds.
+    stamp: (u64, i64, i64),
+}
+
+impl Plan {
+    fn bytes(&self) -> usize {
+        3 * self.height as usize * self.width as usize
+    }
+}
 
 /// The files of one subset.
 pub(super) struct Work {
     pub subset: Subset,
     pub paths: Vec<PathBuf>,
     pub labels: Vec<i32>,
-    /// Bytes of memory that each takes to decode, once the headers were read.
-    memory: Vec<u64>,
+    /// One for each, once the headers were read.
+    plans: Vec<Plan>,
 }
 
 /// How images are decoded and what happens to those that cannot be.
 pub(super) struct How<'b> {
-    pub size: usize,
+    pub resize: Resize,
     pub options: Options,
     pub budget: &'b Budget,
     pub skip_broken: bool,
+    /// Images of all subsets, and how many of them are done.
+    pub total: usize,
+    pub done: AtomicUsize,
+}
+
+/// What is known of a subset's images once they are decoded.
+#[derive(Default)]
+pub(super) struct Outcome {
+    pub sums: Sums,
+    /// Of the files.
+    pub hashes: Vec<Hash>,
+    /// Whether each image of the list could be decoded.
+    good: Vec<bool>,
 }
 
 /// Reads the headers of all files, and takes those out that are no images.
-pub(super) fn check(works: &mut [Work], options: &Options, progress: Progress) -> Result<Broken> {
-    let total: usize = works.iter().map(|work| work.paths.len()).sum();
+pub(super) fn check(works: &mut [Work], how: &How, progress: Progress) -> Result<Broken> {
     let done = AtomicUsize::new(0);
     let mut broken = Vec::new();
     for work in works {
-        let checked: Vec<Result<u64, String>> = work
-            .paths
-            .par_iter()
-            .map(|path| {
-                if stop::signal().is_some() {
-                    return Ok(0);
-                }
-                let memory = files::open(path).and_then(|file| {
-                    let length = file.metadata().map_err(Error::io(path))?.len();
-                    if length > MAX_FILE {
-                        return Err(Error::file(path, format!("is larger than {MAX_FILE} bytes")));
-                    }
-                    header(BufReader::new(file), options)
-                        .map(|header| header.memory)
-                        .map_err(|why| Error::file(path, why))
-                });
-                progress(Step::Check, 1 + done.fetch_add(1, Ordering::Relaxed), total);
-                memory.map_err(|e| e.without_path())
-            })
-            .collect();
+        let plan = |path: &PathBuf| {
+            if stop::signal().is_some() {
+                return Err(String::new());
+            }
+            let plan = plan(path, how).map_err(|e| e.without_path());
+            progress(Step::Check, 1 + done.fetch_add(1, Ordering::Relaxed), how.total);
+            plan
+        };
+        let plans: Vec<Result<Plan, String>> = work.paths.par_iter().map(plan).collect();
         stop::check()?;
-        let good: Vec<bool> = checked.iter().map(Result::is_ok).collect();
-        work.memory = checked.iter().map(|memory| *memory.as_ref().unwrap_or(&0)).collect();
-        for (path, why) in work.paths.iter().zip(checked) {
-            broken.extend(why.err().map(|why| (path.clone(), why)));
+        let good: Vec<bool> = plans.iter().map(Result::is_ok).collect();
+        let mut kept = Vec::with_capacity(plans.len());
+        for (path, plan) in work.paths.iter().zip(plans) {
+            match plan {
+                Ok(plan) => kept.push(plan),
+                Err(why) => broken.push((path.clone(), why)),
+            }
         }
-        work.retain(&good);
+        retain(&mut work.paths, &good);
+        retain(&mut work.labels, &good);
+        work.plans = kept;
     }
     Ok(broken)
 }
 
+fn plan(path: &Path, how: &How) -> Result<Plan> {
+    let file = files::open(path)?;
+    let stat = file.metadata().map_err(Error::io(path))?;
+    if stat.len() > MAX_FILE {
+        return Err(Error::file(path, format!("is larger than {MAX_FILE} bytes")));
+    }
+    let options = &how.options;
+    let header = header(BufReader::new(file), options).map_err(|why| Error::file(path, why))?;
+    let target = how.resize.target(header.height, header.width, options.max_pixels);
+    let (height, width, more) = target.map_err(|why| Error::file(path, why))?;
+    let memory = header.memory + more;
+    if memory > options.max_memory {
+        let [needed, limit] = [memory, options.max_memory].map(|bytes| bytes.div_ceil(1 << 20));
+        let what = format!("takes up to {needed} MiB of memory, more than {limit} (see --decode-memory)");
+        return Err(Error::file(path, format!("{}x{} to {width}x{height} {what}", header.width, header.height)));
+    }
+    // A stored side is at most MAX_SIDE.
+    let stamp = (stat.len(), stat.mtime(), stat.mtime_nsec());
+    Ok(Plan { height: height as u32, width: width as u32, memory, stamp })
+}
+
+fn retain<T>(items: &mut Vec<T>, good: &[bool]) {
+    let mut good = good.iter();
+    // As many as there are items.
+    items.retain(|_| *good.next().unwrap_or(&false));
+}
+
 impl Work {
     pub fn new(subset: Subset, listing: Listing) -> Work {
-        Work { subset, paths: listing.paths, labels: listing.labels, memory: Vec::new() }
+        Work { subset, paths: listing.paths, labels: listing.labels, plans: Vec::new() }
     }
 
     /// Keeps a long-tailed subset; returns the classes that had too few images for it.
@@ -92,103 +149,200 @@ impl Work {
         Ok(chosen.short)
     }
 
-    fn retain(&mut self, good: &[bool]) {
-        let keep = |i: &mut usize| {
-            *i += 1;
-            good[*i - 1]
-        };
-        let [mut path, mut label, mut memory] = [0; 3];
-        self.paths.retain(|_| keep(&mut path));
-        self.labels.retain(|_| keep(&mut label));
-        self.memory.retain(|_| keep(&mut memory));
+    /// Sizes of the images as they are stored.
+    pub fn sizes(&self) -> Sizes {
+        Sizes::of(self.plans.iter().map(|plan| (plan.height, plan.width)).collect())
     }
 
-    /// Decodes and writes the images; adds what cannot be decoded to `broken`. Unless that is skipped, the rest is decoded only to find
-    /// all of it.
+    /// Adds to `hasher` all that the subset's arrays depend on, save the content of the files, which stands for itself by length and
+    /// date.
+    pub fn identify(&self, hasher: &mut blake3::Hasher) {
+        hasher.update(format!("{} {}\n", self.subset.name(), self.paths.len()).as_bytes());
+        for ((path, label), plan) in self.paths.iter().zip(&self.labels).zip(&self.plans) {
+            let (path, (length, seconds, nanoseconds)) = (path.as_os_str().as_encoded_bytes(), plan.stamp);
+            hasher.update(&(path.len() as u64).to_le_bytes()).update(path);
+            let rest = format!("{label} {}x{} {length} {seconds}.{nanoseconds}\n", plan.height, plan.width);
+            hasher.update(rest.as_bytes());
+        }
+    }
+
+    /// Decodes and writes the images, those that the journal does not know to be done; adds what cannot be decoded to `broken`.
+    /// Unless that is skipped, the rest is decoded only to find all of it.
     pub fn write(
         &mut self,
         writer: &mut StoreWriter,
+        journal: &mut Journal,
         how: &How,
         broken: &mut Broken,
         progress: Progress,
-    ) -> Result<(Sums, Vec<Hash>)> {
+    ) -> Result<Outcome> {
         self.check_left()?;
-        let image_bytes = how.size * how.size * 3;
-        // Each thread has an image to decode, as far as the finished ones may take a quarter of the memory.
-        let memory = (how.budget.total() / 4) as usize / image_bytes;
-        let per_batch = (BATCH_BYTES / image_bytes).max(rayon::current_num_threads().min(memory)).max(1);
-        let done = AtomicUsize::new(0);
-        let mut file = writer.split(self.subset, &self.labels, how.size, how.size)?;
-        let (mut sums, mut hashes, mut good) = (Sums::default(), Vec::new(), Vec::new());
-        let (mut ready, mut spare) = (Vec::new(), Vec::new());
-        let mut from = 0;
-        while from < self.paths.len() {
-            let batch = from..self.paths.len().min(from + per_batch);
-            // The batch that is ready is written while the next one is decoded.
+        let mut outcome = Outcome::default();
+        let mut file = self.recall(writer, journal, how, &mut outcome, broken, progress)?;
+        let mut ready: Option<(Vec<u8>, Chunk)> = None;
+        let mut spare = Vec::new();
+        while outcome.good.len() < self.paths.len() {
+            let range = self.next_chunk(outcome.good.len(), how);
+            // The chunk that is ready is written while the next one is decoded.
             let wanted = how.skip_broken || broken.is_empty();
-            let write = || if wanted { file.append(&ready) } else { Ok(()) };
-            let decode = || self.decode(batch.clone(), how, &mut spare, &done, progress);
+            let write = || match &ready {
+                Some((pixels, chunk)) if wanted => append(&mut file, journal, pixels, chunk),
+                _ => Ok(()),
+            };
+            let decode = || self.decode(range.clone(), how, &mut spare, progress);
             let (written, decoded) = rayon::join(write, decode);
             written?;
-            for (i, outcome) in batch.clone().zip(decoded?) {
-                good.push(outcome.is_ok());
-                match outcome {
-                    Ok((image, hash)) => {
-                        sums.add(&image);
-                        hashes.push(hash);
-                    }
-                    Err(why) => broken.push((self.paths[i].clone(), why)),
-                }
-            }
-            std::mem::swap(&mut ready, &mut spare);
-            from = batch.end;
+            let mut pixels = std::mem::replace(&mut spare, ready.take().map_or_else(Vec::new, |(pixels, _)| pixels));
+            let chunk = self.take(range, decoded?, &mut pixels, &mut outcome, broken);
+            ready = Some((pixels, chunk));
         }
         if !how.skip_broken && !broken.is_empty() {
-            return Ok((sums, hashes));
+            return Ok(outcome);
         }
-        file.append(&ready)?;
-        if good.contains(&false) {
-            file = self.write_again(writer, file, &good, how.size)?;
+        if let Some((pixels, chunk)) = &ready {
+            append(&mut file, journal, pixels, chunk)?;
+        }
+        stop::check()?;
+        if outcome.good.contains(&false) {
+            retain(&mut self.paths, &outcome.good);
+            retain(&mut self.labels, &outcome.good);
+            retain(&mut self.plans, &outcome.good);
+            self.check_left()?;
+            file = writer.leave_out(file, &self.labels, &self.sizes())?;
         }
         writer.end_split(file)?;
-        Ok((sums, hashes))
+        Ok(outcome)
+    }
+
+    /// The subset's pixels, as far as an interrupted process wrote them and they are still what it wrote.
+    fn recall(
+        &self,
+        writer: &mut StoreWriter,
+        journal: &mut Journal,
+        how: &How,
+        outcome: &mut Outcome,
+        broken: &mut Broken,
+        progress: Progress,
+    ) -> Result<PixelWriter> {
+        let sizes = self.sizes();
+        let again = match journal.next(self.subset) {
+            Some(_) => writer.pixels_again(self.subset, &self.labels, &sizes)?,
+            None => None,
+        };
+        let recalls = again.is_some();
+        let mut file = match again {
+            Some(file) => file,
+            None => writer.pixels(self.subset, &self.labels, &sizes)?,
+        };
+        let mut pixels = Vec::new();
+        while let Some(chunk) = journal.next(self.subset).filter(|_| recalls) {
+            stop::check()?;
+            let from = outcome.good.len();
+            let Some(decoded) = self.decoded_of(chunk, from) else { break };
+            let plans = self.plans[from..].iter().zip(&decoded).filter(|(_, image)| image.is_ok());
+            let bytes = plans.map(|(plan, _)| plan.bytes()).sum();
+            pixels.clear();
+            pixels.try_reserve_exact(bytes).map_err(|_| Error::Config("there is not enough memory".into()))?;
+            pixels.resize(bytes, 0);
+            if !file.reread(&mut pixels)? || checksum(&pixels) != chunk.pixels {
+                break;
+            }
+            file.count(&pixels)?;
+            let sums = pixels.par_chunks(3 << 18).map(Sums::of);
+            outcome.sums.add(&sums.reduce(Sums::default, |mut all, sums| {
+                all.add(&sums);
+                all
+            }));
+            for (i, image) in decoded.into_iter().enumerate() {
+                outcome.good.push(image.is_ok());
+                match image {
+                    Ok(hash) => outcome.hashes.push(hash),
+                    Err(why) => broken.push((self.paths[from + i].clone(), why)),
+                }
+            }
+            let done = chunk.images + how.done.fetch_add(chunk.images, Ordering::Relaxed);
+            progress(Step::Recall, done, how.total);
+            journal.accept();
+        }
+        if outcome.good.len() < self.paths.len() {
+            let lost = journal.reject()?;
+            if lost > 0 {
+                progress(Step::Lost, lost, how.total);
+            }
+        }
+        file.cut()?;
+        Ok(file)
+    }
+
+    /// What came of the images of a chunk that begins at image `from`; `None` where it does not fit this subset.
+    fn decoded_of(&self, chunk: &Chunk, from: usize) -> Option<Vec<Result<Hash, String>>> {
+        if chunk.images > self.paths.len() - from || !chunk.files.is_ascii() {
+            return None;
+        }
+        let mut hashes = chunk.files.as_bytes().chunks_exact(2 * size_of::<Hash>());
+        let mut broken = chunk.broken.iter().peekable();
+        let image = |i: usize| match broken.next_if(|(at, _)| *at == i) {
+            Some((_, why)) => Some(Err(why.clone())),
+            None => {
+                let digits = std::str::from_utf8(hashes.next()?).ok()?;
+                let number = u128::from_str_radix(digits, 16).ok()?;
+                Some(Ok(number.to_be_bytes()))
+            }
+        };
+        let decoded: Option<Vec<_>> = (0..chunk.images).map(image).collect();
+        decoded.filter(|_| broken.next().is_none() && hashes.next().is_none())
+    }
+
+    /// The next images to be decoded together.
+    fn next_chunk(&self, from: usize, how: &How) -> Range<usize> {
+        let threads = rayon::current_num_threads();
+        // Each thread has an image to decode, as far as the finished ones may take a quarter of the memory.
+        let memory = (how.budget.total() / 4) as usize;
+        let (mut to, mut bytes) = (from, 0);
+        while to < self.plans.len() && to - from < CHUNK_IMAGES * threads {
+            bytes += self.plans[to].bytes();
+            let fits = bytes <= CHUNK_BYTES || (to - from < threads && bytes <= memory);
+            if to > from && !fits {
+                break;
+            }
+            to += 1;
+        }
+        from..to
     }
 
     /// Decodes a range of the images into `pixels`.
     #[allow(clippy::type_complexity, reason = "an outcome for each image")]
     fn decode(
         &self,
-        batch: std::ops::Range<usize>,
+        range: Range<usize>,
         how: &How,
         pixels: &mut Vec<u8>,
-        done: &AtomicUsize,
         progress: Progress,
     ) -> Result<Vec<Result<(Sums, Hash), String>>> {
-        let image_bytes = how.size * how.size * 3;
-        let bytes = batch.len() * image_bytes;
+        let plans = &self.plans[range.clone()];
+        let bytes = plans.iter().map(Plan::bytes).sum();
         if pixels.capacity() < bytes {
-            *pixels = files::buffer(bytes).map_err(|what| Error::Config(format!("size {}: {what}", how.size)))?;
+            *pixels = Vec::new();
+            let no_room = |what| Error::Config(format!("resize {}: {what}", how.resize));
+            *pixels = files::buffer(bytes.max(CHUNK_BYTES.min(bytes * 5 / 4))).map_err(no_room)?;
         }
         pixels.resize(bytes, 0);
-        let total = self.paths.len();
-        let outcomes = (self.paths[batch.clone()].par_iter())
-            .zip(&self.memory[batch])
-            .zip(pixels.par_chunks_mut(image_bytes))
-            .map_init(Squarer::default, |squarer, ((path, &memory), out)| {
+        let (mut outs, mut rest) = (Vec::with_capacity(plans.len()), &mut pixels[..]);
+        for plan in plans {
+            let (out, behind) = rest.split_at_mut(plan.bytes());
+            outs.push(out);
+            rest = behind;
+        }
+        let outcomes = (self.paths[range].par_iter())
+            .zip(plans)
+            .zip(outs)
+            .map(|((path, plan), out)| {
                 if stop::signal().is_some() {
                     return Err(String::new());
                 }
-                let _granted = how.budget.take(memory);
-                // More than the header said before is another file than it was.
-                let options = Options { max_memory: memory, ..how.options };
-                let bytes = files::read(path, MAX_FILE).map_err(|e| e.without_path());
-                let outcome = bytes.and_then(|bytes| {
-                    squarer.square(&decode(&bytes, &options)?, how.size, out)?;
-                    let mut hash = Hash::default();
-                    hash.copy_from_slice(&blake3::hash(&bytes).as_bytes()[..16]);
-                    Ok((Sums::of(out), hash))
-                });
-                progress(Step::Decode(self.subset), 1 + done.fetch_add(1, Ordering::Relaxed), total);
+                let outcome = decode_one(path, plan, how, out);
+                let done = 1 + how.done.fetch_add(1, Ordering::Relaxed);
+                progress(Step::Decode(self.subset), done, how.total);
                 outcome
             })
             .collect();
@@ -196,26 +350,40 @@ impl Work {
         Ok(outcomes)
     }
 
-    /// Writes the subset once more, without the images that could not be decoded.
-    fn write_again(
-        &mut self,
-        writer: &mut StoreWriter,
-        file: PixelWriter,
-        good: &[bool],
-        size: usize,
-    ) -> Result<PixelWriter> {
-        let mut old = writer.take_back(file)?;
-        self.retain(good);
-        self.check_left()?;
-        let mut file = writer.split(self.subset, &self.labels, size, size)?;
-        let mut image = vec![0; size * size * 3];
-        for &good in good {
-            old.read_exact(&mut image).map_err(|e| Error::Config(format!("cannot read back: {}", one_line(e))))?;
-            if good {
-                file.append(&image)?;
+    /// Notes what came of a range of images, and takes the room of those that cannot be decoded out of their `pixels`.
+    fn take(
+        &self,
+        range: Range<usize>,
+        decoded: Vec<Result<(Sums, Hash), String>>,
+        pixels: &mut Vec<u8>,
+        outcome: &mut Outcome,
+        broken: &mut Broken,
+    ) -> Chunk {
+        let mut files = String::with_capacity(2 * size_of::<Hash>() * range.len());
+        let (mut bad, mut from, mut to) = (Vec::new(), 0, 0);
+        for (i, image) in decoded.into_iter().enumerate() {
+            let bytes = self.plans[range.start + i].bytes();
+            outcome.good.push(image.is_ok());
+            match image {
+                Ok((sums, hash)) => {
+                    outcome.sums.add(&sums);
+                    outcome.hashes.push(hash);
+                    files.push_str(&format!("{:032x}", u128::from_be_bytes(hash)));
+                    if from != to {
+                        pixels.copy_within(from..from + bytes, to);
+                    }
+                    to += bytes;
+                }
+                Err(why) => {
+                    broken.push((self.paths[range.start + i].clone(), why.clone()));
+                    bad.push((i, why));
+                }
             }
+            from += bytes;
         }
-        Ok(file)
+        pixels.truncate(to);
+        let subset = self.subset.name().to_string();
+        Chunk { subset, images: range.len(), pixels: String::new(), files, broken: bad }
     }
 
     fn check_left(&self) -> Result<()> {
@@ -224,4 +392,37 @@ impl Work {
             true => Err(Error::Config(format!("no {} image is left that can be decoded", self.subset.name()))),
         }
     }
+}
+
+/// Appends the pixels of a chunk, and then notes it.
+fn append(file: &mut PixelWriter, journal: &mut Journal, pixels: &[u8], chunk: &Chunk) -> Result<()> {
+    file.append(pixels)?;
+    journal.add(&Chunk { pixels: checksum(pixels), ..chunk.clone() })
+}
+
+fn checksum(pixels: &[u8]) -> String {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update_rayon(pixels).finalize().to_hex().to_string()
+}
+
+/// Decodes one file into `out`.
+fn decode_one(path: &Path, plan: &Plan, how: &How, out: &mut [u8]) -> Result<(Sums, Hash), String> {
+    thread_local! {
+        /// Its buffers are as good for the next image.
+        static SCALER: RefCell<Scaler> = RefCell::default();
+    }
+    let _granted = how.budget.take(plan.memory);
+    // More than the header said before is another file than it was.
+    let options = Options { max_memory: plan.memory, ..how.options };
+    let bytes = files::read(path, MAX_FILE).map_err(|e| e.without_path())?;
+    let image = decode(&bytes, &options)?;
+    let size = (plan.height as usize, plan.width as usize);
+    match how.resize.target(image.height, image.width, options.max_pixels) {
+        Ok((height, width, _)) if (height, width) == size => {}
+        _ => return Err("has another size than its header said before".into()),
+    }
+    SCALER.with_borrow_mut(|scaler| scaler.scale(&image, size, out))?;
+    let mut hash = Hash::default();
+    hash.copy_from_slice(&blake3::hash(&bytes).as_bytes()[..16]);
+    Ok((Sums::of(out), hash))
 }
