@@ -81,10 +81,11 @@ impl Mixing {
     }
 
     /// Sets of images that `mix_views` is given: the originals and the partners of each view, of a single plain view the
-    /// originals alone.
+    /// originals alone; in evaluation with mirror images the originals and these.
     pub fn image_sets(self) -> usize {
         match self {
             Mixing::Two(..) => 4,
+            Mixing::EvaluateFlip => 2,
             _ => 1 + usize::from(self.takes_partners()),
         }
     }

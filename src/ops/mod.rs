@@ -5,6 +5,7 @@
 //! `kernels/conv2d_*.cu` are what the latter launches.
 
 pub mod augment_mix;
+pub mod augment_photos;
 pub mod batch_norm_apply;
 pub mod batch_norm_statistics;
 pub mod ceilings;
@@ -34,6 +35,7 @@ use crate::tensor::Shape;
 pub trait Backend:
     Memory
     + augment_mix::AugmentMixKernels
+    + augment_photos::AugmentPhotosKernels
     + batch_norm_apply::BatchNormApplyKernels
     + batch_norm_statistics::BatchNormStatisticsKernels
     + ceilings::CeilingKernels

@@ -5,6 +5,7 @@
 //! driver is, so that the emulator runs just the launches that a GPU runs.
 
 mod augment_mix;
+mod augment_photos;
 mod batch_norm_apply;
 mod batch_norm_statistics;
 mod ceilings;

@@ -6,6 +6,7 @@
 //! threads nor, but for convolutions in single precision, on the vectors.
 
 mod augment_mix;
+mod augment_photos;
 mod batch_norm_apply;
 mod batch_norm_apply_rows;
 mod batch_norm_statistics;
