@@ -31,6 +31,7 @@ from reference_bbn import bbn_fixtures
 from reference_losses import loss_fixtures
 from reference_max_pool import max_pool_fixtures
 from reference_ops import op_fixtures, optimizer_fixtures
+from reference_photos import photo_fixtures
 
 
 def write_file(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
@@ -166,6 +167,7 @@ def main() -> int:
         "optimizer": optimizer_fixtures,
         "bbn": bbn_fixtures,
         "max_pool": max_pool_fixtures,
+        "photos": photo_fixtures,
     }
     for name, what in (
         ("ops", "single-op fixtures"),
@@ -173,6 +175,7 @@ def main() -> int:
         ("optimizer", "fixtures of the optimiser"),
         ("bbn", "fixtures of the two-branch network"),
         ("max_pool", "fixtures of the largest values of windows"),
+        ("photos", "fixtures of the augmentation of photographs"),
     ):
         commands.add_parser(name, help=what).add_argument("file", type=Path)
     step = commands.add_parser("step", help="one step file", formatter_class=argparse.ArgumentDefaultsHelpFormatter)

@@ -21,7 +21,7 @@ pub const DRAW_WORDS: usize = 16;
 pub const INDEX_WORDS: usize = 4;
 
 /// How one image of a step is cut out and changed; drawn on the host, so that every device sees the same bits.
-/// `kernels/augment_photos.cu` has the same layout.
+/// `kernels/photo.cuh` has the same layout.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
 pub struct PhotoDraw {
@@ -139,6 +139,11 @@ pub fn is_shown(mixing: Mixing, set: usize) -> bool {
         Some(View::Partner) => set >= views,
         _ => true,
     }
+}
+
+/// Pixels that a blur reaches to each side.
+pub fn blur_radius(sigma: f32, size: usize) -> usize {
+    ((3.0 * sigma).ceil() as usize).min(size - 1)
 }
 
 #[derive(Debug)]

@@ -1,4 +1,4 @@
-//! PyTorch's results for single ops: `tests/fixtures/{ops,losses,optimizer,bbn,max_pool}.safetensors`, see the README there.
+//! PyTorch's results for single ops: `tests/fixtures/{ops,losses,optimizer,bbn,max_pool,photos}.safetensors`, see the README there.
 
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
@@ -62,13 +62,17 @@ fn read(bytes: &[u8]) -> File {
 
 /// All cases of an op; there is at least one.
 pub fn of(op: &str) -> Vec<Fixture> {
-    static FILES: OnceLock<[File; 5]> = OnceLock::new();
+    static FILES: OnceLock<Vec<File>> = OnceLock::new();
     let files = FILES.get_or_init(|| {
-        let ops: &[u8] = include_bytes!("../fixtures/ops.safetensors");
-        let losses: &[u8] = include_bytes!("../fixtures/losses.safetensors");
-        let optimizer: &[u8] = include_bytes!("../fixtures/optimizer.safetensors");
-        let bbn: &[u8] = include_bytes!("../fixtures/bbn.safetensors");
-        [ops, losses, optimizer, bbn, include_bytes!("../fixtures/max_pool.safetensors")].map(read)
+        let files: &[&[u8]] = &[
+            include_bytes!("../fixtures/ops.safetensors"),
+            include_bytes!("../fixtures/losses.safetensors"),
+            include_bytes!("../fixtures/optimizer.safetensors"),
+            include_bytes!("../fixtures/bbn.safetensors"),
+            include_bytes!("../fixtures/max_pool.safetensors"),
+            include_bytes!("../fixtures/photos.safetensors"),
+        ];
+        files.iter().map(|file| read(file)).collect()
     });
     let cases: Vec<Fixture> = files
         .iter()

@@ -36,6 +36,22 @@ const OTHERS: &[(&str, &str, Limits)] = &[
     // Mean, deviation and lambda are singles on every device; PyTorch's are doubles.
     ("augment_mix", "", [1e-6, 1e-6, 8e-3]),
     ("mix_views", "", [1e-7, 1e-6, 8e-3]),
+    // Of torchvision's transforms one by one, and of all together: scales, factors and sigmas are singles on every device. A
+    // resize divides bytes by a sum of weights; bf16 rounds what comes out once.
+    ("augment_photos", "resize", [2e-6, 2e-6, 4e-3]),
+    ("augment_photos", "centre", [2e-6, 2e-6, 4e-3]),
+    ("augment_photos", "brightness", [1e-13, 1e-6, 4e-3]),
+    ("augment_photos", "contrast", [1e-13, 1e-6, 4e-3]),
+    ("augment_photos", "saturation", [1e-13, 1e-6, 4e-3]),
+    ("augment_photos", "hue", [1e-13, 2e-6, 4e-3]),
+    ("augment_photos", "grey", [1e-13, 1e-6, 4e-3]),
+    ("augment_photos", "flip", [2e-6, 2e-6, 4e-3]),
+    ("augment_photos", "normalise", [1e-6, 2e-6, 4e-3]),
+    ("augment_photos", "blur", [1e-13, 1e-6, 4e-3]),
+    ("augment_photos", "jitter", [1e-13, 3e-6, 4e-3]),
+    ("augment_photos", "all", [3e-6, 5e-6, 4e-3]),
+    // Against the CPU in double precision, from the same singles.
+    ("augment_photos", "", [1e-13, 5e-6, 8e-3]),
     // Confidences are singles on every device.
     ("classify", "", [1e-6, 1e-6, 1e-6]),
     // Coefficients are singles on every device; PyTorch's are doubles.

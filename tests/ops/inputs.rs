@@ -19,7 +19,7 @@ const AUGMENTATION: Augmentation = Augmentation {
 };
 
 /// The three colours of an image tensor; channels that only pad the stem's input must be zero.
-fn colours(out: &Array) -> Array {
+pub fn colours(out: &Array) -> Array {
     let [n, h, w, channels] = out.four();
     let mut data = Vec::with_capacity(n * h * w * 3);
     for pixel in out.data.chunks_exact(channels) {

@@ -17,6 +17,7 @@ mod losses;
 mod max_pool;
 mod network;
 mod optimizer;
+mod photos;
 mod sgd;
 mod supervised_loss;
 
@@ -31,6 +32,7 @@ fn main() -> std::process::ExitCode {
     losses::add(&mut suite);
     supervised_loss::add(&mut suite);
     inputs::add(&mut suite);
+    photos::add(&mut suite);
     sgd::add(&mut suite);
     optimizer::add(&mut suite);
     network::add(&mut suite);
