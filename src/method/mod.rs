@@ -13,6 +13,7 @@ mod ldam;
 mod logit_adjustment;
 pub mod mixing;
 mod mixup;
+pub mod photos;
 pub mod plan;
 pub mod recipe;
 pub mod record;

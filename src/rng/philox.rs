@@ -26,6 +26,8 @@ pub enum Purpose {
     Augment = 8,
     /// The initial parameters.
     Initialise = 16,
+    /// What a view shows of a photograph is drawn under `Photo + v`, v as for [`Purpose::Augment`].
+    Photo = 24,
 }
 
 /// The block cipher: ten rounds on one counter under one key.
