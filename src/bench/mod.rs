@@ -80,10 +80,17 @@ impl Samples {
     fn data(&self) -> Data<'_> {
         Data {
             counts: &self.counts,
-            train: Images { pixels: &self.pixels, labels: &self.labels, height: self.size, width: self.size },
+            train: Images {
+                pixels: &self.pixels,
+                labels: &self.labels,
+                height: self.size,
+                width: self.size,
+                index: None,
+            },
             test: None,
             val: None,
             augmentation: Augmentation { mean: [0.5; 3], std: [0.25; 3], padding: self.size / 8, flip: true },
+            framing: None,
         }
     }
 }

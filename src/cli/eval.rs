@@ -9,6 +9,7 @@ use crate::console::{Column, Table, say, tell};
 use crate::data::shots::{ShotRule, Shots};
 use crate::error::{Error, Result};
 use crate::files::write_atomically;
+use crate::method::photos::Framing;
 use crate::nn::HeadKind;
 use crate::train::checkpoint::Checkpoint;
 use crate::train::engine::{Data, normalisation};
@@ -57,19 +58,19 @@ pub fn run(args: EvalArgs) -> Result<()> {
     let file = checkpoint_file(&args.checkpoint, None)?;
     let checkpoint = Checkpoint::read(&file)?;
     let trained = Trained::open(file, checkpoint, &args.data, args.store)?;
-    let Trained { file, checkpoint, store, subject } = &trained;
+    let Trained { file, checkpoint, store, subject, framing } = &trained;
     let manifest = &checkpoint.manifest;
     let (config, counts) = (&manifest.config, &manifest.counts);
     let rule = args.shots.map_or(manifest.shots(), |shots| shots.rule(counts.len()));
     let backend = args.device.open_proven(args.trust)?;
     let backend = backend.as_ref();
     let (recipe, model, parameters) = trained.load(backend)?;
-    let Data { test, augmentation, .. } = Data::of(store)?;
+    let Data { test, augmentation, .. } = Data::of(store, *framing);
     let augmentation = normalisation(augmentation, subject.mean, subject.std);
     let test = test.ok_or_else(|| Error::file(&args.data, "has no test images"))?;
-    let (feed, batch) = trained.feed(backend, test)?;
-    let head = args.head.or(config.head).unwrap_or(recipe.evaluate);
     let flip = args.flip.unwrap_or(config.eval_flip);
+    let (feed, batch) = trained.feed(backend, test, flip)?;
+    let head = args.head.or(config.head).unwrap_or(recipe.evaluate);
     let how =
         EvaluationConfig { look: Look { augmentation, flip, batch, arena: None }, head, groups: rule.groups(counts) };
     let evaluation = Evaluator::new(backend, &model, &parameters, &feed, how)?.run(backend, &feed)?;
@@ -83,6 +84,9 @@ pub fn run(args: EvalArgs) -> Result<()> {
         if flip {
             json["flip"] = true.into();
         }
+        if let Some(Framing { size, resize, .. }) = framing {
+            (json["size"], json["eval_resize"]) = ((*size).into(), (*resize).into());
+        }
         if let Some(what) = &manifest.posthoc {
             json["posthoc"] = what.as_str().into();
         }
@@ -91,7 +95,10 @@ pub fn run(args: EvalArgs) -> Result<()> {
         let changed = manifest.posthoc.as_ref().map(|what| format!(", then {what}")).unwrap_or_default();
         tell!("{}, epoch {}{changed}", file.display(), manifest.progress.epoch);
         let flipped = if flip { ", mean over each image and its mirror image" } else { "" };
-        tell!("{} test images, classifier {head}{flipped}, accuracy in percent", evaluation.images);
+        let framed = framing.map_or_else(String::new, |Framing { size, resize, .. }| {
+            format!(", resized to {resize} with the centre of {size}x{size}")
+        });
+        tell!("{} test images{framed}, classifier {head}{flipped}, accuracy in percent", evaluation.images);
         print(&evaluation, rule, &subject.class_names, counts);
         if let Some(file) = &args.per_class {
             tell!("Class by class in {}", file.display());

@@ -6,7 +6,7 @@ use super::self_test::TrustArgs;
 use super::signals;
 use super::train::{check_outside, located};
 use crate::config::{
-    Config, DEVICE, Init, PlacementSettings, SECOND_STAGES, SecondStage, Select, Settings, Which, second_stage_parser,
+    Config, DEVICE, Init, PlacementSettings, SECOND_STAGES, SecondStage, Settings, Which, second_stage_parser,
 };
 use crate::console::note;
 use crate::data::store::Store;
@@ -96,7 +96,7 @@ pub fn run(args: FinetuneArgs) -> Result<()> {
     let backend = config.placement.open()?;
     config.placement.data = located(&config.placement.data)?;
     config.check()?;
-    config.select = Some(Select::resolve(config.select, &Store::open(&config.placement.data)?)?);
+    config.settle(&Store::open(&config.placement.data)?)?;
     note!("{} ({})", stage.title, stage.source);
     session::start(&config, || RunFolder::create(&out, &config), Role::Alone, backend.as_ref())
 }

@@ -91,7 +91,8 @@ fn predict(args: &InfoArgs) -> Result<Value> {
     let mut settings = args.settings.clone().or(base);
     let store = settings.placement.data.take().map(Store::open).transpose()?;
     let placement = PlacementSettings { data: Some("none".into()), ..settings.placement };
-    let config = Config::resolve(Settings { placement, ..settings })?;
+    let mut config = Config::resolve(Settings { placement, ..settings })?;
+    store.as_ref().map_or(Ok(()), |store| config.settle(store))?;
     // Any GPU plans alike, so that one that is absent, or too small, is no obstacle.
     let backend = backend::planner(&config.placement.device, config.placement.precision)?;
     let backend = backend.as_ref();
@@ -102,8 +103,12 @@ fn predict(args: &InfoArgs) -> Result<Value> {
     let stand_in = StandIn::of(of.data)?;
     let (planned, side, what) = match &store {
         Some(store) => {
-            let data = Data::of(store)?;
-            (plan(&data), data.train.height, store.path().display().to_string())
+            let data = Data::of(store, config.framing());
+            (
+                plan(&data),
+                data.framing.map_or(data.train.height, |framing| framing.size),
+                store.path().display().to_string(),
+            )
         }
         None => (stand_in.with_data(plan), stand_in.size, format!("data of {}'s size", of.name)),
     };

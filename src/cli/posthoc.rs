@@ -141,15 +141,15 @@ pub fn run(args: PosthocArgs) -> Result<()> {
         return Err(Error::file(&data, what));
     }
     let trained = Trained::open(file, checkpoint, &data, args.store)?;
-    let Trained { file, checkpoint, store, subject } = &trained;
+    let Trained { file, checkpoint, store, subject, framing } = &trained;
     let backend = args.device.open_proven(args.trust)?;
     let backend = backend.as_ref();
     let (_, model, parameters) = trained.load(backend)?;
-    let Data { train, test, val, augmentation, .. } = Data::of(store)?;
+    let Data { train, test, val, augmentation, .. } = Data::of(store, *framing);
     let augmentation = normalisation(augmentation, subject.mean, subject.std);
     let flip = args.flip.unwrap_or(config.eval_flip);
     let look_at = |images: Images<'_>, flip: bool| {
-        let (feed, batch) = trained.feed(backend, images)?;
+        let (feed, batch) = trained.feed(backend, images, flip)?;
         let look = Look { augmentation, flip, batch, arena: None };
         let features = Features::extract(backend, &model, &parameters, &feed, look);
         feed.release(backend);

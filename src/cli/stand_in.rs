@@ -45,10 +45,11 @@ impl StandIn {
         let side = self.size;
         work(&Data {
             counts: &self.counts,
-            train: Images { pixels: &train.0, labels: &train.1, height: side, width: side },
-            test: Some(Images { pixels: &test.0, labels: &test.1, height: side, width: side }),
+            train: Images { pixels: &train.0, labels: &train.1, height: side, width: side, index: None },
+            test: Some(Images { pixels: &test.0, labels: &test.1, height: side, width: side, index: None }),
             val: None,
             augmentation: Augmentation { mean: [0.5; 3], std: [0.25; 3], padding: side / 8, flip: true },
+            framing: None,
         })
     }
 }

@@ -6,8 +6,7 @@ use super::self_test::TrustArgs;
 use super::{signals, stages};
 use crate::backend::{self, AUTO};
 use crate::config::{
-    Config, DEVICE, DataSet, Init, Placement, PlacementSettings, Preset, SecondStage, Select, Settings, Then, preset,
-    presets,
+    Config, DEVICE, DataSet, Init, Placement, PlacementSettings, Preset, SecondStage, Settings, Then, preset, presets,
 };
 use crate::console::{Column, Table, note};
 use crate::data::store::Store;
@@ -192,7 +191,7 @@ impl Begin {
         if let Some(preset) = &self.preset {
             check_data(preset, &store, self.any_data)?;
         }
-        config.select = Some(Select::resolve(config.select, &store)?);
+        config.settle(&store)?;
         Ok(config)
     }
 

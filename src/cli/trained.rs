@@ -2,16 +2,20 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::config::{Config, Sides};
 use crate::console::note;
 use crate::data::store::Store;
 use crate::error::{Error, Result};
 use crate::method::Recipe;
+use crate::method::photos::Framing;
 use crate::nn::{Model, ParameterStore};
 use crate::ops::Backend;
 use crate::train::checkpoint::Checkpoint;
-use crate::train::engine::{EVALUATION_BATCH, model};
+use crate::train::engine::{evaluation_batch, model};
 use crate::train::feed::{Feed, Images};
 use crate::train::manifest::Subject;
+use crate::train::passes::evaluation;
+use crate::train::photo_feed::Shown;
 
 /// What is made of a store that is not the one that was trained on.
 #[derive(Clone, Copy, Debug, clap::Args)]
@@ -22,6 +26,12 @@ pub struct StoreArgs {
     /// Take mean, std and class names from the store, as checkpoints without them need it
     #[arg(long)]
     from_store: bool,
+    /// Rows and columns that are cut out of the centre of each photograph [default: as the run was trained]
+    #[arg(long, value_name = "PIXELS")]
+    size: Option<usize>,
+    /// Shorter side that photographs are resized to first [default: as the run was evaluated, or 8/7 of --size]
+    #[arg(long, value_name = "PIXELS")]
+    eval_resize: Option<usize>,
 }
 
 /// A checkpoint, checked, and an open store with the same classes.
@@ -31,6 +41,8 @@ pub struct Trained {
     pub store: Store,
     /// What inputs are normalised by, and what classes are called.
     pub subject: Subject,
+    /// How photographs are looked at; `None` where images are taken as they are.
+    pub framing: Option<Framing>,
 }
 
 impl Trained {
@@ -48,7 +60,6 @@ impl Trained {
         let subject = match &checkpoint.manifest.data {
             Some(subject) if !args.from_store => {
                 check_names(&store, subject, args.ignore_names)?;
-                warn_of_size(&store, subject);
                 subject.clone()
             }
             None if !args.from_store => {
@@ -56,9 +67,15 @@ impl Trained {
                             the evaluated store, which is right where that is the one that it was trained on";
                 return Err(Error::file(&file, what));
             }
-            _ => Subject::of(&store),
+            _ => Subject::of(&store, checkpoint.manifest.config.size),
         };
-        Ok(Trained { file, checkpoint, store, subject })
+        let framing = framing(&checkpoint.manifest.config, &store, &subject, args)?;
+        match framing.and_then(|framing| framing.note()) {
+            Some(note) => note!("{note}"),
+            None if framing.is_none() => warn_of_size(&store, &subject),
+            None => {}
+        }
+        Ok(Trained { file, checkpoint, store, subject, framing })
     }
 
     /// The model on a device.
@@ -78,15 +95,33 @@ impl Trained {
     ///
     /// # Errors
     /// When they are damaged, or the device has too little memory.
-    pub fn feed<'a>(&self, backend: &dyn Backend, images: Images<'a>) -> Result<(Feed<'a>, usize)> {
-        let batch = EVALUATION_BATCH.min(images.len());
+    pub fn feed<'a>(&self, backend: &dyn Backend, images: Images<'a>, flip: bool) -> Result<(Feed<'a>, usize)> {
+        let batch = evaluation_batch(&images, self.framing);
+        let shown = self.framing.map(|framing| Shown { framing, mixing: evaluation(flip) });
         // Half of what is free is more than enough for the activations of one batch.
         let limit = self.checkpoint.manifest.config.placement.resident_limit;
         let room = limit.map_or(backend.available()? / 2, |mib| mib.saturating_mul(1 << 20));
-        let feed = Feed::new(backend, images, batch, room)?;
+        let feed = Feed::new(backend, images, batch, room, shown)?;
         feed.fill(backend)?;
         Ok((feed, batch))
     }
+}
+
+/// How a trained model looks at a store's photographs: as it was trained and evaluated, unless something else is asked for. One
+/// that was trained on images of one size sees others at that size.
+fn framing(config: &Config, store: &Store, subject: &Subject, args: StoreArgs) -> Result<Option<Framing>> {
+    let is_mixed = matches!(Sides::of(store), Sides::Mixed { .. });
+    if config.size.is_none() && !is_mixed && args.size.is_none() && args.eval_resize.is_none() {
+        return Ok(None);
+    }
+    let mut config = config.clone();
+    if args.size.is_some() {
+        (config.size, config.eval_resize) = (args.size, None);
+    }
+    config.size.get_or_insert(subject.height.min(subject.width));
+    config.eval_resize = args.eval_resize.or(config.eval_resize);
+    config.check()?;
+    Ok(config.framing())
 }
 
 /// Refuses a store whose classes are not those of the checkpoint, one by one: an accuracy would be of other questions.

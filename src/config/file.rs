@@ -89,7 +89,7 @@ impl Stage {
 /// those that only files have.
 pub(super) fn refuse_unknown(path: &Path, text: &str, table: &toml::Table) -> Result<()> {
     let flags = <Settings as clap::Args>::augment_args(clap::Command::new("settings"));
-    let in_files = ["groups", "init", "lr_set", "project", "recipe", "warmup_every_step", "warmup_inclusive"];
+    let in_files = ["groups", "init", "lr_set", "photos", "project", "recipe", "warmup_every_step", "warmup_inclusive"];
     let known: Vec<&str> = flags.get_arguments().map(|flag| flag.get_id().as_str()).chain(in_files).collect();
     match table.keys().find(|key| !known.contains(&key.as_str())) {
         Some(key) => {

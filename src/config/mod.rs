@@ -7,6 +7,7 @@ mod placement;
 mod presets;
 mod second_stage;
 mod select;
+mod sizes;
 
 pub use file::Stage;
 use file::{MAX_CONFIG, refuse_unknown};
@@ -16,14 +17,17 @@ pub use placement::{Placement, PlacementSettings};
 pub use presets::{DataSet, Preset, Then, preset, presets};
 pub use second_stage::{SECOND_STAGES, SecondStage, second_stage_parser};
 pub use select::Select;
+pub use sizes::{Sides, usual_resize};
 
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
 use crate::data::shots::{ShotRule, Shots};
+use crate::data::store::Store;
 use crate::error::{Error, Result};
 use crate::files::read_text;
+use crate::method::photos::Photos;
 use crate::method::schedule::{Decay, LearningRate, SetAt, WarmUp};
 use crate::method::{METHODS, Method, MethodSettings, Recipe};
 use crate::nn::{Group, HeadKind, encoder};
@@ -147,9 +151,21 @@ settings! {
         /// Random seed [default: 0]
         #[arg(long, help_heading = SCHEDULE)]
         pub seed: Option<u64>,
+        /// Rows and columns that the network sees of a photograph: random crops resized to it in training, the centre in
+        /// evaluation [default: 224 where most images are larger, else their shorter side; images of one size up to 64 are
+        /// cropped from a border instead]
+        #[arg(long, value_name = "PIXELS", help_heading = DATA)]
+        pub size: Option<usize>,
+        /// Shorter side that photographs are resized to in evaluation, before their centre is cut out [default: 8/7 of --size:
+        /// 256 for 224]
+        #[arg(long, value_name = "PIXELS", help_heading = DATA)]
+        pub eval_resize: Option<usize>,
         /// What changes in the method's recipe: a table of a configuration file, `[recipe]`.
         #[arg(skip)]
         pub recipe: Option<toml::Table>,
+        /// What may happen to photographs in training: a table `[photos]`.
+        #[arg(skip)]
+        pub photos: Option<toml::Table>,
         // Only in files: what they say does not fit into a flag.
         #[arg(skip)]
         pub groups: Option<Vec<Group>>,
@@ -221,6 +237,14 @@ pub struct Config {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub select: Option<Select>,
     pub seed: u64,
+    /// Rows and columns that photographs are trained at; `None` where images are cropped from a border.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size: Option<usize>,
+    /// Shorter side that photographs are resized to in evaluation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub eval_resize: Option<usize>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub photos: Option<Photos>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub groups: Vec<Group>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -279,6 +303,9 @@ impl Config {
             eval_flip: settings.eval_flip.unwrap_or(false),
             select: settings.select,
             seed: settings.seed.unwrap_or(0),
+            size: settings.size,
+            eval_resize: settings.eval_resize,
+            photos: settings.photos.as_ref().map(Photos::of).transpose()?,
             recipe: settings.recipe.unwrap_or_default(),
             groups: settings
                 .groups
@@ -332,7 +359,17 @@ impl Config {
                 return Err(Error::Config(format!("{name} must lie in {low}..={high}, not {value}")));
             }
         }
+        self.check_sizes()?;
         self.optimizer().check()
+    }
+
+    /// Settles what depends on the data: the split by which the best epoch is chosen, and the sizes of images.
+    ///
+    /// # Errors
+    /// When something was asked for that this store does not have.
+    pub fn settle(&mut self, store: &Store) -> Result<()> {
+        self.select = Some(Select::resolve(self.select, store)?);
+        self.settle_sizes(Sides::of(store))
     }
 
     /// What the optimiser does besides the learning rate.
@@ -420,59 +457,4 @@ impl Config {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn on_data(settings: Settings) -> Settings {
-        settings.or(Settings { placement: PlacementSettings::on("x.lt"), ..Settings::default() })
-    }
-
-    #[test]
-    fn flags_win_over_files_over_presets() {
-        let flags = Settings { lr: Some(1.0), ..Settings::default() };
-        let file = Settings { lr: Some(2.0), epochs: Some(3), ..Settings::default() };
-        let under = preset("cifar10-lt-if100").unwrap().settings();
-        let all = flags.or(file).or(under);
-        assert_eq!((all.lr, all.epochs, all.batch), (Some(1.0), Some(3), Some(64)));
-    }
-
-    #[test]
-    fn a_configuration_survives_its_file() {
-        for preset in presets() {
-            let config = Config::resolve(on_data(preset.settings())).unwrap();
-            assert_eq!(toml::from_str::<Config>(&config.to_toml()).unwrap(), config);
-        }
-    }
-
-    #[test]
-    fn help_shows_the_defaults_that_are_taken() {
-        let flags = <Settings as clap::Args>::augment_args(clap::Command::new("settings"));
-        let config = Config::resolve(on_data(Settings::default())).unwrap().to_toml();
-        let config: toml::Table = toml::from_str(&config).unwrap();
-        let mut shown = 0;
-        for flag in flags.get_arguments() {
-            let help = flag.get_help().map(ToString::to_string).unwrap_or_default();
-            let said = help.split_once("[default: ").unwrap_or_else(|| panic!("{}: no default", flag.get_id())).1;
-            let Some(value) = config
-                .get(flag.get_id().as_str())
-                .filter(|_| !["data", "threads", "precision", "device"].contains(&flag.get_id().as_str()))
-            else {
-                continue;
-            };
-            let value = value.as_str().map_or_else(|| value.to_string(), ToString::to_string);
-            assert!(said.starts_with(&value), "{}: {help:?}, but {value} is taken", flag.get_id());
-            shown += 1;
-        }
-        assert!(shown >= 15, "{shown}");
-    }
-
-    #[test]
-    fn absurd_values_are_named() {
-        for (text, name) in
-            [("lr = -1.0", "lr"), ("batch = 0", "batch"), ("momentum = 2.0", "momentum"), ("beta = nan", "beta")]
-        {
-            let settings = on_data(toml::from_str(text).unwrap());
-            assert!(Config::resolve(settings).unwrap_err().to_string().starts_with(name), "{text}");
-        }
-    }
-}
+mod tests;

@@ -236,6 +236,9 @@ impl SecondStage {
             eval_flip: Some(parent.eval_flip),
             select: parent.select,
             seed: Some(parent.seed),
+            size: parent.size,
+            eval_resize: parent.eval_resize,
+            photos: parent.photos.map(|photos| photos.to_table()),
             init: Some(Init { from, checkpoint, reinit }),
             ..published
         })

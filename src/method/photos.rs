@@ -77,11 +77,16 @@ impl Photos {
             },
             Some(other) => return Err(wrong(&format!("kind must be a name, not {other}"))),
         };
-        let mut whole = toml::Table::try_from(base).map_err(|e| wrong(&e))?;
+        let mut whole = base.to_table();
         whole.extend(changes);
         let photos: Photos = whole.try_into().map_err(|e: toml::de::Error| wrong(&e.message().trim()))?;
         photos.check()?;
         Ok(photos)
+    }
+
+    /// All settings, as a table `[photos]` has them.
+    pub fn to_table(&self) -> toml::Table {
+        toml::Table::try_from(self).expect("numbers have a TOML form")
     }
 
     /// Checks every value.

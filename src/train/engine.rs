@@ -1,25 +1,32 @@
 //! Everything that a run keeps on its device, allocated and planned before the first step.
 
+use std::time::Duration;
+
 use super::evaluate::{Evaluation, EvaluationConfig, Evaluator};
 use super::feed::{Feed, Images};
-use super::passes::Look;
+use super::passes::{Look, evaluation};
+use super::photo_feed::Shown;
 use super::step::{Source, StepConfig, TrainStep};
 use crate::config::Config;
 use crate::data::store::Store;
 use crate::error::Result;
+use crate::method::photos::Framing;
 use crate::method::{EpochPlan, Members, PlanConfig, Recipe};
 use crate::nn::{Model, ModelConfig, ParameterStore};
 use crate::ops::Backend;
-use crate::ops::augment_mix::Augmentation;
+use crate::ops::augment_mix::{Augmentation, Mixing};
 
 /// Images of one evaluation batch.
-pub const EVALUATION_BATCH: usize = 256;
+const EVALUATION_BATCH: usize = 256;
+/// Photographs of one, whose activations are larger.
+const EVALUATION_PHOTOS: usize = 64;
 
 /// What must stay free beside a run's own buffers for kernels, graphs and the driver, when it is decided whether the
 /// images fit.
 const RESERVE: usize = 512 << 20;
 
 /// The data of a run, on the host.
+#[derive(Clone, Copy)]
 pub struct Data<'a> {
     /// Training images of each class.
     pub counts: &'a [usize],
@@ -29,23 +36,23 @@ pub struct Data<'a> {
     pub test: Option<Images<'a>>,
     /// Validation images, where the store has any.
     pub val: Option<Images<'a>>,
-    /// Crops, flips, normalisation.
+    /// Normalisation, and the crops and flips of images that are no photographs.
     pub augmentation: Augmentation,
+    /// How photographs are seen; `None` where images of one size are cropped from a border.
+    pub framing: Option<Framing>,
 }
 
 impl<'a> Data<'a> {
-    /// A store's images, normalised by its statistics, cropped from a border of an eighth of the side (4 pixels for CIFAR).
-    ///
-    /// # Errors
-    /// When its images differ in size.
-    pub fn of(store: &'a Store) -> Result<Data<'a>> {
-        let (train, test) = (Images::of(store, store.train())?, Images::of(store, store.test())?);
-        let val = store.val().map(|val| Images::of(store, val)).transpose()?;
+    /// A store's images, normalised by its statistics: photographs in a framing, or cropped from a border of an eighth of the
+    /// side (4 pixels for CIFAR).
+    pub fn of(store: &'a Store, framing: Option<Framing>) -> Data<'a> {
+        let (train, test) = (Images::of(store.train()), Images::of(store.test()));
+        let val = store.val().map(Images::of);
         let meta = store.meta();
         let padding = train.height.min(train.width) / 8;
         let augmentation = Augmentation { mean: [0.0; 3], std: [1.0; 3], padding, flip: true };
         let augmentation = normalisation(augmentation, meta.mean, meta.std);
-        Ok(Data { counts: &meta.counts, train, test: Some(test), val, augmentation })
+        Data { counts: &meta.counts, train, test: Some(test), val, augmentation, framing }
     }
 }
 
@@ -120,8 +127,9 @@ impl<'a> Engine<'a> {
 
     /// As [`Engine::planned`], with `room` bytes for resident images; what these take is subtracted from it.
     fn with_room(backend: &dyn Backend, config: &Config, data: &Data<'a>, room: &mut usize) -> Result<Engine<'a>> {
-        let mut feed = |images: Images<'a>, batch: usize| -> Result<Feed<'a>> {
-            let feed = Feed::new(backend, images, batch, *room)?;
+        let mut feed = |images: Images<'a>, batch: usize, mixing: Mixing| -> Result<Feed<'a>> {
+            let shown = data.framing.map(|framing| Shown { framing, mixing });
+            let feed = Feed::new(backend, images, batch, *room, shown)?;
             if feed.is_resident() {
                 *room = room.saturating_sub(feed.bytes());
             }
@@ -130,13 +138,13 @@ impl<'a> Engine<'a> {
         let recipe = config.recipe(data.counts)?;
         let model = model(config, &recipe, data.counts.len(), backend)?;
         let parameters = ParameterStore::new(backend, model.specs().clone())?;
-        let train = feed(data.train, config.batch)?;
+        let train = feed(data.train, config.batch, recipe.views()?)?;
         let step_config = step_config(config, recipe.clone(), data.counts.len(), data.augmentation);
         let step = TrainStep::new(backend, &model, &parameters, Source::Feed(&train), step_config)?;
         let mut evaluated = |images: Option<Images<'a>>| -> Result<Option<Evaluated<'a>>> {
             let Some(images) = images else { return Ok(None) };
-            let batch = EVALUATION_BATCH.min(images.len());
-            let feed = feed(images, batch)?;
+            let batch = evaluation_batch(&images, data.framing);
+            let feed = feed(images, batch, evaluation(config.eval_flip))?;
             let look =
                 Look { augmentation: data.augmentation, flip: config.eval_flip, batch, arena: Some(step.arena()) };
             let head = config.head.unwrap_or(recipe.evaluate);
@@ -152,8 +160,8 @@ impl<'a> Engine<'a> {
             batch: config.batch,
             lr: config.learning_rate(),
             counts: data.counts.to_vec(),
-            height: data.train.height,
-            width: data.train.width,
+            height: data.framing.map_or(data.train.height, |framing| framing.size),
+            width: data.framing.map_or(data.train.width, |framing| framing.size),
         };
         let members = Members::new(data.train.labels, data.counts.len())?;
         Ok(Engine { parameters, feed: train, step, plan, members, test, val })
@@ -204,6 +212,11 @@ impl<'a> Engine<'a> {
         Ok([on(&self.test)?, on(&self.val)?])
     }
 
+    /// How long the device has waited for images so far: see [`Feed::waited`].
+    pub fn waited(&self) -> Duration {
+        self.feed.waited() + self.evaluated().map(|(feed, _)| feed.waited()).sum::<Duration>()
+    }
+
     /// What this engine holds of `backend`, which must be the one that it was made on, with nothing else on it.
     pub fn footprint(&self, backend: &dyn Backend) -> Footprint {
         let (parameters, activations) = (self.parameters.bytes(), self.step.arena().bytes);
@@ -211,6 +224,12 @@ impl<'a> Engine<'a> {
         let total = backend.allocated().1;
         Footprint { parameters, activations, images, other: total - parameters - activations - images, total }
     }
+}
+
+/// How many images are evaluated at a time.
+pub fn evaluation_batch(images: &Images<'_>, framing: Option<Framing>) -> usize {
+    let most = if framing.is_some() { EVALUATION_PHOTOS } else { EVALUATION_BATCH };
+    most.min(images.len())
 }
 
 /// An augmentation with another mean and standard deviation.

@@ -52,22 +52,22 @@ pub struct Subject {
     pub mean: [f64; 3],
     /// Standard deviation, likewise.
     pub std: [f64; 3],
-    /// Rows of an image.
+    /// Rows of an image as the network sees it.
     pub height: usize,
-    /// Columns of an image.
+    /// Columns likewise.
     pub width: usize,
 }
 
 impl Subject {
-    /// A store's training data.
-    pub fn of(store: &Store) -> Subject {
+    /// A store's training data; photographs are seen at a size.
+    pub fn of(store: &Store, size: Option<usize>) -> Subject {
         let (meta, train) = (store.meta(), store.train());
         Subject {
             class_names: meta.class_names.clone(),
             mean: meta.mean,
             std: meta.std,
-            height: train.height(),
-            width: train.width(),
+            height: size.unwrap_or(train.height()),
+            width: size.unwrap_or(train.width()),
         }
     }
 }
@@ -109,8 +109,8 @@ impl Manifest {
             format: FORMAT,
             engine: Some(engine),
             shots: Some(config.shots(store.meta().counts.len())),
+            data: Some(Subject::of(store, config.size)),
             config,
-            data: Some(Subject::of(store)),
             counts: store.meta().counts.clone(),
             store: fingerprint,
             progress,

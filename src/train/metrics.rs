@@ -128,6 +128,9 @@ pub struct Outcome<'a> {
     pub select: Select,
     /// Most bytes ever allocated on the device.
     pub peak_bytes: usize,
+    /// Seconds of this process in which the device had nothing to do but wait for images; on a CPU, which reads them between
+    /// its steps, those that this took.
+    pub waited_for_images_seconds: f64,
 }
 
 /// Identifies the metrics of these epochs. Times are left out: they differ between a run and its repeat.

@@ -13,6 +13,7 @@ pub mod optimizer;
 pub mod origin;
 pub mod parent;
 pub mod passes;
+pub mod photo_feed;
 pub mod posthoc;
 pub mod report;
 pub mod run_folder;

@@ -8,7 +8,7 @@ use crate::memory::Replay;
 use crate::method::EpochPlan;
 use crate::nn::{Mode, ParameterStore, Recorder};
 use crate::ops::Backend;
-use crate::ops::augment_mix::{Augmentation, Mixing, augment_mix};
+use crate::ops::augment_mix::{Augmentation, Mixing};
 use crate::ops::load_step::{StepVars, load_step, row_words};
 use crate::tape::{Arena, Program, Var};
 use crate::tensor::{DType, Tensor};
@@ -31,6 +31,11 @@ impl Look {
     pub fn views(&self) -> usize {
         1 + usize::from(self.flip)
     }
+}
+
+/// What evaluation shows of each image.
+pub fn evaluation(flip: bool) -> Mixing {
+    if flip { Mixing::EvaluateFlip } else { Mixing::Evaluate }
 }
 
 /// A step's variables as a recording finds them.
@@ -71,7 +76,7 @@ impl Passes {
         record: &dyn Fn(&mut Recorder<'_>, Seen) -> Result<Option<Var>>,
     ) -> Result<Passes> {
         let plan = EpochPlan::evaluation(feed.images().len(), look.batch);
-        let mixing = if look.flip { Mixing::EvaluateFlip } else { Mixing::Evaluate };
+        let mixing = evaluation(look.flip);
         let mut sized = Vec::new();
         let full = plan.full_steps();
         for (steps, size) in [(0..full, look.batch), (full..plan.steps(), plan.tail())] {
@@ -83,10 +88,9 @@ impl Passes {
             let cursor = backend.tensor(&[1], DType::I32, "step cursor")?;
             backend.upload(table, bytemuck::cast_slice(&feed.table(&plan, steps.clone())))?;
             let mut r = Recorder::new(backend, store, Mode::Inference);
-            let on_tape = [table, cursor, feed.pixels, feed.labels];
-            let [table_var, cursor_var, pixels, labels] = on_tape.map(|t| r.tape.external(t));
+            let [table_var, cursor_var, labels] = [table, cursor, feed.labels].map(|t| r.tape.external(t));
             let vars = load_step(&mut r.tape, table_var, cursor_var, size)?;
-            let images = augment_mix(&mut r.tape, backend, pixels, vars, mixing, look.augmentation)?;
+            let images = feed.record(&mut r.tape, backend, vars, mixing, look.augmentation)?;
             let kept = record(&mut r, Seen { images, labels, vars })?;
             if let Some(kept) = kept {
                 r.tape.keep(kept);

@@ -15,6 +15,7 @@ use crate::data::meta::Meta;
 use crate::data::shots::{Shot, ShotRule};
 use crate::data::store::Store;
 use crate::error::one_line;
+use crate::method::photos::Framing;
 use crate::ops::Backend;
 
 /// The pace of this much training says how long a run will take.
@@ -74,6 +75,13 @@ impl Reporter {
             mebibytes(backend.allocated().0),
             mebibytes(arena)
         );
+        if let Some(framing) = config.framing() {
+            let Framing { size, resize, .. } = framing;
+            note!(
+                "photographs seen as {size}x{size}; evaluation resizes the shorter side to {resize} and cuts the centre out"
+            );
+            framing.note().into_iter().for_each(|what| note!("{what}"));
+        }
         let now = Instant::now();
         Reporter {
             bar: None,
@@ -216,7 +224,14 @@ impl Reporter {
     }
 
     /// Prints the outcome.
-    pub fn summary(&self, last: &EpochMetrics, best: &EpochMetrics, meta: &Meta, folder: &RunFolder, peak: usize) {
+    pub fn summary(
+        &self,
+        last: &EpochMetrics,
+        best: &EpochMetrics,
+        meta: &Meta,
+        folder: &RunFolder,
+        (peak, waited): (usize, Duration),
+    ) {
         say!("");
         let [last_epoch, best_epoch] = ["last epoch", "best epoch"].map(|heading| Column::number(heading, 0));
         let mut table = Table::new([Column::text("test images, percent", 0), last_epoch, best_epoch]);
@@ -234,8 +249,9 @@ impl Reporter {
         per_class_table(&meta.class_names, &meta.counts, self.rule, &columns).print();
         say!("");
         tell!(
-            "This process: {}, peak memory {}. Files in {}:",
+            "This process: {}, {}, peak memory {}. Files in {}:",
             spell(self.begun.elapsed()),
+            wait(waited),
             mebibytes(peak),
             folder.path().display()
         );
@@ -267,6 +283,11 @@ pub fn spell(time: Duration) -> String {
         (0, ..) => format!("{hours} h {minutes:02} min"),
         _ => format!("{days} d {hours:02} h"),
     }
+}
+
+/// How long a run waited for its images.
+fn wait(waited: Duration) -> String {
+    format!("{:.1} s of it waiting for images", waited.as_secs_f64())
 }
 
 /// A percentage, or a dash where there is nothing to take it of.

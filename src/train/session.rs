@@ -142,7 +142,7 @@ impl<'a> Session<'a> {
             let what = format!("class {class} has no training images: its weight would be infinite");
             return Err(Error::file(store.path(), what));
         }
-        let engine = Engine::new(backend, config, &Data::of(store)?)?;
+        let engine = Engine::new(backend, config, &Data::of(store, config.framing()))?;
         let losses = LossReader::new(backend, engine.step.log)?;
         let progress = Progress { metrics: digest(&[]), ..Progress::default() };
         Ok(Session {
@@ -443,11 +443,13 @@ impl<'a> Session<'a> {
         let Some((best, _)) = self.progress.best else { return Ok(()) };
         let (last, best) = (&self.history[self.history.len() - 1], &self.history[best - 1]);
         let (_, peak_bytes) = self.backend.allocated();
-        self.folder.write_result(&Outcome { last, best, select: self.config.select(), peak_bytes })?;
+        let waited = self.engine.waited();
+        let (select, waited_for_images_seconds) = (self.config.select(), waited.as_secs_f64());
+        self.folder.write_result(&Outcome { last, best, select, peak_bytes, waited_for_images_seconds })?;
         if let Role::Part(_) = self.role {
             return Ok(());
         }
-        reporter.summary(last, best, self.store.meta(), &self.folder, peak_bytes);
+        reporter.summary(last, best, self.store.meta(), &self.folder, (peak_bytes, waited));
         tell!("{}", chosen(self.config.select(), best));
         console::finish()
     }

@@ -9,7 +9,7 @@ use crate::memory::{Replay, write_floats};
 use crate::method::{EpochPlan, Inputs, Recipe};
 use crate::nn::{Mode, Model, ParameterStore, Recorder, Rules};
 use crate::ops::Backend;
-use crate::ops::augment_mix::{Augmentation, augment_mix, mix_views};
+use crate::ops::augment_mix::{Augmentation, mix_views};
 use crate::ops::load_step::{StepVars, load_step, row_words};
 use crate::ops::supervised_loss::ClassVector;
 use crate::ops::total_loss::LOSS_COLUMNS;
@@ -118,8 +118,7 @@ impl Shared<'_> {
             (Source::Feed(feed), Some(table)) => {
                 let [rows, cursor] = [table.rows, table.cursor].map(|t| tape.external(t));
                 let vars = load_step(tape, rows, cursor, batch)?;
-                let pixels = tape.external(feed.pixels);
-                let images = augment_mix(tape, backend, pixels, vars, mixing, self.config.augmentation)?;
+                let images = feed.record(tape, backend, vars, mixing, self.config.augmentation)?;
                 Ok(Batch { vars, images, labels: feed.labels })
             }
             (Source::Feed(_), None) => Err(crate::Error::op("load_step", "a feed's steps need a table")),

@@ -216,7 +216,7 @@ impl Sweep {
             let at = match known.iter().position(|(other, _)| *other == kind) {
                 Some(at) => at,
                 None => {
-                    known.push((kind, Pace::measure(config, data)?));
+                    known.push((kind, Pace::measure(config, &Data { framing: config.framing(), ..*data })?));
                     known.len() - 1
                 }
             };

@@ -72,10 +72,17 @@ impl<'a> Rig<'a> {
         let config = config.expect("a configuration");
         let data = Data {
             counts: &[120, 80, 60, 48, 40],
-            train: Images { pixels: &pictures.pixels, labels: &pictures.labels, height: size, width: size },
+            train: Images {
+                pixels: &pictures.pixels,
+                labels: &pictures.labels,
+                height: size,
+                width: size,
+                index: None,
+            },
             test: None,
             val: None,
             augmentation: Augmentation { mean: [0.5; 3], std: [0.25; 3], padding: 2, flip: true },
+            framing: None,
         };
         let engine = Engine::new(backend, &config, &data).expect("memory");
         engine.initialise(backend, 1).expect("a start");

@@ -180,7 +180,7 @@ fn steps(backend: &Launched, config: &Config, data: &Data<'_>, every_size: bool)
     optimizer.end_epoch(backend)?;
     for count in (1..config.batch).filter(|_| every_size) {
         let images = Images { labels: &data.train.labels[..count], ..data.train };
-        let feed = Feed::new(backend, images, config.batch, usize::MAX)?;
+        let feed = Feed::new(backend, images, config.batch, usize::MAX, None)?;
         let config = step_config(config, recipe.clone(), data.counts.len(), data.augmentation);
         TrainStep::new(backend, &model, &engine.parameters, Source::Feed(&feed), config)?.release(backend);
         feed.release(backend);

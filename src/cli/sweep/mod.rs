@@ -10,7 +10,7 @@ use super::signals;
 use super::stand_in::StandIn;
 use super::train::{check_data, draw_demo, located};
 use crate::backend::{self, AUTO};
-use crate::config::{Config, DataSet, Preset, Select, Settings, Then, preset};
+use crate::config::{Config, DataSet, Preset, Settings, Then, preset};
 use crate::console::{self, Column, Table, note, tell};
 use crate::data::store::Store;
 use crate::error::{Error, Result, word};
@@ -98,7 +98,7 @@ pub fn run(args: SweepArgs) -> Result<()> {
     let fingerprint = store.as_ref().map(Store::fingerprint).transpose()?;
     let states = sweep.states(fingerprint.as_deref())?;
     let (left, by) = match &store {
-        Some(store) => sweep.estimate(&states, &Data::of(store)?)?,
+        Some(store) => sweep.estimate(&states, &Data::of(store, None))?,
         None => StandIn::of(preset.data)?.with_data(|data| sweep.estimate(&states, data))?,
     };
     let finished = states.iter().filter(|state| matches!(state, State::Finished(_))).count();
@@ -157,7 +157,7 @@ fn on_store(sweep: &mut Sweep, preset: &Preset, is_demo: bool, any_data: bool) -
     for member in &mut sweep.members {
         member.config.placement.data.clone_from(&data);
         member.config.check()?;
-        member.config.select = Some(Select::resolve(member.config.select, &store)?);
+        member.config.settle(&store)?;
     }
     Ok(store)
 }

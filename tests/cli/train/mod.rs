@@ -101,6 +101,8 @@ fn timeless_result(run: &Path) -> Value {
     let text = fs::read_to_string(run.join("result.json")).expect("a result");
     let mut result: Value = serde_json::from_str(&text).expect("JSON");
     ["last", "best"].iter().for_each(|part| strip_times(&mut result[part]));
+    let waited = result.as_object_mut().expect("an object").remove("waited_for_images_seconds");
+    assert!(waited.expect("a time").as_f64().expect("seconds") >= 0.0);
     result
 }
 
