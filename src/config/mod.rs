@@ -30,7 +30,7 @@ use crate::files::read_text;
 use crate::method::photos::Photos;
 use crate::method::schedule::{Decay, LearningRate, SetAt, WarmUp};
 use crate::method::{METHODS, Method, MethodSettings, Recipe};
-use crate::nn::{Group, HeadKind, encoder};
+use crate::nn::{Group, HeadKind, Stem, encoder};
 
 /// The groups of flags in `--help`.
 const DATA: &str = "Data";
@@ -70,6 +70,10 @@ settings! {
         /// Channels of the first stage: 16 is the classic CIFAR ResNet, 64 the GLMC paper's [default: 64]
         #[arg(long, help_heading = MODEL)]
         pub width: Option<usize>,
+        /// What the network begins with: a 3x3 convolution, or a 7x7 one with stride 2 and a pool [default: imagenet above 64
+        /// pixels, else cifar; CIFAR's ResNets have no other]
+        #[arg(long, help_heading = MODEL)]
+        pub stem: Option<Stem>,
         /// Width of the projections that GLMC compares [default: the network's published one: 128 for ResNet-32]
         #[arg(long, help_heading = MODEL)]
         pub hidden: Option<usize>,
@@ -192,6 +196,9 @@ pub struct Config {
     pub placement: Placement,
     pub model: String,
     pub width: usize,
+    /// Absent where the network has no choice, and in runs of before there was one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stem: Option<Stem>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hidden: Option<usize>,
     pub method: &'static Method,
@@ -273,6 +280,7 @@ impl Config {
             placement: settings.placement.resolve()?,
             model: settings.model.unwrap_or_else(|| "resnet32".into()),
             width: settings.width.unwrap_or(64),
+            stem: settings.stem,
             hidden: settings.hidden,
             method,
             epochs: settings.epochs.unwrap_or(200),
@@ -337,6 +345,7 @@ impl Config {
             return Err(Error::file(&self.placement.data, what));
         }
         self.init.as_ref().map_or(Ok(()), Init::check)?;
+        self.stem.map_or(Ok(None), |stem| encoder::stem(&self.model, Some(stem), 0))?;
         // TOML, and so config.toml, has no larger number.
         if i64::try_from(self.seed).is_err() {
             return Err(Error::Config(format!("seed must be at most {}, not {}", i64::MAX, self.seed)));
@@ -363,13 +372,17 @@ impl Config {
         self.optimizer().check()
     }
 
-    /// Settles what depends on the data: the split by which the best epoch is chosen, and the sizes of images.
+    /// Settles what depends on the data: the split by which the best epoch is chosen, the sizes of images, and the network's stem.
     ///
     /// # Errors
-    /// When something was asked for that this store does not have.
+    /// When something was asked for that this store or network does not have.
     pub fn settle(&mut self, store: &Store) -> Result<()> {
         self.select = Some(Select::resolve(self.select, store)?);
-        self.settle_sizes(Sides::of(store))
+        self.settle_sizes(Sides::of(store))?;
+        let train = store.train();
+        let side = self.size.unwrap_or(train.height().min(train.width()));
+        self.stem = encoder::stem(&self.model, self.stem, side)?;
+        Ok(())
     }
 
     /// What the optimiser does besides the learning rate.

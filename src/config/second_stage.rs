@@ -229,6 +229,7 @@ impl SecondStage {
         Ok(Settings {
             model: Some(parent.model.clone()),
             width: Some(parent.width),
+            stem: parent.stem,
             method: Some(method("ce").map_err(Error::Config)?),
             momentum: Some(0.9),
             twenty_is_few: Some(parent.twenty_is_few),

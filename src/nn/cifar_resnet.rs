@@ -46,17 +46,17 @@ struct CifarResNet {
 
 /// The family; h as in the published CIFAR models.
 pub const FAMILY: Family =
-    Family { names: &["resnet20", "resnet32", "resnet44", "resnet56", "resnet110"], hidden: 128, build };
+    Family { names: &["resnet20", "resnet32", "resnet44", "resnet56", "resnet110"], hidden: 128, stems: false, build };
 
-fn build(name: &str, specs: &mut Specs, config: EncoderConfig) -> Box<dyn Encoder> {
+fn build(name: &str, specs: &mut Specs, config: EncoderConfig) -> Result<Box<dyn Encoder>> {
     let layers: usize = name["resnet".len()..].parse().expect("the family's names end in their number of layers");
-    Box::new(CifarResNet::new(specs, (layers - 2) / 6, config))
+    Ok(Box::new(CifarResNet::new(specs, (layers - 2) / 6, config)))
 }
 
 impl CifarResNet {
     /// Declares the parameters of a network with `blocks` blocks per stage.
     fn new(specs: &mut Specs, blocks: usize, config: EncoderConfig) -> CifarResNet {
-        let EncoderConfig { width, stem_channels, branches } = config;
+        let EncoderConfig { width, stem_channels, branches, .. } = config;
         let config =
             ConvConfig { channels: 3, stored_channels: stem_channels, filters: width, kernel: 3, stride: 1, groups: 1 };
         let stem = ConvBn::new(specs, "conv1", "bn1", config);

@@ -9,7 +9,9 @@ pub mod groups;
 pub mod layers;
 pub mod model;
 pub mod parameters;
+pub mod resnet;
 
+pub use encoder::Stem;
 pub use groups::{BatchNorm, Group, Rules};
 pub use layers::{Mode, Recorder};
 pub use model::{HeadKind, HeadShape, Model, ModelConfig};

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::encoder::{self, Encoder, EncoderConfig};
+use super::encoder::{self, Encoder, EncoderConfig, Stem};
 use super::layers::{Head, Recorder};
 use super::parameters::Specs;
 use crate::error::{Error, Result};
@@ -22,6 +22,8 @@ pub struct ModelConfig {
     pub hidden: Option<usize>,
     /// Whether the encoder ends in two branches: see [`EncoderConfig::branches`].
     pub branches: bool,
+    /// What images meet first.
+    pub stem: Stem,
 }
 
 /// A head.
@@ -178,8 +180,9 @@ impl Model {
             return Err(Error::Config(format!("hidden width {hidden} is not in 1..=16384")));
         }
         let mut specs = Specs::default();
-        let of = EncoderConfig { width: config.width, stem_channels, branches: config.branches };
-        let encoder = (family.build)(&config.name, &mut specs, of);
+        encoder::stem(&config.name, Some(config.stem), 0)?;
+        let ModelConfig { width, branches, stem, .. } = *config;
+        let encoder = (family.build)(&config.name, &mut specs, EncoderConfig { width, stem_channels, branches, stem })?;
         let extent = |extent: Extent| match extent {
             Extent::Features => encoder.features(),
             Extent::Classes => config.classes,
@@ -270,7 +273,10 @@ mod tests {
     fn model(heads: &'static [HeadSpec]) -> Result<Model> {
         let (name, hidden) = ("resnet20".into(), Some(HIDDEN));
         let heads = heads.to_vec();
-        Model::new(&ModelConfig { name, width: 2, classes: CLASSES, heads, hidden, branches: false }, 3)
+        Model::new(
+            &ModelConfig { name, width: 2, classes: CLASSES, heads, hidden, branches: false, stem: Stem::Cifar },
+            3,
+        )
     }
 
     const HEADS: &[HeadSpec] = &[

@@ -17,9 +17,9 @@ const ALIGNMENT: usize = 128;
 /// What a parameter is for: decides its layout, its start and whether it is learned.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Kind {
-    /// Convolution weight; OIHW in PyTorch, OHWI here. Kaiming-normal (fan in).
+    /// Convolution weight; OIHW in PyTorch, OHWI here. Starts by the network's [`Start`].
     ConvWeight,
-    /// Linear weight (out, in). Kaiming-normal (fan in).
+    /// Linear weight (out, in). Starts by the network's [`Start`].
     LinearWeight,
     /// Linear bias: uniform in ±1/sqrt(fan in), PyTorch's default.
     LinearBias {
@@ -104,28 +104,44 @@ impl Spec {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ParameterId(usize);
 
+/// How the weights of a network's convolutions and linear heads start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Start {
+    /// Kaiming-normal with fan in, convolutions and heads: GLMC's CIFAR ResNets.
+    #[default]
+    FanIn,
+    /// Convolutions Kaiming-normal with fan out (torchvision, GLMC on ImageNet-LT), heads as [`Start::Framework`].
+    FanOut,
+    /// As PyTorch's layers by themselves: uniform in ±1/sqrt(fan in).
+    Framework,
+}
+
 /// The parameters that a network declares, in PyTorch's order.
 #[derive(Clone, Debug, Default)]
-pub struct Specs(Vec<Spec>);
+pub struct Specs {
+    list: Vec<Spec>,
+    /// How their weights start.
+    pub start: Start,
+}
 
 impl Specs {
     /// Declares a parameter of PyTorch's name and shape.
     pub fn declare(&mut self, name: String, shape: &[usize], kind: Kind) -> ParameterId {
         let stored_channels = if kind == Kind::ConvWeight { shape[1] } else { 0 };
-        self.0.push(Spec { name, shape: shape.to_vec(), kind, stored_channels });
-        ParameterId(self.0.len() - 1)
+        self.list.push(Spec { name, shape: shape.to_vec(), kind, stored_channels });
+        ParameterId(self.list.len() - 1)
     }
 
     /// Declares a convolution weight whose input channels are stored padded to `channels`.
     pub fn declare_padded(&mut self, name: String, shape: &[usize], channels: usize) -> ParameterId {
         let id = self.declare(name, shape, Kind::ConvWeight);
-        self.0[id.0].stored_channels = channels;
+        self.list[id.0].stored_channels = channels;
         id
     }
 
     /// All declared parameters.
     pub fn iter(&self) -> impl Iterator<Item = &Spec> {
-        self.0.iter()
+        self.list.iter()
     }
 
     /// Elements that are learned, as papers count them.
@@ -220,7 +236,7 @@ impl ParameterStore {
 
     /// Parameter `index` as stored, its master weights and the copy that products read.
     pub fn weights(&self, index: usize) -> (Tensor, Option<Tensor>) {
-        let (at, shape) = (self.offsets[index], self.specs.0[index].stored_shape());
+        let (at, shape) = (self.offsets[index], self.specs.list[index].stored_shape());
         (part(self.master, at, &shape), self.compute.map(|compute| part(compute, at, &shape)))
     }
 
@@ -248,27 +264,34 @@ impl ParameterStore {
             .collect()
     }
 
-    /// Draws the start that PyTorch's model draws: Kaiming-normal weights, default biases, and what [`Kind`] says of others.
+    /// Draws the start that PyTorch's model draws: weights by the network's [`Start`], default biases, and what [`Kind`] says of
+    /// others.
     pub fn initialise(&self, backend: &dyn Backend, seed: u64) -> Result<()> {
         let mut snapshot = self.snapshot(backend, Field::Value)?;
         for (index, spec) in self.specs.iter().enumerate() {
             let mut words = Stream::new(seed, 0, index as u32, Purpose::Initialise);
-            let mut normal = |fan_in: usize| -> Vec<f64> {
-                let std = (2.0 / fan_in as f64).sqrt();
+            let normal = |words: &mut Stream, fan: usize| -> Vec<f64> {
+                let std = (2.0 / fan as f64).sqrt();
                 let mut draw = |_| {
-                    let unit: f64 = StandardNormal.sample(&mut words);
+                    let unit: f64 = StandardNormal.sample(words);
                     f64::from((std * unit) as f32)
                 };
                 (0..spec.elements()).map(&mut draw).collect()
             };
-            let values = match spec.kind {
-                Kind::ConvWeight => normal(spec.shape[1..].iter().product()),
-                Kind::LinearWeight => normal(spec.shape[1]),
-                Kind::LinearBias { fan_in } => {
-                    let bound = 1.0 / (fan_in as f64).sqrt();
-                    (0..spec.elements()).map(|_| f64::from((bound * (2.0 * words.unit() - 1.0)) as f32)).collect()
+            let uniform = |words: &mut Stream, fan_in: usize| -> Vec<f64> {
+                let bound = 1.0 / (fan_in as f64).sqrt();
+                (0..spec.elements()).map(|_| f64::from((bound * (2.0 * words.unit() - 1.0)) as f32)).collect()
+            };
+            let fan_in = spec.shape.iter().skip(1).product();
+            let values = match (spec.kind, self.specs.start) {
+                (Kind::ConvWeight, Start::FanOut) => {
+                    // As PyTorch counts, whatever the groups: filters times the kernel's taps.
+                    normal(&mut words, spec.shape[0] * spec.shape[2] * spec.shape[3])
                 }
-                Kind::CosineWeight => {
+                (Kind::ConvWeight | Kind::LinearWeight, Start::FanIn) => normal(&mut words, fan_in),
+                (Kind::ConvWeight | Kind::LinearWeight, _) => uniform(&mut words, fan_in),
+                (Kind::LinearBias { fan_in }, _) => uniform(&mut words, fan_in),
+                (Kind::CosineWeight, _) => {
                     let drawn: Vec<f64> = (0..spec.elements()).map(|_| 2.0 * words.unit() - 1.0).collect();
                     let rows = drawn.chunks_exact(spec.shape[1].max(1));
                     rows.flat_map(|row| {
@@ -277,9 +300,9 @@ impl ParameterStore {
                     })
                     .collect()
                 }
-                Kind::ConstantBias { value } => vec![f64::from(value as f32); spec.elements()],
-                Kind::NormWeight | Kind::RunningVar | Kind::HeadScale => vec![1.0; spec.elements()],
-                Kind::NormBias | Kind::RunningMean => vec![0.0; spec.elements()],
+                (Kind::ConstantBias { value }, _) => vec![f64::from(value as f32); spec.elements()],
+                (Kind::NormWeight | Kind::RunningVar | Kind::HeadScale, _) => vec![1.0; spec.elements()],
+                (Kind::NormBias | Kind::RunningMean, _) => vec![0.0; spec.elements()],
             };
             snapshot.set(index, &values);
         }
@@ -357,7 +380,7 @@ pub struct Snapshot<'a> {
 impl Snapshot<'_> {
     /// Parameter `index` (order of declaration) in PyTorch's layout.
     pub fn get(&self, index: usize) -> Vec<f64> {
-        let spec = &self.store.specs.0[index];
+        let spec = &self.store.specs.list[index];
         let flat = if spec.kind.is_learned() { &self.learned } else { &self.statistics };
         let base = self.store.offsets[index];
         spec.stored_indices().map(|i| flat[base + i]).collect()
@@ -368,7 +391,7 @@ impl Snapshot<'_> {
     /// # Panics
     /// When the number of values differs: callers check shapes with a message of their own.
     pub fn set(&mut self, index: usize, values: &[f64]) {
-        let spec = &self.store.specs.0[index];
+        let spec = &self.store.specs.list[index];
         assert_eq!(values.len(), spec.elements(), "{}", spec.name);
         let flat = if spec.kind.is_learned() { &mut self.learned } else { &mut self.statistics };
         let base = self.store.offsets[index];

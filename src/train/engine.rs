@@ -12,6 +12,7 @@ use crate::data::store::Store;
 use crate::error::Result;
 use crate::method::photos::Framing;
 use crate::method::{EpochPlan, Members, PlanConfig, Recipe};
+use crate::nn::encoder;
 use crate::nn::{Model, ModelConfig, ParameterStore};
 use crate::ops::Backend;
 use crate::ops::augment_mix::{Augmentation, Mixing};
@@ -136,7 +137,9 @@ impl<'a> Engine<'a> {
             Ok(feed)
         };
         let recipe = config.recipe(data.counts)?;
-        let model = model(config, &recipe, data.counts.len(), backend)?;
+        let side = data.train.height.min(data.train.width);
+        let of = Config { stem: encoder::stem(&config.model, config.stem, side)?, ..config.clone() };
+        let model = model(&of, &recipe, data.counts.len(), backend)?;
         let parameters = ParameterStore::new(backend, model.specs().clone())?;
         let train = feed(data.train, config.batch, recipe.views()?)?;
         let step_config = step_config(config, recipe.clone(), data.counts.len(), data.augmentation);
@@ -243,8 +246,8 @@ pub fn normalisation(augmentation: Augmentation, mean: [f64; 3], std: [f64; 3]) 
 /// When the configuration names no known model.
 pub fn model(config: &Config, recipe: &Recipe, classes: usize, backend: &dyn Backend) -> Result<Model> {
     let (name, heads) = (config.model.clone(), recipe.head_specs());
-    let branches = recipe.branches;
-    let description = ModelConfig { name, width: config.width, classes, heads, hidden: config.hidden, branches };
+    let (branches, stem) = (recipe.branches, config.stem.unwrap_or_default());
+    let description = ModelConfig { name, width: config.width, classes, heads, hidden: config.hidden, branches, stem };
     Model::new(&description, backend.stem_channels())
 }
 

@@ -137,8 +137,14 @@ fn is_taken(init: &Init, spec: &Spec, is_there: bool) -> bool {
 
 /// Whether a run of `next` trains the network of the run `before`, which `from` is of.
 fn check_network(before: &Config, next: &Config, from: &Path) -> Result<()> {
-    if (&before.model, before.width) == (&next.model, next.width) {
+    if (&before.model, before.width, before.stem) == (&next.model, next.width, next.stem) {
         return Ok(());
+    }
+    if let (Some(old), Some(new), true) =
+        (before.stem, next.stem, before.model == next.model && before.stem != next.stem)
+    {
+        let what = format!("is a {} with {old} stem, and this stage's has {new}: give it --stem {old}", before.model);
+        return Err(Error::file(from, what));
     }
     let what = format!(
         "is a {} of width {}, and this stage trains a {} of width {}: give it the same --model and --width",

@@ -285,6 +285,7 @@ fn network(backend: &dyn Backend, f: &Reference) -> Result<(Model, ParameterStor
         heads: f.recipe.head_specs(),
         hidden: f.hidden,
         branches: f.recipe.branches,
+        stem: f.stem,
     };
     let model = Model::new(&description, backend.stem_channels()).map_err(|e| Error::file(f.path(), e.to_string()))?;
     // Read before anything is allocated: what the metadata claims must be what the file holds.

@@ -12,7 +12,7 @@ use crate::method::class_vectors::Rule;
 use crate::method::recipe::{Head, Heads, Similarity};
 use crate::method::schedule::{Coefficient, Course};
 use crate::method::{METHODS, MethodSettings, Recipe};
-use crate::nn::{HeadKind, HeadShape};
+use crate::nn::{HeadKind, HeadShape, Stem};
 use crate::ops::augment_mix::View;
 use crate::ops::supervised_loss::Reduction;
 
@@ -32,6 +32,8 @@ pub struct Reference {
     bytes: Vec<u8>,
     /// Network, such as `resnet32`.
     pub arch: String,
+    /// What images meet first; by itself that of CIFAR, as part 1 of the format has no other.
+    pub stem: Stem,
     /// Channels of the first stage.
     pub width: usize,
     pub classes: usize,
@@ -123,8 +125,20 @@ impl Reference {
             (Some(_), Ok(shape)) => return Err(wrong(format!("tensor {bias} has shape {shape:?}"))),
             (Some(_), Err(_)) => return Err(wrong(format!("has no tensor {bias}"))),
         };
+        let stem = match metadata.get("stem").map(String::as_str) {
+            None | Some("cifar") => Stem::Cifar,
+            Some("imagenet") => Stem::Imagenet,
+            Some(other) => return Err(wrong(format!("metadata \"stem\" is {other:?}, not cifar or imagenet"))),
+        };
+        if let (Some(found), true) = (hidden, metadata.contains_key("hidden"))
+            && whole("hidden", 1 << 14)? != found
+        {
+            let what = format!("metadata \"hidden\" is {:?}, but {bias} has {found} values", metadata["hidden"]);
+            return Err(wrong(what));
+        }
         let reference = Reference {
             hidden,
+            stem,
             arch: text("arch")?.clone(),
             width: whole("width", 1024)?,
             classes,

@@ -19,7 +19,7 @@ use crate::memory::{Memory, read_floats, write_floats};
 use crate::method::{Inputs, MethodSettings, Recipe, method};
 use crate::nn::model::{Extent, HeadShape, HeadSpec};
 use crate::nn::parameters::Kind;
-use crate::nn::{Field, HeadKind, Mode, Model, ModelConfig, ParameterStore, Recorder, Rules};
+use crate::nn::{Field, HeadKind, Mode, Model, ModelConfig, ParameterStore, Recorder, Rules, Stem};
 use crate::ops::Backend;
 use crate::ops::augment_mix::{Augmentation, Mixing, View, augment_mix, mix_views};
 use crate::ops::checksum::{Checksum, ChecksumKernels, SCRATCH};
@@ -36,7 +36,9 @@ use crate::train::optimizer::Optimizer;
 /// Methods that together have every kernel of a training step.
 const METHODS: [&str; 6] = ["glmc", "ce", "cb-focal", "mixup", "cmo-ldam-drw", "bbn"];
 
-const MODEL: &str = "resnet20";
+const MODEL: (&str, Stem) = ("resnet20", Stem::Cifar);
+/// What it has not: a stem with a pool, blocks of three convolutions, shortcuts with weights.
+const DEEPER: (&str, Stem) = ("resnet50", Stem::Imagenet);
 const WIDTH: usize = 8;
 const HIDDEN: usize = 24;
 const SIZE: usize = 12;
@@ -161,8 +163,9 @@ fn trials(device: &Launched, launches: &Arc<Launches>) -> Result<Result<Proof, F
     let oracle = Native::new(Precision::F64, 0)?;
     let mut builds: Vec<Build<'_>> = Vec::new();
     for name in METHODS {
-        builds.push(Box::new(move |backend| training(backend, name)));
+        builds.push(Box::new(move |backend| training(backend, name, MODEL)));
     }
+    builds.push(Box::new(|backend| training(backend, "ce", DEEPER)));
     for (name, flip) in [("glmc", false), ("glmc", true), ("bbn", false)] {
         builds.push(Box::new(move |backend| evaluation(backend, name, flip)));
     }
@@ -323,9 +326,14 @@ fn integers(backend: &dyn Backend, shape: &[usize], values: &[i32]) -> Result<Te
 }
 
 /// A network in the middle of its training.
-fn network(backend: &dyn Backend, heads: Vec<HeadSpec>, branches: bool) -> Result<(Model, ParameterStore)> {
-    let (name, classes, hidden) = (MODEL.into(), COUNTS.len(), Some(HIDDEN));
-    let config = ModelConfig { name, width: WIDTH, classes, heads, hidden, branches };
+fn network(
+    backend: &dyn Backend,
+    (name, stem): (&str, Stem),
+    heads: Vec<HeadSpec>,
+    branches: bool,
+) -> Result<(Model, ParameterStore)> {
+    let (name, classes, hidden) = (name.into(), COUNTS.len(), Some(HIDDEN));
+    let config = ModelConfig { name, width: WIDTH, classes, heads, hidden, branches, stem };
     let model = Model::new(&config, backend.stem_channels())?;
     let store = ParameterStore::new(backend, model.specs().clone())?;
     for field in [Field::Value, Field::Momentum] {
@@ -392,9 +400,9 @@ fn recipe(name: &str) -> Result<Recipe> {
     Ok(method(name).map_err(Error::Config)?.recipe(&settings, &COUNTS))
 }
 
-fn training(backend: &dyn Backend, name: &str) -> Result<Trial> {
+fn training(backend: &dyn Backend, name: &str, model: (&str, Stem)) -> Result<Trial> {
     let recipe = recipe(name)?;
-    let (model, store) = network(backend, recipe.head_specs(), recipe.branches)?;
+    let (model, store) = network(backend, model, recipe.head_specs(), recipe.branches)?;
     let mixing = recipe.views()?;
     let mut r = Recorder::new(backend, &store, Mode::Train { views: mixing.views() });
     let (vars, labels, images) = inputs(backend, &mut r.tape, mixing)?;
@@ -420,7 +428,7 @@ fn training(backend: &dyn Backend, name: &str) -> Result<Trial> {
 /// One head as it is; or the mean of two, over images and their mirror images.
 fn evaluation(backend: &dyn Backend, name: &str, flip: bool) -> Result<Trial> {
     let recipe = recipe(name)?;
-    let (model, store) = network(backend, recipe.head_specs(), recipe.branches)?;
+    let (model, store) = network(backend, MODEL, recipe.head_specs(), recipe.branches)?;
     let mut r = Recorder::new(backend, &store, Mode::Inference);
     let (mixing, head) =
         if flip { (Mixing::EvaluateFlip, HeadKind::Mean) } else { (Mixing::Evaluate, recipe.evaluate) };
@@ -446,7 +454,7 @@ fn views(backend: &dyn Backend, mixing: Mixing) -> Result<Trial> {
 
 /// Heads of every shape on the same vectors: which of them a run trains, its settings say.
 fn heads(backend: &dyn Backend) -> Result<Trial> {
-    let (model, store) = network(backend, HEADS.to_vec(), false)?;
+    let (model, store) = network(backend, MODEL, HEADS.to_vec(), false)?;
     let float = backend.precision().accumulate();
     let mut r = Recorder::new(backend, &store, Mode::Train { views: 1 });
     let [x, dx] = [7, 8].map(|salt| filled(backend, &[BATCH, HIDDEN], float, salt));

@@ -2,7 +2,7 @@
 
 use glmc_engine::memory::{read_floats, write_floats};
 use glmc_engine::method::{Inputs, MethodSettings, Recipe, method};
-use glmc_engine::nn::{Field, Mode, Model, ModelConfig, ParameterStore, Recorder};
+use glmc_engine::nn::{Field, Mode, Model, ModelConfig, ParameterStore, Recorder, Stem};
 use glmc_engine::ops::Backend;
 use glmc_engine::ops::join_branches::join_branches;
 use glmc_engine::ops::load_step::{STEP_WORDS, StepParams, StepVars};
@@ -187,6 +187,7 @@ fn run(backend: &dyn Backend, f: &Fixture, share: f64) -> Result<Outcome> {
         heads: recipe.head_specs(),
         hidden: None,
         branches: recipe.branches,
+        stem: Stem::Cifar,
     };
     let model = Model::new(&config, backend.stem_channels())?;
     let store = ParameterStore::new(backend, model.specs().clone())?;

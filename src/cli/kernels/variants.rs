@@ -9,7 +9,7 @@ use crate::driver::Variant;
 use crate::driver::dry_run::DryRun;
 use crate::error::Result;
 use crate::memory::Memory;
-use crate::nn::{Mode, Model, ModelConfig, ParameterStore, Recorder, Rules};
+use crate::nn::{Mode, Model, ModelConfig, ParameterStore, Recorder, Rules, Stem};
 use crate::ops::augment_mix::{AugmentMixKernels, Mixing, View};
 use crate::ops::ceilings::CeilingKernels;
 use crate::ops::checksum::{ChecksumKernels, SCRATCH};
@@ -100,7 +100,15 @@ fn run(backend: &Launched, config: &Config, stand_in: &StandIn, every_size: bool
 /// Heads of every shape, forward and backward, on the vectors of a step with two views and of one with one.
 fn heads(backend: &Launched, config: &Config, classes: usize) -> Result<()> {
     let (name, hidden) = (config.model.clone(), Some(HIDDEN));
-    let model = ModelConfig { name, width: config.width, classes, heads: HEADS.to_vec(), hidden, branches: false };
+    let model = ModelConfig {
+        name,
+        width: config.width,
+        classes,
+        heads: HEADS.to_vec(),
+        hidden,
+        branches: false,
+        stem: Stem::Cifar,
+    };
     let model = Model::new(&model, backend.stem_channels())?;
     let store = ParameterStore::new(backend, model.specs().clone())?;
     for views in [1, 2] {
