@@ -4,6 +4,7 @@
 //! - `lanes`: the vectors;
 //! - `tile`: the innermost loops of all products;
 //! - `strip`: input rows as direct convolution reads them;
+//! - `spans`: which of their channels go with which filters, in groups;
 //! - `correlate`: direct forward and input gradient;
 //! - `weight_grad`: direct weight gradient;
 //! - `transform`: Winograd's linear maps;
@@ -14,6 +15,7 @@
 mod correlate;
 pub(super) mod lanes;
 mod patches;
+mod spans;
 mod strip;
 #[cfg(test)]
 mod tests;
@@ -42,34 +44,42 @@ trait Convolve: Real {
     fn weight_grad(g: &Geometry, x: &[Self], dy: &[Self], dweight: &mut [Self], scratch: &mut [Self]);
 }
 
+/// A 1x1 convolution of stride 1 is a matrix product: rows of channels, one a pixel, however wide the image. Direct
+/// convolution, which copies blocks of rows and keeps a block of results in registers, is just such a product; so each
+/// image gets a width that whole tiles cover.
+fn widened(g: &Geometry) -> Geometry {
+    let pixels = g.height * g.width;
+    if g.kernel > 1 || g.stride > 1 || g.padding > 0 {
+        return *g;
+    }
+    match pixels {
+        _ if pixels.is_multiple_of(16) => Geometry { height: pixels / 16, width: 16, ..*g },
+        _ if pixels.is_multiple_of(4) => Geometry { height: pixels / 4, width: 4, ..*g },
+        ..=64 => Geometry { height: 1, width: pixels, ..*g },
+        _ => *g,
+    }
+}
+
 impl Convolve for f32 {
     fn scratch(g: &Geometry) -> usize {
-        if g.groups > 1 {
-            return 0;
-        }
+        let g = &widened(g);
         if winograd::applies(g) { winograd_grad::scratch_floats(g) } else { weight_grad::scratch_floats(g) }
     }
 
     fn forward(g: &Geometry, x: &[f32], weight: &[f32], y: &mut [f32], sums: Option<&mut [f32]>) {
-        if g.groups > 1 {
-            return patches::forward(g, x, weight, y, sums);
-        }
+        let g = &widened(g);
         let run = if winograd::applies(g) { winograd::forward } else { correlate::forward };
         run(Level::in_use(), g, x, weight, y, sums);
     }
 
     fn input_grad(g: &Geometry, dy: &[f32], weight: &[f32], dx: &mut [f32], accumulate: bool) {
-        if g.groups > 1 {
-            return patches::input_grad(g, dy, weight, dx, accumulate);
-        }
+        let g = &widened(g);
         let run = if winograd::applies(g) { winograd::input_grad } else { correlate::input_grad };
         run(Level::in_use(), g, dy, weight, dx, accumulate);
     }
 
     fn weight_grad(g: &Geometry, x: &[f32], dy: &[f32], dweight: &mut [f32], scratch: &mut [f32]) {
-        if g.groups > 1 {
-            return patches::weight_grad(g, x, dy, dweight);
-        }
+        let g = &widened(g);
         let run = if winograd::applies(g) { winograd_grad::weight_grad } else { weight_grad::weight_grad };
         run(Level::in_use(), g, x, dy, dweight, scratch);
     }

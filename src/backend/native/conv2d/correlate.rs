@@ -3,6 +3,8 @@
 //! The gradient of a convolution of stride s is, for each of the s x s phases of the input's pixels, a correlation of
 //! stride 1 of the output's gradient with those of the kernel's taps, flipped, that reach the phase; the forward has
 //! one phase, which is everything.
+//!
+//! In a convolution of groups, sixteen output channels read just the blocks of channels that their groups span.
 
 use smallvec::{SmallVec, smallvec};
 
@@ -11,6 +13,7 @@ use rayon::prelude::*;
 use super::super::cpu::Level;
 use super::super::workspace::Workspace;
 use super::lanes::{Ahead, LANES};
+use super::spans::Spans;
 use super::strip::{Image, Strip};
 use super::tile::{self, Tile};
 use crate::ops::conv2d::Geometry;
@@ -48,6 +51,7 @@ struct Correlation {
     /// Zeros before the first row, and before the first column.
     zeros: [usize; 2],
     phases: SmallVec<[Phase; 4]>,
+    groups: usize,
     /// Output channels are the weight's input channels.
     transposed: bool,
 }
@@ -65,6 +69,7 @@ impl Correlation {
             spread: 1,
             zeros: [g.padding; 2],
             phases: smallvec![phase],
+            groups: g.groups,
             transposed: false,
         }
     }
@@ -104,24 +109,27 @@ impl Correlation {
             spread: s,
             zeros: [zeros; 2],
             phases,
+            groups: g.groups,
             transposed: true,
         }
     }
 
     /// Floats of packed weights for sixteen output channels.
-    fn packed_block(&self, strip: &Strip) -> usize {
-        self.kernel * self.kernel * strip.blocks * strip.block * LANES
+    fn packed_block(&self, strip: &Strip, spans: &Spans) -> usize {
+        self.kernel * self.kernel * spans.blocks * strip.block * LANES
     }
 
     /// Packs the weights of sixteen output channels: (phase, channel block, kernel row, kernel column, channel in the
-    /// block, output channel), zero where there is no such channel.
-    fn pack(&self, strip: &Strip, weight: &[f32], out_block: usize, packed: &mut [f32]) {
+    /// block, output channel), zero where there is no such channel or it is of another group.
+    fn pack(&self, strip: &Strip, spans: &Spans, weight: &[f32], out_block: usize, packed: &mut [f32]) {
         let area = self.kernel * self.kernel;
         let first = out_block * LANES;
         let lanes = LANES.min(self.to.channels - first);
+        let first_channel = spans.first(out_block) * strip.block;
+        let last_channel = self.from.channels.min(first_channel + spans.blocks * strip.block);
         let mut blocks = packed.chunks_exact_mut(strip.block * LANES);
         for phase in &self.phases {
-            for channel in (0..self.from.channels).step_by(strip.block) {
+            for channel in (first_channel..last_channel).step_by(strip.block) {
                 let width = strip.block.min(self.from.channels - channel);
                 for row in 0..phase.taps[0] {
                     for col in 0..phase.taps[1] {
@@ -130,19 +138,25 @@ impl Correlation {
                         };
                         let tap = at(0, row) * self.kernel + at(1, col);
                         let block = blocks.next().expect("the taps of all phases are those of the kernel");
-                        if lanes < LANES || width < strip.block {
+                        if lanes < LANES || width < strip.block || self.groups > 1 {
                             block.fill(0.0);
                         }
                         if self.transposed {
                             for (i, to) in block.chunks_exact_mut(LANES).enumerate().take(width) {
-                                let from = ((channel + i) * area + tap) * self.to.channels + first;
-                                to[..lanes].copy_from_slice(&weight[from..from + lanes]);
+                                let group = spans.outputs(channel + i);
+                                let (begin, end) = (group.start.max(first), group.end.min(first + lanes));
+                                if begin < end {
+                                    let from = ((channel + i) * area + tap) * group.len() + begin - group.start;
+                                    to[begin - first..end - first].copy_from_slice(&weight[from..from + end - begin]);
+                                }
                             }
                         } else {
                             for lane in 0..lanes {
-                                let from = ((first + lane) * area + tap) * self.from.channels + channel;
-                                for (i, value) in weight[from..from + width].iter().enumerate() {
-                                    block[i * LANES + lane] = *value;
+                                let group = spans.inputs(first + lane);
+                                let (begin, end) = (group.start.max(channel), group.end.min(channel + width));
+                                let from = ((first + lane) * area + tap) * group.len();
+                                for i in begin..end {
+                                    block[(i - channel) * LANES + lane] = weight[from + i - group.start];
                                 }
                             }
                         }
@@ -166,18 +180,22 @@ impl Correlation {
         let row_floats = strip.blocks * strip.block * strip_cols * self.stride;
         let band = (STRIP_FLOATS / row_floats).clamp(1, rows).next_multiple_of(choice.rows);
         let strip = Strip { rows: strip_extent(band, 0), cols: strip_cols, ..strip };
-        let job = Job { correlation: self, strip, choice, rows, band, accumulate };
+        let spans = Spans::new(self.groups, self.from.channels, self.to.channels, &strip);
+        let job = Job { correlation: self, strip, spans, choice, rows, band, accumulate };
 
-        let block = self.packed_block(&strip);
+        let block = self.packed_block(&strip, &spans);
         let mut packed = Workspace::<f32>::take(block * self.to.channels.div_ceil(LANES));
-        packed.par_chunks_mut(block).enumerate().for_each(|(i, packed)| self.pack(&strip, weight, i, packed));
+        packed.par_chunks_mut(block).enumerate().for_each(|(i, packed)| self.pack(&strip, &spans, weight, i, packed));
         let packed = &*packed;
-        let images = y.par_chunks_mut(self.to.floats()).zip(x.par_chunks(self.from.floats()));
+        // Small images share each block of weights while it is near. No image's results depend on the others.
+        let fair = x.len() / self.from.floats() / (2 * rayon::current_num_threads());
+        let together = if band < rows { 1 } else { (STRIP_FLOATS / strip.floats()).min(fair).max(1) };
+        let pieces = y.par_chunks_mut(together * self.to.floats()).zip(x.par_chunks(together * self.from.floats()));
         match sums {
-            None => images.for_each(|(y, x)| job.image(packed, x, y, &mut [])),
-            Some(sums) => images
-                .zip(sums.par_chunks_mut(2 * self.to.channels))
-                .for_each(|((y, x), sums)| job.image(packed, x, y, sums)),
+            None => pieces.for_each(|(y, x)| job.images(packed, x, y, &mut [])),
+            Some(sums) => pieces
+                .zip(sums.par_chunks_mut(together * 2 * self.to.channels))
+                .for_each(|((y, x), sums)| job.images(packed, x, y, sums)),
         }
     }
 }
@@ -186,6 +204,7 @@ impl Correlation {
 struct Job<'a> {
     correlation: &'a Correlation,
     strip: Strip,
+    spans: Spans,
     choice: tile::TileChoice,
     /// Rows of the largest phase.
     rows: usize,
@@ -195,28 +214,35 @@ struct Job<'a> {
 }
 
 impl Job<'_> {
-    /// One image. `sums`, if not empty: the sums over its pixels of y and of y², (2, channels).
-    fn image(&self, packed: &[f32], x: &[f32], y: &mut [f32], sums: &mut [f32]) {
+    /// Some images, each by itself. `sums`, if not empty: the sums over its pixels of y and of y², (image, 2, channels).
+    fn images(&self, packed: &[f32], x: &[f32], y: &mut [f32], sums: &mut [f32]) {
         let c = self.correlation;
         sums.fill(0.0);
-        let mut strip = Workspace::<f32>::take(self.strip.floats());
+        let count = x.len() / c.from.floats();
+        let mut strips = Workspace::<f32>::take(count * self.strip.floats());
         let tile_rows = |phase: &Phase| phase.extent[0].div_ceil(self.choice.rows);
-        let steps = c.phases.iter().map(tile_rows).sum::<usize>() * c.to.channels.div_ceil(LANES);
+        let steps = c.phases.iter().map(tile_rows).sum::<usize>() * c.to.channels.div_ceil(LANES) * count;
         let mut ahead = Ahead::of(x, steps);
         for first in (0..self.rows).step_by(self.band) {
             let top = (first * c.stride) as isize - c.zeros[0] as isize;
-            self.strip.fill(&mut strip, self.strip.block_pitch(), &c.from, x, (top, -(c.zeros[1] as isize)));
-            for (i, packed) in packed.chunks_exact(c.packed_block(&self.strip)).enumerate() {
-                let mut block_sums = [0.0; 2 * LANES];
-                for phase in &c.phases {
-                    let wanted = (!sums.is_empty()).then_some(&mut block_sums);
-                    self.phase(phase, &strip, first, packed, i * LANES, y, wanted, &mut ahead);
-                }
-                if !sums.is_empty() {
-                    let (plain, squares) = sums.split_at_mut(c.to.channels);
-                    for (sums, block_sums) in [plain, squares].into_iter().zip(block_sums.chunks_exact(LANES)) {
-                        for (sum, more) in sums[i * LANES..].iter_mut().zip(block_sums) {
-                            *sum += *more as f32;
+            for (x, strip) in x.chunks_exact(c.from.floats()).zip(strips.chunks_exact_mut(self.strip.floats())) {
+                self.strip.fill(strip, self.strip.block_pitch(), &c.from, x, (top, -(c.zeros[1] as isize)));
+            }
+            for (i, packed) in packed.chunks_exact(c.packed_block(&self.strip, &self.spans)).enumerate() {
+                let images = y.chunks_exact_mut(c.to.floats()).zip(strips.chunks_exact(self.strip.floats()));
+                for (n, (y, strip)) in images.enumerate() {
+                    let mut block_sums = [0.0; 2 * LANES];
+                    for phase in &c.phases {
+                        let wanted = (!sums.is_empty()).then_some(&mut block_sums);
+                        self.phase(phase, strip, first, packed, i, y, wanted, &mut ahead);
+                    }
+                    if !sums.is_empty() {
+                        let (plain, squares) = sums[n * 2 * c.to.channels..].split_at_mut(c.to.channels);
+                        for (sums, block_sums) in [plain, squares].into_iter().zip(block_sums.chunks_exact(LANES)) {
+                            let sums = &mut sums[i * LANES..c.to.channels.min((i + 1) * LANES)];
+                            for (sum, more) in sums.iter_mut().zip(block_sums) {
+                                *sum += *more as f32;
+                            }
                         }
                     }
                 }
@@ -224,7 +250,7 @@ impl Job<'_> {
         }
     }
 
-    /// Sixteen output channels, from `channel` on, of a phase's rows in the band that starts at `first`.
+    /// The sixteen output channels of a block, of a phase's rows in the band that starts at `first`.
     #[expect(clippy::too_many_arguments)]
     fn phase(
         &self,
@@ -232,16 +258,21 @@ impl Job<'_> {
         strip: &[f32],
         first: usize,
         packed: &[f32],
-        channel: usize,
+        block: usize,
         y: &mut [f32],
         mut sums: Option<&mut [f64; 2 * LANES]>,
         ahead: &mut Ahead,
     ) {
         let (c, s, choice) = (self.correlation, &self.strip, &self.choice);
         let [rows, cols] = phase.extent;
+        if self.accumulate && phase.taps.contains(&0) {
+            return;
+        }
+        let (channel, blocks) = (block * LANES, self.spans.blocks);
+        let strip = &strip[self.spans.first(block) * s.block_pitch()..];
         let inner = phase.taps[1] * s.block;
         let taps = phase.taps[0] * inner;
-        let weight = &packed[phase.taps_before * s.blocks * s.block * LANES..][..s.blocks * taps * LANES];
+        let weight = &packed[phase.taps_before * blocks * s.block * LANES..][..blocks * taps * LANES];
         let last = rows.min(first + self.band);
         for row in (first..last).step_by(choice.rows) {
             let mut row_sums = [0.0f32; 2 * LANES];
@@ -257,7 +288,7 @@ impl Job<'_> {
                     row_step: c.stride * s.row_pitch(),
                     pixel_step: c.stride * s.block,
                     weight: weight.as_ptr(),
-                    blocks: s.blocks,
+                    blocks,
                     kernel_rows: phase.taps[0],
                     inner,
                     out: y[pixel * c.to.channels + channel..].as_mut_ptr(),

@@ -8,6 +8,8 @@ use super::lanes::LANES;
 pub(super) struct Strip {
     /// Channels in a block: [`LANES`], or 4 for images of few channels.
     pub block: usize,
+    /// The first of the image's channel blocks in the strip.
+    pub first: usize,
     /// Channel blocks.
     pub blocks: usize,
     pub rows: usize,
@@ -33,7 +35,7 @@ impl Strip {
     /// A strip for images of that many channels.
     pub(super) fn new(channels: usize, rows: usize, cols: usize) -> Strip {
         let block = if channels <= 4 { 4 } else { LANES };
-        Strip { block, blocks: channels.div_ceil(block), rows, cols }
+        Strip { block, first: 0, blocks: channels.div_ceil(block), rows, cols }
     }
 
     pub(super) fn row_pitch(&self) -> usize {
@@ -63,7 +65,7 @@ impl Strip {
         let first = left.max(0) as usize;
         let count = image.cols.saturating_sub(first).min(self.cols - before);
         for block in 0..self.blocks {
-            let channel = block * self.block;
+            let channel = (self.first + block) * self.block;
             let width = self.block.min(image.channels - channel);
             for row in 0..self.rows {
                 let line = &mut to[block * block_pitch + row * self.row_pitch()..][..self.row_pitch()];

@@ -4,7 +4,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use super::super::cpu::Level;
-use super::{correlate, patches, weight_grad, winograd, winograd_grad};
+use super::{Convolve, correlate, patches, weight_grad, widened, winograd, winograd_grad};
 use crate::ops::conv2d::Geometry;
 
 fn integers(rng: &mut StdRng, elements: usize) -> Vec<f32> {
@@ -58,7 +58,7 @@ fn check(g: &Geometry, seed: u64, levels: &[Level]) {
     }
     let added: Vec<f32> = dx.iter().zip(&before).map(|(a, b)| a + b).collect();
     let nan = |like: &[f32]| vec![f32::NAN; like.len()];
-    for &level in levels.iter().filter(|_| g.groups == 1) {
+    for &level in levels {
         for by_winograd in [false, true] {
             if by_winograd && !winograd::applies(g) {
                 continue;
@@ -90,6 +90,16 @@ fn check(g: &Geometry, seed: u64, levels: &[Level]) {
             assert!(out == dw, "weight gradient, {how}");
         }
     }
+    // As the backend chooses, among these and their widths.
+    let (mut out, mut out_sums) = (nan(&y), nan(&sums));
+    f32::forward(g, &x, &w, &mut out, Some(&mut out_sums));
+    assert!(out == y && out_sums == sums, "forward as chosen, {g:?}");
+    let mut out = before.clone();
+    f32::input_grad(g, &dy, &w, &mut out, true);
+    assert!(out == added, "input gradient as chosen, {g:?}");
+    let (mut out, mut scratch) = (nan(&dw), vec![f32::NAN; f32::scratch(g)]);
+    f32::weight_grad(g, &x, &dy, &mut out, &mut scratch);
+    assert!(out == dw, "weight gradient as chosen, {g:?}");
     let double = |v: &[f32]| v.iter().map(|&v| f64::from(v)).collect::<Vec<f64>>();
     let (mut out, mut out_sums) = (double(&nan(&y)), double(&nan(&sums)));
     patches::forward(g, &double(&x), &double(&w), &mut out, Some(&mut out_sums));
@@ -118,6 +128,10 @@ fn layers_of_the_networks() {
         geometry(1, [56, 56], [3, 8], [7, 2, 3]),
         geometry(2, [14, 14], [32, 48], [1, 2, 0]),
         geometry(40, [4, 4], [32, 80], [3, 1, 1]),
+        geometry(9, [7, 7], [80, 300], [1, 1, 0]),
+        geometry(2, [14, 14], [64, 40], [1, 1, 0]),
+        geometry(2, [28, 28], [24, 33], [1, 1, 0]),
+        geometry(1, [15, 19], [20, 16], [1, 1, 0]),
         geometry(7, [7, 5], [96, 48], [3, 1, 0]),
         geometry(67, [8, 8], [80, 112], [3, 1, 1]),
         geometry(1, [3, 300], [32, 32], [3, 1, 2]),
@@ -139,6 +153,15 @@ fn groups() {
         (32, geometry(1, [7, 7], [128, 128], [3, 1, 1])),
         (3, geometry(2, [9, 8], [15, 21], [3, 2, 1])),
         (5, geometry(1, [4, 6], [35, 5], [1, 2, 0])),
+        // Groups that end with blocks of sixteen, those that do not, one channel a group, and more filters than channels.
+        (4, geometry(2, [8, 8], [64, 128], [3, 1, 1])),
+        (4, geometry(2, [5, 7], [80, 80], [3, 2, 1])),
+        (3, geometry(2, [6, 6], [57, 69], [3, 1, 1])),
+        (24, geometry(3, [5, 6], [24, 48], [3, 1, 1])),
+        (2, geometry(1, [9, 9], [4, 10], [5, 2, 2])),
+        // Several pieces of filters.
+        (64, geometry(2, [4, 4], [256, 128], [3, 1, 1])),
+        (2, geometry(2, [4, 4], [64, 300], [1, 1, 0])),
     ]
     .into_iter()
     .enumerate()
@@ -154,22 +177,63 @@ fn odd_shapes_on_every_level() {
     while cases < 150 {
         let extent = |rng: &mut StdRng| rng.random_range(1..=19usize);
         let channels = |rng: &mut StdRng| if rng.random() { 32 } else { rng.random_range(1..=36) };
+        let groups = if rng.random() { 1 } else { rng.random_range(1..=9) };
         let g = Geometry {
             batch: rng.random_range(1..=3),
             height: extent(&mut rng),
             width: extent(&mut rng),
-            channels: channels(&mut rng),
-            filters: channels(&mut rng),
+            channels: usize::next_multiple_of(channels(&mut rng), groups),
+            filters: usize::next_multiple_of(channels(&mut rng), groups),
             kernel: [1, 2, 3, 3, 3, 5][rng.random_range(0..6)],
             stride: [1, 1, 2, 3][rng.random_range(0..4)],
             padding: rng.random_range(0..=3),
             views: 1,
-            groups: 1,
+            groups,
         };
         if g.kernel <= g.height.min(g.width) + 2 * g.padding {
             check(&g, cases, &Level::available());
             cases += 1;
         }
+    }
+}
+
+#[test]
+fn a_matrix_product_gets_whole_tiles() {
+    let widths = [[56, 56], [28, 28], [14, 14], [7, 7], [9, 9]].map(|extent| {
+        let g = widened(&geometry(1, extent, [32, 32], [1, 1, 0]));
+        [g.height, g.width]
+    });
+    assert_eq!(widths, [[196, 16], [49, 16], [49, 4], [1, 49], [9, 9]]);
+    for ksp in [[1, 2, 0], [1, 1, 1], [3, 1, 1]] {
+        let g = geometry(1, [14, 14], [32, 32], ksp);
+        assert_eq!(widened(&g), g);
+    }
+}
+
+#[test]
+fn threads_do_not_change_a_bit_of_groups() {
+    for (groups, g) in [
+        (8, geometry(37, [9, 11], [48, 80], [3, 1, 1])),
+        (1, geometry(37, [7, 7], [48, 80], [1, 1, 0])),
+        (2, geometry(19, [8, 9], [48, 80], [1, 2, 0])),
+    ] {
+        let g = Geometry { groups, ..g };
+        let mut rng = StdRng::seed_from_u64(1);
+        let mut floats =
+            |e: [usize; 4]| (0..e.iter().product()).map(|_| rng.random_range(-1.0..1.0)).collect::<Vec<f32>>();
+        let (x, w, dy) = (floats(g.input()), floats(g.weight()), floats(g.output()));
+        let results = [1, 2, 5].map(|threads| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| {
+                let (mut y, mut sums) = (vec![0.0; dy.len()], vec![0.0; g.batch * 2 * g.filters]);
+                let (mut dw, mut dx, mut scratch) = (w.clone(), x.clone(), vec![0.0; f32::scratch(&g)]);
+                f32::forward(&g, &x, &w, &mut y, Some(&mut sums));
+                f32::weight_grad(&g, &x, &dy, &mut dw, &mut scratch);
+                f32::input_grad(&g, &dy, &w, &mut dx, false);
+                [y, sums, dw, dx].concat().iter().map(|v| v.to_bits()).collect::<Vec<u32>>()
+            })
+        });
+        assert!(results[0] == results[1] && results[0] == results[2], "{g:?}");
     }
 }
 

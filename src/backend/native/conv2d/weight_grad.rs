@@ -1,21 +1,27 @@
 //! Weight gradient: sums over pixels of products of sixteen inputs with sixteen output gradients.
 //!
 //! The sums are split over groups of images, whose borders depend on the shape alone, and over groups of filters;
-//! each group of images has sums of its own in the scratch, which are added up in order at the end.
+//! each group of images has sums of its own in the scratch, which are added up in order at the end. In a convolution of
+//! groups, sixteen filters are multiplied with just the blocks of channels that their groups span.
+
+use std::ops::Range;
 
 use rayon::prelude::*;
 
 use super::super::cpu::Level;
 use super::super::workspace::Workspace;
 use super::lanes::LANES;
+use super::spans::Spans;
 use super::strip::{Image, Strip};
 use super::tile::{self, OuterTile};
 use crate::ops::conv2d::Geometry;
 
 /// Pieces of work wanted: enough to keep many processors busy to the end.
 const PIECES: usize = 32;
-/// Blocks of sixteen filters in a piece: the input is packed once for all of them.
+/// Blocks of sixteen filters in a piece: the input is packed once for all of them ...
 const PIECE_BLOCKS: usize = 2;
+/// ... and a 1x1 kernel does less with what was packed.
+const PIECE_BLOCKS_1X1: usize = 8;
 /// Most packed floats of a piece at a time: they should stay in the second-level cache.
 const PACKED_FLOATS: usize = 128 * 1024;
 /// Most packed floats that the taps are swept over: they should stay in the first-level cache.
@@ -33,6 +39,9 @@ struct Plan {
     runs: usize,
     /// Blocks of sixteen filters.
     filter_blocks: usize,
+    /// Of these, how many are in a piece.
+    piece_blocks: usize,
+    spans: Spans,
     /// Images in a group, the last group excepted.
     group: usize,
     groups: usize,
@@ -40,7 +49,7 @@ struct Plan {
     images: usize,
     /// Output rows packed at a time.
     band: usize,
-    /// The strip of a band.
+    /// The strip of a band, with as many channel blocks as one piece reads at most.
     strip: Strip,
     /// Output gradients are read in place: they have just sixteen channels.
     in_place: bool,
@@ -51,11 +60,16 @@ impl Plan {
         let image = Image { rows: g.height, cols: g.width, channels: g.channels };
         let out = Image { rows: g.out_height(), cols: g.out_width(), channels: g.filters };
         let filter_blocks = g.filters.div_ceil(LANES);
-        let groups = PIECES.div_ceil(filter_blocks.div_ceil(PIECE_BLOCKS)).min(g.batch);
+        let piece_blocks = if g.kernel == 1 { PIECE_BLOCKS_1X1 } else { PIECE_BLOCKS };
+        let groups = PIECES.div_ceil(filter_blocks.div_ceil(piece_blocks)).min(g.batch);
         let group = g.batch.div_ceil(groups);
         let strip_rows = |rows: usize| (rows - 1) * g.stride + g.kernel;
         let strip = Strip::new(g.channels, 0, (out.cols - 1) * g.stride + g.kernel);
-        let dy_row = out.cols * LANES * PIECE_BLOCKS.min(filter_blocks);
+        let spans = Spans::new(g.groups, g.channels, g.filters, &strip);
+        let pieces = (0..filter_blocks).step_by(piece_blocks);
+        let most = pieces.map(|first| read(&spans, first, piece_blocks.min(filter_blocks - first)).len()).max();
+        let strip = Strip { blocks: most.unwrap_or(0), ..strip };
+        let dy_row = out.cols * LANES * piece_blocks.min(filter_blocks);
         let packed = |rows: usize| Strip { rows: strip_rows(rows), ..strip }.floats() + rows * dy_row;
         let band = (1..=out.rows).rev().find(|&rows| packed(rows) <= PACKED_FLOATS).unwrap_or(1);
         let images = if band < out.rows { 1 } else { (PACKED_FLOATS / packed(band)).clamp(1, group) };
@@ -67,6 +81,8 @@ impl Plan {
             padding: g.padding,
             runs: (g.kernel * strip.block).div_ceil(LANES),
             filter_blocks,
+            piece_blocks,
+            spans,
             group,
             groups: g.batch.div_ceil(group),
             images,
@@ -76,9 +92,9 @@ impl Plan {
         }
     }
 
-    /// Floats of sums for sixteen filters: (channel block, kernel row, run, pair, filter).
+    /// Floats of sums for sixteen filters: (channel block of their span, kernel row, run, pair, filter).
     fn block_sums(&self) -> usize {
-        self.strip.blocks * self.kernel * self.runs * LANES * LANES
+        self.spans.blocks * self.kernel * self.runs * LANES * LANES
     }
 
     fn group_sums(&self) -> usize {
@@ -89,7 +105,9 @@ impl Plan {
     fn piece(&self, kernel: tile::OuterKernel, x: &[f32], dy: &[f32], first_block: usize, sums: &mut [f32]) {
         sums.fill(0.0);
         let blocks = sums.len() / self.block_sums();
-        let strip_image = self.strip.floats();
+        let read = read(&self.spans, first_block, blocks);
+        let s = Strip { first: read.start, blocks: read.len(), ..self.strip };
+        let strip_image = s.floats();
         let dy_image = self.band * self.out.cols * LANES;
         let packed_dy = if self.in_place { 0 } else { blocks * self.images * dy_image };
         // A run may reach beyond the last pixel, where anything may lie: its sums are not used.
@@ -102,7 +120,7 @@ impl Plan {
                 let rows = self.band.min(self.out.rows - row);
                 let corner = ((row * self.stride) as isize - self.padding as isize, -(self.padding as isize));
                 for (x, strip) in x.chunks_exact(self.image.floats()).zip(strip.chunks_exact_mut(strip_image)) {
-                    self.strip.fill(strip, self.strip.block_pitch(), &self.image, x, corner);
+                    s.fill(strip, s.block_pitch(), &self.image, x, corner);
                 }
                 for (i, sums) in sums.chunks_exact_mut(self.block_sums()).enumerate() {
                     let block = first_block + i;
@@ -113,7 +131,8 @@ impl Plan {
                         self.pack_dy(dy, row, rows, block, packed);
                         (&*packed, dy_image)
                     };
-                    self.sweep(kernel, strip, dy, dy_image, images, rows, sums);
+                    let strip = &strip[(self.spans.first(block) - s.first) * s.block_pitch()..];
+                    self.sweep(kernel, (strip, strip_image), dy, dy_image, images, rows, sums);
                 }
             }
         }
@@ -139,12 +158,13 @@ impl Plan {
         }
     }
 
-    /// Adds to the sums of sixteen filters what some rows of some packed images give.
+    /// Adds to the sums of sixteen filters what some rows of some packed images give; `strip`: from the filters' first
+    /// channel block on, and from an image to the next.
     #[expect(clippy::too_many_arguments)]
     fn sweep(
         &self,
         kernel: tile::OuterKernel,
-        strip: &[f32],
+        (strip, strip_image): (&[f32], usize),
         dy: &[f32],
         dy_image: usize,
         images: usize,
@@ -163,12 +183,12 @@ impl Plan {
                     for (i, sums) in sums.chunks_exact_mut(LANES * LANES).enumerate() {
                         let (tap_row, run) = (i / self.runs, i % self.runs);
                         let tile = OuterTile {
-                            strip: strip[image * s.floats()
+                            strip: strip[image * strip_image
                                 + block * s.block_pitch()
                                 + (row * self.stride + tap_row) * s.row_pitch()
                                 + run * LANES..]
                                 .as_ptr(),
-                            strip_image: s.floats(),
+                            strip_image,
                             strip_row: x_row,
                             strip_col: self.stride * s.block,
                             dy: dy[image * dy_image + row * dy_row..].as_ptr(),
@@ -192,27 +212,37 @@ impl Plan {
 
     /// Adds up all groups' sums of sixteen filters, and lays them out as the weight is.
     fn gather(&self, scratch: &[f32], block: usize, dweight: &mut [f32]) {
-        let (channels, area) = (self.image.channels, self.kernel * self.kernel);
-        for i in 0..self.strip.blocks * self.kernel * self.runs {
+        let area = self.kernel * self.kernel;
+        for i in 0..self.spans.blocks * self.kernel * self.runs {
             let mut total = [0.0f32; LANES * LANES];
             for group in scratch.chunks_exact(self.group_sums()) {
                 let sums = &group[block * self.block_sums() + i * LANES * LANES..][..LANES * LANES];
                 total.iter_mut().zip(sums).for_each(|(total, sum)| *total += sum);
             }
             let (run, row) = (i % self.runs, i / self.runs % self.kernel);
-            let channel_block = i / self.runs / self.kernel;
+            let channel_block = self.spans.first(block) + i / self.runs / self.kernel;
             for pair in 0..LANES {
                 let (col, channel) = ((run * LANES + pair) / self.strip.block, (run * LANES + pair) % self.strip.block);
                 let channel = channel_block * self.strip.block + channel;
-                if col < self.kernel && channel < channels {
-                    let at = (row * self.kernel + col) * channels + channel;
-                    for (filter, dweight) in dweight.chunks_exact_mut(area * channels).enumerate() {
+                if col >= self.kernel || channel >= self.image.channels {
+                    continue;
+                }
+                let filters = self.spans.outputs(channel);
+                let inputs = self.spans.inputs(filters.start);
+                let at = (row * self.kernel + col) * inputs.len() + channel - inputs.start;
+                for (filter, dweight) in dweight.chunks_exact_mut(area * inputs.len()).enumerate() {
+                    if filters.contains(&(block * LANES + filter)) {
                         dweight[at] = total[pair * LANES + filter];
                     }
                 }
             }
         }
     }
+}
+
+/// The channel blocks that some blocks of filters read.
+fn read(spans: &Spans, first: usize, count: usize) -> Range<usize> {
+    spans.first(first)..spans.first(first + count - 1) + spans.blocks
 }
 
 /// Floats of scratch that [`weight_grad`] needs.
@@ -234,13 +264,13 @@ pub(super) fn weight_grad(level: Level, g: &Geometry, x: &[f32], dy: &[f32], dwe
         .par_chunks_mut(plan.group_sums())
         .zip(x.par_chunks(plan.group * plan.image.floats()).zip(dy.par_chunks(plan.group * plan.out.floats())))
         .for_each(|(sums, (x, dy))| {
-            sums.par_chunks_mut(PIECE_BLOCKS * plan.block_sums())
+            sums.par_chunks_mut(plan.piece_blocks * plan.block_sums())
                 .enumerate()
-                .for_each(|(i, sums)| plan.piece(kernel, x, dy, i * PIECE_BLOCKS, sums));
+                .for_each(|(i, sums)| plan.piece(kernel, x, dy, i * plan.piece_blocks, sums));
         });
     let scratch = &*scratch;
     dweight
-        .par_chunks_mut(LANES * g.kernel * g.kernel * g.channels)
+        .par_chunks_mut(LANES * g.kernel * g.kernel * g.group_channels())
         .enumerate()
         .for_each(|(block, dweight)| plan.gather(scratch, block, dweight));
 }

@@ -23,7 +23,7 @@ const PIECES: usize = 32;
 /// Whether Winograd handles this shape, and is faster there.
 pub(super) fn applies(g: &Geometry) -> bool {
     let whole = |channels: usize| channels.is_multiple_of(LANES);
-    g.kernel == 3 && g.stride == 1 && g.padding <= 2 && whole(g.channels) && whole(g.filters)
+    g.groups == 1 && g.kernel == 3 && g.stride == 1 && g.padding <= 2 && whole(g.channels) && whole(g.filters)
 }
 
 /// How an image is cut into tiles, and tiles are taken together; a function of shapes alone.
