@@ -9,6 +9,7 @@ mod common;
 use common::{floats, indices, place, scratch, step};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use glmc_engine::ops::augment_mix::{AugmentMix, Augmentation, Mixing, View};
+use glmc_engine::ops::augment_photos::{AugmentPhotos, DRAW_WORDS, INDEX_WORDS, PhotoConfig, PhotoDraw};
 use glmc_engine::ops::batch_norm_apply::{Backward, Forward, Geometry, Shortcut};
 use glmc_engine::ops::batch_norm_statistics::{self, BatchNormStatistics};
 use glmc_engine::ops::join_branches;
@@ -200,9 +201,45 @@ fn ends(c: &mut Criterion) {
     group.bench_function("sgd", |b| b.iter(|| native.sgd(&config, &tensors).expect("shapes fit")));
 }
 
+/// Photographs of 256x341 to 224x224 with all that training draws.
+fn photographs(c: &mut Criterion) {
+    let native = common::cpu();
+    let native = native.as_ref();
+    let (images, batch, size, [height, width]) = (8, 8, 224, [256, 341]);
+    let bytes: Vec<u8> = (0..images * height * width * 3).map(|i| (i * 31 % 256) as u8).collect();
+    let index: Vec<[i32; INDEX_WORDS]> =
+        (0..images).map(|image| [(image * height * width * 3) as i32, 0, height as i32, width as i32]).collect();
+    let whole = PhotoDraw::of_box([0, 0, height as u32, width as u32], size);
+    let jittered = PhotoDraw { brightness: 1.1, contrast: 0.9, saturation: 1.2, flags: PhotoDraw::FLIP, ..whole };
+    let mut group = c.benchmark_group("augment_photos");
+    group.throughput(Throughput::Elements(batch as u64));
+    for (name, draw) in [
+        ("resize", whole),
+        ("resize, colours", jittered),
+        ("resize, colours, hue", PhotoDraw { hue: 0.1, ..jittered }),
+        ("resize, colours, blur", PhotoDraw { sigma: 1.0, ..jittered }),
+    ] {
+        let samples = indices(native, batch, images);
+        let tensors = AugmentPhotos {
+            pixels: place(native, &[bytes.len()], DType::U8, &bytes),
+            index: place(native, &[images, INDEX_WORDS], DType::I32, bytemuck::cast_slice(&index)),
+            draws: place(native, &[batch, DRAW_WORDS], DType::I32, bytemuck::cast_slice(&vec![draw; batch])),
+            originals: samples,
+            partners: samples,
+            scalars: step(native),
+            out: floats(native, &[batch, size, size, 3]),
+            scratch: Some(scratch(native, native.augment_photos_scratch(batch, size))),
+        };
+        let config = PhotoConfig { size, stride: batch, mean: [0.5; 3], std: [0.25; 3] };
+        group.bench_function(name, |b| {
+            b.iter(|| native.augment_photos(Mixing::Evaluate, &config, &tensors).expect("shapes fit"));
+        });
+    }
+}
+
 criterion_group! {
     name = benches;
     config = common::criterion();
-    targets = batch_norm, heads, ends
+    targets = batch_norm, heads, ends, photographs
 }
 criterion_main!(benches);

@@ -7,7 +7,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use glmc_engine::config::{Sam, Settings};
 use glmc_engine::method::METHODS;
 use glmc_engine::nn::{BatchNorm, Group};
-use glmc_engine::tensor::Precision;
+use glmc_engine::ops::augment_mix::Mixing;
+use glmc_engine::ops::augment_photos::{AugmentPhotos, DRAW_WORDS, INDEX_WORDS, PhotoConfig, PhotoDraw};
+use glmc_engine::ops::load_step::STEP_WORDS;
+use glmc_engine::tensor::{DType, Precision};
 use training::Rig;
 
 #[path = "common/training.rs"]
@@ -78,4 +81,37 @@ fn a_step_allocates_nothing_after_the_first() {
         assert_eq!(rig.backend.allocated(), on_device, "the backend allocated");
         assert_eq!(least, Some(0), "allocations in every {length} steps of {method}");
     }
+    let photographs = photographs();
+    (0..4).for_each(|_| photographs());
+    let made = (0..windows).map(|_| {
+        let before = ALLOCATIONS.load(Ordering::Relaxed);
+        (0..length).for_each(|_| photographs());
+        ALLOCATIONS.load(Ordering::Relaxed) - before
+    });
+    assert_eq!(made.min(), Some(0), "allocations in every {length} steps of photographs");
+}
+
+/// A step's photographs, with everything drawn.
+fn photographs() -> impl Fn() {
+    let (batch, size) = (8, 16);
+    let backend = glmc_engine::backend::open("cpu", Precision::F32, 2).expect("the CPU");
+    let put = |shape: &[usize], dtype: DType, bytes: &[u8]| {
+        let tensor = backend.tensor(shape, dtype, "a test").expect("memory");
+        backend.upload(tensor, bytes).expect("as many bytes");
+        tensor
+    };
+    let draw = PhotoDraw { contrast: 0.5, hue: 0.1, sigma: 1.0, ..PhotoDraw::of_box([1, 2, 19, 28], size) };
+    let samples = put(&[batch], DType::I32, &[0; 32]);
+    let photos = AugmentPhotos {
+        pixels: put(&[20 * 30 * 3], DType::U8, &[100; 20 * 30 * 3]),
+        index: put(&[1, INDEX_WORDS], DType::I32, bytemuck::cast_slice(&[0i32, 0, 20, 30])),
+        draws: put(&[batch, DRAW_WORDS], DType::I32, bytemuck::cast_slice(&vec![draw; batch])),
+        originals: samples,
+        partners: samples,
+        scalars: put(&[STEP_WORDS], DType::I32, &[0; 4 * STEP_WORDS]),
+        out: put(&[batch, size, size, 3], DType::F32, &vec![0; batch * size * size * 12]),
+        scratch: None,
+    };
+    let config = PhotoConfig { size, stride: batch, mean: [0.5; 3], std: [0.25; 3] };
+    move || backend.augment_photos(Mixing::Evaluate, &config, &photos).expect("shapes fit")
 }

@@ -1,5 +1,7 @@
 //! Every kernel by itself, as ResNet-32 calls it: an op that is several kernels is measured as a whole.
 
+mod photos;
+
 use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
@@ -88,8 +90,8 @@ pub fn bench_kernels(backend: &dyn Backend, w: &Workload, only: Option<&str>, se
         tensors: Default::default(),
         kernels: Vec::new(),
     };
-    let outcome =
-        bench.convolutions().and_then(|()| bench.norms()).and_then(|()| bench.heads()).and_then(|()| bench.ends());
+    let sections = [Bench::convolutions, Bench::norms, Bench::heads, Bench::ends, Bench::photographs];
+    let outcome = sections.iter().try_for_each(|section| section(&mut bench));
     bench.free();
     outcome?;
     if bench.kernels.is_empty() {

@@ -61,6 +61,26 @@ impl PhotoDraw {
     pub const FLIP: u32 = 1;
     /// All colours become the pixel's grey.
     pub const GREY: u32 = 2;
+
+    /// The box `[top, left, height, width]` resized to `size` rows and columns, and nothing else.
+    pub fn of_box([top, left, height, width]: [u32; 4], size: usize) -> PhotoDraw {
+        PhotoDraw {
+            top,
+            left,
+            height,
+            width,
+            scale: [height, width].map(|extent| extent as f32 / size as f32),
+            shift: [0.0; 2],
+            brightness: 1.0,
+            contrast: 1.0,
+            saturation: 1.0,
+            hue: 0.0,
+            order: 0b11_10_01_00,
+            flags: 0,
+            sigma: 0.0,
+            reserved: 0,
+        }
+    }
 }
 
 /// The tensors of the data set and the epoch.
@@ -179,7 +199,7 @@ pub fn augment_photos(
     }
     let (batch, sets) = (tape.shape(vars.originals).elements(), mixing.image_sets());
     let PhotoConfig { size, stride, std, .. } = config;
-    if size == 0 || stride < sets * batch || std.iter().any(|&std| !(std > 0.0)) {
+    if size == 0 || stride < sets * batch || !std.iter().all(|&std| std > 0.0) {
         let what = format!("images of {size} pixels a side, {stride} draws a step, deviations {std:?}");
         return Err(Error::op(NAME, format!("{what}: none may be 0, and {sets} sets of {batch} need a draw each")));
     }

@@ -4,6 +4,8 @@
 //! Small numbers of few bits, so that bf16 holds the inputs exactly, and small networks: on a GPU compiling takes most of the
 //! time.
 
+mod photos;
+
 use std::sync::Arc;
 
 use half::bf16;
@@ -172,6 +174,9 @@ fn trials(device: &Launched, launches: &Arc<Launches>) -> Result<Result<Proof, F
     builds.push(Box::new(heads));
     for mixing in [Mixing::GLMC, Mixing::One(View::Cutmix)] {
         builds.push(Box::new(move |backend| views(backend, mixing)));
+    }
+    for mixing in [Mixing::GLMC, Mixing::EvaluateFlip] {
+        builds.push(Box::new(move |backend| photos::views(backend, mixing)));
     }
     builds.extend(CONVOLUTIONS.iter().map(|g| -> Build<'_> { Box::new(move |backend| product(backend, g)) }));
     let planned = builds.iter().map(|build| build(device)).collect::<Result<Vec<Trial>>>()?;

@@ -3,6 +3,7 @@
 use glmc_engine::Error;
 use glmc_engine::ops::Backend;
 use glmc_engine::ops::augment_mix::{Augmentation, Mixing, View, augment_mix, mix_views};
+use glmc_engine::ops::augment_photos::{PhotoConfig, Photos, augment_photos};
 use glmc_engine::ops::batch_norm_apply::{Parameters, batch_norm_apply};
 use glmc_engine::ops::batch_norm_statistics::batch_norm_statistics;
 use glmc_engine::ops::classify::classify;
@@ -127,6 +128,14 @@ impl Attempt<'_> {
         let augmentation = Augmentation { mean: [0.5; 3], std: [0.5; 3], padding: 4, flip: true };
         augment_mix(&mut self.tape, self.backend, pixels, vars, Mixing::GLMC, augmentation).map(drop)
     }
+
+    /// Photographs of a step of two samples.
+    fn photos(&mut self, index: &[usize], draws: &[usize], size: usize, stride: usize) -> Result<(), Error> {
+        let photos =
+            Photos { pixels: self.tape.value(&[99], DType::U8), index: self.whole(index), draws: self.whole(draws) };
+        let (vars, config) = (self.step(2), PhotoConfig { size, stride, mean: [0.5; 3], std: [0.5; 3] });
+        augment_photos(&mut self.tape, self.backend, photos, vars, Mixing::GLMC, config).map(drop)
+    }
 }
 
 const PLAIN: Form = Form::Softmax { focal: 0.0 };
@@ -227,6 +236,16 @@ const WRONG: &[(&str, &str, &[&str], Try)] = &[
     ("augment_mix", "colours", &["[9, 8, 8, 4]", "[9, 8, 8, 3]"], |t| t.augment(&[9, 8, 8, 4], DType::U8)),
     ("augment_mix", "rank", &["[9, 192]", "four"], |t| t.augment(&[9, 192], DType::U8)),
     ("augment_mix", "type", &["bytes"], |t| t.augment(&[9, 8, 8, 3], DType::F32)),
+    ("augment_photos", "index", &["[9, 3]", "[9, 4]"], |t| t.photos(&[9, 3], &[8, 16], 4, 8)),
+    ("augment_photos", "draws", &["[8, 15]", "[8, 16]"], |t| t.photos(&[9, 4], &[8, 15], 4, 8)),
+    ("augment_photos", "size", &["0 pixels a side"], |t| t.photos(&[9, 4], &[8, 16], 0, 8)),
+    ("augment_photos", "stride", &["7 draws a step", "4 sets of 2"], |t| t.photos(&[9, 4], &[8, 16], 4, 7)),
+    ("augment_photos", "pixels", &["a row of bytes"], |t| {
+        let (pixels, index, draws) = (t.tape.value(&[9, 11], DType::U8), t.whole(&[9, 4]), t.whole(&[8, 16]));
+        let (photos, vars) = (Photos { pixels, index, draws }, t.step(2));
+        let config = PhotoConfig { size: 4, stride: 8, mean: [0.5; 3], std: [0.5; 3] };
+        augment_photos(&mut t.tape, t.backend, photos, vars, Mixing::GLMC, config).map(drop)
+    }),
     ("mix_views", "four_views", &["[6, 8, 8, 3]", "[4, 8, 8, 3]"], |t| {
         let (views, step) = (t.real(&[6, 8, 8, 3]), t.whole(&[16]));
         mix_views(&mut t.tape, t.backend, Mixing::GLMC, views, step).map(drop)

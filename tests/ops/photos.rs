@@ -18,26 +18,6 @@ const STD: [f32; 3] = [0.229, 0.224, 0.225];
 const TRANSFORMS: [&str; 11] =
     ["resize", "centre", "brightness", "contrast", "saturation", "hue", "grey", "flip", "normalise", "blur", "jitter"];
 
-/// A draw that changes nothing of the box's resized pixels.
-fn plain([top, left, height, width]: [u32; 4], size: usize) -> PhotoDraw {
-    PhotoDraw {
-        top,
-        left,
-        height,
-        width,
-        scale: [height as f32 / size as f32, width as f32 / size as f32],
-        shift: [0.0; 2],
-        brightness: 1.0,
-        contrast: 1.0,
-        saturation: 1.0,
-        hue: 0.0,
-        order: 0b11_10_01_00,
-        flags: 0,
-        sigma: 0.0,
-        reserved: 0,
-    }
-}
-
 /// The words, as numbers that keep their bits.
 fn words(draw: &PhotoDraw) -> Vec<f64> {
     bytemuck::cast_slice::<_, i32>(std::slice::from_ref(draw)).iter().map(|&word| f64::from(word)).collect()
@@ -123,7 +103,7 @@ fn draw(random: &mut Random, [height, width]: [usize; 2], size: usize) -> PhotoD
         ((unit() * (extent as u32 - length) as f32) as u32, length)
     };
     let ((top, rows), (left, columns)) = (side(height), side(width));
-    let mut draw = plain([top, left, rows, columns], size);
+    let mut draw = PhotoDraw::of_box([top, left, rows, columns], size);
     [draw.brightness, draw.contrast, draw.saturation] = [0; 3].map(|_| 0.5 + unit());
     draw.hue = 0.5 - unit();
     draw.sigma = 2.0 * unit();
@@ -193,7 +173,7 @@ fn mirrored(suite: &mut Suite) {
     let (pixels, index) = album(&mut random, &sizes);
     // White, so that the result is exact: a resize of equal values, to rounding.
     let pixels = pixels.map(|_| 255.0);
-    let drawn = |flags, [h, w]: [usize; 2]| PhotoDraw { flags, ..plain([0, 0, h as u32, w as u32], size) };
+    let drawn = |flags, [h, w]: [usize; 2]| PhotoDraw { flags, ..PhotoDraw::of_box([0, 0, h as u32, w as u32], size) };
     let draws: Vec<f64> = [0, PhotoDraw::FLIP]
         .iter()
         .flat_map(|&flags| sizes.iter().flat_map(move |&s| words(&drawn(flags, s))))
@@ -212,7 +192,7 @@ fn mirrored(suite: &mut Suite) {
 
 /// What the host must not draw, the CPU names.
 fn refusals(suite: &mut Suite) {
-    let good = plain([1, 2, 3, 4], 5);
+    let good = PhotoDraw::of_box([1, 2, 3, 4], 5);
     let (nan, infinite) = (f32::NAN, f32::INFINITY);
     for (name, draw, image, says) in [
         ("box_below", PhotoDraw { top: 6, ..good }, 0.0, "a box of 3x4 at row 6, column 2 of an image of 8x9"),

@@ -64,7 +64,8 @@ impl<'a> Step<'a> {
             let what = format!("a box of {rows}x{columns} at row {top}, column {left} of an image of {height}x{width}");
             return Err(Error::op(NAME, what));
         }
-        if !draw.scale.iter().all(|&scale| scale > 0.0 && scale.is_finite()) || !(draw.sigma >= 0.0) {
+        if !draw.scale.iter().all(|&scale| scale > 0.0 && scale.is_finite()) || draw.sigma.is_nan() || draw.sigma < 0.0
+        {
             return Err(Error::op(NAME, format!("a scale of {:?}, a blur of {}", draw.scale, draw.sigma)));
         }
         let steps = (0..4).fold(0, |seen, place| seen | 1 << (draw.order >> (2 * place) & 3));

@@ -11,6 +11,7 @@ use crate::error::Result;
 use crate::memory::Memory;
 use crate::nn::{Mode, Model, ModelConfig, ParameterStore, Recorder, Rules, Stem};
 use crate::ops::augment_mix::{AugmentMixKernels, Mixing, View};
+use crate::ops::augment_photos::{AugmentPhotos, AugmentPhotosKernels, DRAW_WORDS, INDEX_WORDS, PhotoConfig};
 use crate::ops::ceilings::CeilingKernels;
 use crate::ops::checksum::{ChecksumKernels, SCRATCH};
 use crate::ops::load_step::STEP_WORDS;
@@ -87,6 +88,7 @@ fn run(backend: &Launched, config: &Config, stand_in: &StandIn, every_size: bool
         let shape = [mixing.views() * config.batch, side, side, backend.stem_channels()];
         backend.mix_views(mixing, images, scalars, tensor(&shape, backend.precision().compute(), "views")?)?;
     }
+    photographs(backend)?;
     let values = tensor(&[backend.ceiling_values()], DType::F32, "values")?;
     backend.ceiling_math(values, 2)?;
     let [from, to] = [0, 1].map(|_| tensor(&[1 << 20], DType::U8, "copy"));
@@ -95,6 +97,25 @@ fn run(backend: &Launched, config: &Config, stand_in: &StandIn, every_size: bool
     pooling(backend)?;
     let scratch = tensor(&[SCRATCH], DType::U8, "parts of a checksum")?;
     backend.checksum(scalars, scratch).map(|_| ())
+}
+
+/// Photographs, whose size no kernel is compiled for.
+fn photographs(backend: &Launched) -> Result<()> {
+    let tensor = |shape: &[usize], dtype: DType| backend.tensor(shape, dtype, "photographs");
+    let (mixing, size) = (Mixing::One(View::Plain), 2);
+    let config = PhotoConfig { size, stride: 1, mean: [0.5; 3], std: [0.25; 3] };
+    let samples = tensor(&[1], DType::I32)?;
+    let photos = AugmentPhotos {
+        pixels: tensor(&[3], DType::U8)?,
+        index: tensor(&[1, INDEX_WORDS], DType::I32)?,
+        draws: tensor(&[1, DRAW_WORDS], DType::I32)?,
+        originals: samples,
+        partners: samples,
+        scalars: tensor(&[STEP_WORDS], DType::I32)?,
+        out: tensor(&[1, size, size, 3], DType::F32)?,
+        scratch: Some(tensor(&[backend.augment_photos_scratch(1, size)], DType::U8)?),
+    };
+    backend.augment_photos(mixing, &config, &photos)
 }
 
 /// Heads of every shape, forward and backward, on the vectors of a step with two views and of one with one.
