@@ -31,30 +31,16 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from torch_networks import DESIGNS, WIDE_HIDDEN, ImageNetResNet, Norm, Outputs
+
 #: Blocks in each of the three stages, by architecture name (depth = 6 * blocks + 2).
 DEPTHS: dict[str, int] = {"resnet20": 3, "resnet32": 5, "resnet44": 7, "resnet56": 9, "resnet110": 18}
-
-#: Makes the normalisation for a number of channels.
-Norm = Callable[[int], nn.Module]
 
 #: Size of `projection_head` and `contrast_head` in the CIFAR networks.
 HIDDEN = 128
 
 
 # ---------------------------------------------------------------------------------------------------------- network
-
-
-class Outputs(NamedTuple):
-    """What the network says about one view of N images."""
-
-    #: N,C: the conventional classifier, `fc`.
-    logits: Tensor
-    #: N,C: the rebalanced classifier, `fc_cb`.
-    logits_cb: Tensor
-    #: N,h: `projection_head`.
-    h: Tensor
-    #: N,h: `contrast_head` of `h`.
-    u: Tensor
 
 
 def shortcut_a(x: Tensor, channels: int) -> Tensor:
@@ -139,6 +125,17 @@ class GlmcResNet(nn.Module):
     def predict(self, x: Tensor, head: str = "fc_cb") -> Tensor:
         """N,C logits of the one head that inference keeps: `fc_cb` (long-tailed data) or `fc`."""
         return getattr(self, head)(self.features(x))
+
+
+def network(
+    arch: str, width: int, classes: int, hidden: int | None = None, stem: str = "cifar", norm: Norm = nn.BatchNorm2d
+) -> GlmcResNet | ImageNetResNet:
+    """The network of that name, with all four heads; without `hidden`, of the published width."""
+    if arch in DESIGNS:
+        return ImageNetResNet(arch, width, classes, hidden or WIDE_HIDDEN, stem, norm)
+    if stem != "cifar":
+        raise ValueError(f"{arch} has no {stem} stem")
+    return GlmcResNet(arch, width, classes, hidden or HIDDEN, norm)
 
 
 # ------------------------------------------------------------------------------------------- mixtures, labels, weights
@@ -274,6 +271,8 @@ class StepSetup:
     #: SAM's rho; its ascent leaves out gamma * L_sim.
     sam: float | None = None
     nesterov: bool = False
+    #: `imagenet`, where a network has that stem.
+    stem: str = "cifar"
 
     @staticmethod
     def parse(metadata: dict[str, str]) -> StepSetup:
@@ -282,13 +281,15 @@ class StepSetup:
         reals = {key: float(metadata[key]) for key in ("alpha", "gamma", "k", "lr", "momentum", "weight_decay")}
         fields: dict[str, Any] = {**integers, **reals, "nesterov": metadata.get("nesterov") == "true"}
         fields["sam"] = float(metadata["sam"]) if "sam" in metadata else None
+        fields["stem"] = metadata.get("stem", "cifar")
         return StepSetup(arch=metadata["arch"], counts=tuple(json.loads(metadata["counts"])), **fields)
 
     def metadata(self) -> dict[str, str]:
         """The reverse of `parse`."""
-        fields = {key: str(value) for key, value in vars(self).items() if key not in ("counts", "sam", "nesterov")}
+        fields = {key: str(value) for key, value in vars(self).items() if key not in ("counts", "sam", "nesterov", "stem")}
         optional = {"sam": str(self.sam)} if self.sam is not None else {}
         optional |= {"nesterov": "true"} if self.nesterov else {}
+        optional |= {"stem": self.stem} if self.arch in DESIGNS else {}
         return {**fields, **optional, "counts": json.dumps(list(self.counts))}
 
 
@@ -321,7 +322,7 @@ def run_steps(setup: StepSetup, tensors: dict[str, Tensor], dtype: torch.dtype =
     autocast = torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16)
     dtype = torch.float32 if dtype == torch.bfloat16 else dtype
     hidden = tensors["param.projection_head.0.weight"].shape[0]
-    model = GlmcResNet(setup.arch, setup.width, setup.classes, hidden).to(dtype)
+    model = network(setup.arch, setup.width, setup.classes, hidden, setup.stem).to(dtype)
     start = {key[len("param.") :]: value.to(dtype) for key, value in tensors.items() if key.startswith("param.")}
     missing, unexpected = model.load_state_dict(start, strict=False)
     missing = [name for name in missing if not name.endswith("num_batches_tracked")]

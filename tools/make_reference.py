@@ -26,12 +26,13 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from glmc_torch import DEPTHS, HIDDEN, GlmcResNet, StepSetup, check_file, cutmix_box, run_steps
+from glmc_torch import DEPTHS, StepSetup, check_file, cutmix_box, network, run_steps
 from reference_bbn import bbn_fixtures
 from reference_losses import loss_fixtures
 from reference_max_pool import max_pool_fixtures
 from reference_ops import op_fixtures, optimizer_fixtures
 from reference_photos import photo_fixtures
+from torch_networks import DESIGNS
 
 
 def write_file(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
@@ -55,7 +56,7 @@ def long_tail(classes: int, largest: int, imbalance: float) -> tuple[int, ...]:
     return tuple(int(largest * (1 / imbalance) ** (c / (classes - 1))) for c in range(classes))
 
 
-def make_step(setup: StepSetup, seed: int, hidden: int = HIDDEN) -> tuple[dict[str, Tensor], dict[str, str]]:
+def make_step(setup: StepSetup, seed: int, hidden: int | None = None) -> tuple[dict[str, Tensor], dict[str, str]]:
     """One reference file: its tensors and its metadata."""
     generator = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)  # the initialisation has no generator argument
@@ -63,7 +64,7 @@ def make_step(setup: StepSetup, seed: int, hidden: int = HIDDEN) -> tuple[dict[s
     def normal(*shape: int) -> Tensor:
         return torch.randn(shape, generator=generator)
 
-    model = GlmcResNet(setup.arch, setup.width, setup.classes, hidden)
+    model = network(setup.arch, setup.width, setup.classes, hidden, setup.stem)
     with torch.no_grad():
         # As after some training: no BatchNorm parameter or statistic is at its neutral value, where errors hide.
         for module in model.modules():
@@ -93,10 +94,13 @@ def make_step(setup: StepSetup, seed: int, hidden: int = HIDDEN) -> tuple[dict[s
     tensors["eval.input"] = normal(n, 3, size, size)
     for key, value in run_steps(setup, tensors).items():
         tensors[key] = value if key == "losses" else value.float()
-    return {key: value.contiguous() for key, value in tensors.items()}, setup.metadata()
+    metadata = setup.metadata()
+    if setup.arch in DESIGNS:
+        metadata["hidden"] = str(tensors["param.projection_head.0.bias"].numel())
+    return {key: value.contiguous() for key, value in tensors.items()}, metadata
 
 
-def write_step(path: Path, setup: StepSetup, seed: int, hidden: int = HIDDEN) -> None:
+def write_step(path: Path, setup: StepSetup, seed: int, hidden: int | None = None) -> None:
     """Writes one step file and checks that it reproduces when read back."""
     tensors, metadata = make_step(setup, seed, hidden)
     write_file(path, tensors, metadata)
@@ -119,10 +123,12 @@ def setup_of(
     lr: float = 0.05,
     momentum: float = 0.9,
     weight_decay: float = 5e-3,
+    stem: str = "cifar",
 ) -> StepSetup:
     """A setup with a long-tailed count list, the largest class having 500 images, and lively defaults."""
     counts = long_tail(classes, 500, 100)
-    return StepSetup(arch, width, classes, batch, size, steps, alpha, gamma, k, counts, lr, momentum, weight_decay)
+    numbers = (width, classes, batch, size, steps, alpha, gamma, k, counts, lr, momentum, weight_decay)
+    return StepSetup(arch, *numbers, stem=stem)
 
 
 #: The committed step files: name -> (setup, seed, hidden size). Kept small: together well under 1.5 MB.
@@ -130,6 +136,12 @@ COMMITTED: dict[str, tuple[StepSetup, int, int]] = {
     "step_w4_c10_b5": (setup_of("resnet20", 4, 10, 5, 12, 2), 1, 128),
     "step_w2_c7_b3": (setup_of("resnet32", 2, 7, 3, 16, 1, alpha=1.0, gamma=0.0), 2, 24),
     "step_w3_c100_b2": (setup_of("resnet20", 3, 100, 2, 12, 5, alpha=0.3, gamma=1.0, lr=0.02), 3, 32),
+    "step_resnet18_w2_c5_b4": (setup_of("resnet18", 2, 5, 4, 16, 2, lr=0.01), 5, 8),
+    "step_resnet34_w2_c4_b3": (setup_of("resnet34", 2, 4, 3, 64, 1, lr=0.01, stem="imagenet"), 6, 8),
+    "step_resnet50_w1_c5_b4": (setup_of("resnet50", 1, 5, 4, 64, 1, lr=0.005, stem="imagenet"), 7, 8),
+    "step_resnet50_w1_c4_b4_cifar": (setup_of("resnet50", 1, 4, 4, 16, 1, lr=0.005), 8, 8),
+    "step_resnet101_w1_c3_b3": (setup_of("resnet101", 1, 3, 3, 64, 1, lr=0.002, stem="imagenet"), 9, 4),
+    "step_resnet152_w1_c3_b3": (setup_of("resnet152", 1, 3, 3, 64, 1, lr=0.002, stem="imagenet"), 10, 4),
     "step_w2_c5_b4_sam": (replace(setup_of("resnet20", 2, 5, 4, 12, 2), sam=0.05, nesterov=True), 4, 16),
 }
 
@@ -180,10 +192,11 @@ def main() -> int:
         commands.add_parser(name, help=what).add_argument("file", type=Path)
     step = commands.add_parser("step", help="one step file", formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     step.add_argument("file", type=Path)
-    step.add_argument("--arch", choices=list(DEPTHS), default="resnet32")
+    step.add_argument("--arch", choices=[*DEPTHS, *DESIGNS], default="resnet32")
+    step.add_argument("--stem", choices=["cifar", "imagenet"], default="cifar")
     for name, default in (("width", 8), ("classes", 10), ("batch", 6), ("size", 32), ("steps", 3)):
         step.add_argument(f"--{name}", type=int, default=default)
-    step.add_argument("--hidden", type=int, default=HIDDEN)
+    step.add_argument("--hidden", type=int, help="width of the projections; the network's own if absent")
     step.add_argument("--seed", type=int, default=0)
     for name, value in (("alpha", 0.7), ("gamma", 4.0), ("k", 1.2), ("lr", 0.05), ("momentum", 0.9)):
         step.add_argument(f"--{name}", type=float, default=value)

@@ -83,7 +83,7 @@ pub fn run(args: FinetuneArgs) -> Result<()> {
     }
     check_new(&out)?;
     let flags = flags.or(in_file);
-    let (parent, counts) = parent(&init)?;
+    let (parent, counts) = parent(&init, flags.placement.data.as_deref())?;
     let placement = flags.placement.clone();
     let published = stage.settings(&parent, &counts, from, checkpoint)?;
     let mut settings = flags.or(published);
@@ -109,9 +109,14 @@ fn name(from: &Path, stage: &SecondStage) -> String {
     format!("{name}-{}", stage.name)
 }
 
-/// The first run's configuration, and the training images per class.
-fn parent(init: &Init) -> Result<(Config, Vec<usize>)> {
-    let manifest = Checkpoint::read(&init.file()?)?.manifest;
+/// The first run's configuration, and the training images per class: of an imported model those of the new run's data.
+fn parent(init: &Init, data: Option<&Path>) -> Result<(Config, Vec<usize>)> {
+    let file = init.file()?;
+    let mut manifest = Checkpoint::read(&file)?.manifest;
+    if manifest.imported.is_some() {
+        let gone = || Error::file(&file, "was imported, and does not know what it was trained on: give --data");
+        manifest.counts.clone_from(&Store::open(&located(data.ok_or_else(gone)?)?)?.meta().counts);
+    }
     // A run that has moved says so in its folder, not in its older checkpoints.
     let stored = init.folder().join("config.toml");
     let placement = if stored.exists() { Config::read(&stored)?.placement } else { manifest.config.placement.clone() };

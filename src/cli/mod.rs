@@ -4,6 +4,7 @@ mod bench;
 mod device;
 mod eval;
 mod finetune;
+mod import;
 mod info;
 pub mod kernels;
 mod posthoc;
@@ -50,6 +51,7 @@ enum Command {
     Sweep(Box<sweep::SweepArgs>),
     Eval(eval::EvalArgs),
     Posthoc(posthoc::PosthocArgs),
+    Import(import::ImportArgs),
     Verify(verify::VerifyArgs),
     Bench(bench::BenchArgs),
     Info(Box<info::InfoArgs>),
@@ -130,6 +132,7 @@ fn run(command: Command) -> Result<()> {
         Command::Sweep(args) => sweep::run(*args),
         Command::Eval(args) => eval::run(args),
         Command::Posthoc(args) => posthoc::run(args),
+        Command::Import(args) => import::run(&args),
         Command::Verify(args) => verify::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Info(args) => info::run(*args),

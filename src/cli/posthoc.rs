@@ -142,6 +142,7 @@ pub fn run(args: PosthocArgs) -> Result<()> {
     }
     let trained = Trained::open(file, checkpoint, &data, args.store)?;
     let Trained { file, checkpoint, store, subject, framing } = &trained;
+    let counts = checkpoint.manifest.counts.clone();
     let backend = args.device.open_proven(args.trust)?;
     let backend = backend.as_ref();
     let (_, model, parameters) = trained.load(backend)?;

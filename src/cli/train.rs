@@ -31,6 +31,10 @@ pub struct TrainArgs {
     /// TOML file of settings, named as the flags are but with underscores; flags win over it. Tables [[stage]] are runs one after another in OUT/stage-1, OUT/stage-2, ...; each starts from the last checkpoint of the one before, or says from = "best", and draws what matches reinit = ["fc.*"] anew. Where a key is an epoch, it counts finished epochs
     #[arg(long, value_name = "FILE.toml")]
     config: Option<PathBuf>,
+    /// Start from these parameters: a PyTorch state dict as a safetensors file (torchvision's names, or those of the models
+    /// published with GLMC; heads for other classes are drawn anew), or another run or its checkpoint
+    #[arg(long, value_name = "FILE|RUN", conflicts_with_all = ["resume", "extend"])]
+    init: Option<PathBuf>,
     /// Folder for the run [default: a new one under runs/]
     #[arg(long, value_name = "RUN", conflicts_with = "resume")]
     out: Option<PathBuf>,
@@ -78,7 +82,8 @@ pub fn run(args: TrainArgs) -> Result<()> {
 }
 
 fn start(args: TrainArgs) -> Result<()> {
-    let TrainArgs { preset: name, config: file, out, any_data, trust, settings: flags, .. } = args;
+    let TrainArgs { preset: name, config: file, init, out, any_data, trust, settings: flags, .. } = args;
+    let flags = Settings { init: init.map(|from| Init { from, checkpoint: None, reinit: Vec::new() }), ..flags };
     let (in_file, named_in_file, stages) = match &file {
         Some(path) => Settings::read_stages(path)?,
         None => (Settings::default(), None, Vec::new()),

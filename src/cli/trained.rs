@@ -50,17 +50,23 @@ impl Trained {
     ///
     /// # Errors
     /// When the store is missing or damaged, or its classes are not those that were trained on.
-    pub fn open(file: PathBuf, checkpoint: Checkpoint, data: &Path, args: StoreArgs) -> Result<Trained> {
+    pub fn open(file: PathBuf, mut checkpoint: Checkpoint, data: &Path, args: StoreArgs) -> Result<Trained> {
         let store = Store::open(data)?;
         let classes = checkpoint.manifest.counts.len();
         if store.classes() != classes {
             let what = format!("has {} classes, but the checkpoint was trained on {classes}", store.classes());
             return Err(Error::file(data, what));
         }
+        if checkpoint.manifest.imported.is_some() {
+            checkpoint.manifest.counts.clone_from(&store.meta().counts);
+        }
         let subject = match &checkpoint.manifest.data {
             Some(subject) if !args.from_store => {
-                check_names(&store, subject, args.ignore_names)?;
-                subject.clone()
+                check_names(&store, subject, args.ignore_names || !checkpoint.manifest.knows_names())?;
+                match checkpoint.manifest.knows_names() {
+                    true => subject.clone(),
+                    false => Subject { class_names: store.meta().class_names.clone(), ..subject.clone() },
+                }
             }
             None if !args.from_store => {
                 let what = "was written by an older version, without mean, std and class names: --from-store takes those of \

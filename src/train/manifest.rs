@@ -72,6 +72,18 @@ impl Subject {
     }
 }
 
+/// The state dict that a checkpoint was made of. What its model was trained on is not known: counts are all 1, and the store on
+/// which it is used says better.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Imported {
+    /// The file's name.
+    pub file: String,
+    /// BLAKE3 of the file.
+    pub checksum: String,
+    /// Whether the classes' names were said.
+    pub named: bool,
+}
+
 /// What a checkpoint says about itself.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Manifest {
@@ -93,6 +105,9 @@ pub struct Manifest {
     pub store: String,
     /// How far the run had come.
     pub progress: Progress,
+    /// Where its weights came from, if not from a run of this program.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub imported: Option<Imported>,
     /// What was done to the classifier after training: such a model is evaluated, no run goes on from it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub posthoc: Option<String>,
@@ -114,9 +129,35 @@ impl Manifest {
             counts: store.meta().counts.clone(),
             store: fingerprint,
             progress,
+            imported: None,
             posthoc: None,
             checksum: String::new(),
         }
+    }
+
+    /// A manifest for a model of this configuration that was trained elsewhere.
+    pub fn of_import(config: Config, data: Subject, imported: Imported) -> Manifest {
+        let engine =
+            Engine { version: env!("CARGO_PKG_VERSION").into(), commit: version::COMMIT.map(ToString::to_string) };
+        let classes = data.class_names.len();
+        Manifest {
+            format: FORMAT,
+            engine: Some(engine),
+            shots: Some(config.shots(classes)),
+            config,
+            data: Some(data),
+            counts: vec![1; classes],
+            store: String::new(),
+            progress: Progress::default(),
+            imported: Some(imported),
+            posthoc: None,
+            checksum: String::new(),
+        }
+    }
+
+    /// Whether the names of the classes are those that were trained on, not numbers in their place.
+    pub fn knows_names(&self) -> bool {
+        self.imported.as_ref().is_none_or(|imported| imported.named)
     }
 
     pub(super) fn to_json(&self) -> String {

@@ -19,6 +19,7 @@ pub mod report;
 pub mod run_folder;
 pub mod run_record;
 pub mod session;
+pub mod state_dict;
 pub mod step;
 pub mod sweep;
 pub mod views;

@@ -1,11 +1,14 @@
-//! The parameters that a further stage starts from: those of another run's checkpoint, which is read and never changed.
+//! The parameters that a run starts from: those of another run's checkpoint, which is read and never changed, or those of a plain
+//! state dict.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::checkpoint::Checkpoint;
 use super::engine::model;
+use super::manifest::Progress;
 use super::run_record::Parent;
+use super::state_dict::StateDict;
 use crate::backend::native::Native;
 use crate::config::{Config, Init};
 use crate::data::store::Store;
@@ -15,11 +18,18 @@ use crate::nn::{Field, ParameterStore, groups};
 use crate::ops::Backend;
 use crate::tensor::Precision;
 
-/// A checkpoint to start from, read whole and checked.
+/// What to start from, read whole and checked.
 pub struct Origin<'a> {
     init: &'a Init,
     file: PathBuf,
-    checkpoint: Checkpoint,
+    source: Source,
+}
+
+enum Source {
+    /// All of a run: a further stage goes on from it.
+    Run(Box<Checkpoint>),
+    /// Weights alone.
+    Plain(StateDict),
 }
 
 impl<'a> Origin<'a> {
@@ -30,9 +40,16 @@ impl<'a> Origin<'a> {
     pub fn of(config: &'a Config) -> Result<Option<Origin<'a>>> {
         let Some(init) = &config.init else { return Ok(None) };
         let file = init.file()?;
-        let checkpoint = Checkpoint::read(&file)?;
-        check_network(&checkpoint.manifest.config, config, &file)?;
-        Ok(Some(Origin { init, file, checkpoint }))
+        let plain = if init.from.is_dir() { None } else { StateDict::read(&file)? };
+        let source = match plain {
+            Some(plain) => Source::Plain(plain),
+            None => {
+                let checkpoint = Checkpoint::read(&file)?;
+                check_network(&checkpoint.manifest.config, config, &file)?;
+                Source::Run(Box::new(checkpoint))
+            }
+        };
+        Ok(Some(Origin { init, file, source }))
     }
 
     /// Whether a network of these parameters, trained on this store, can start from it.
@@ -40,24 +57,27 @@ impl<'a> Origin<'a> {
     /// # Errors
     /// When the classes differ, a pattern matches nothing, or a parameter is missing or has another shape.
     pub fn check(&self, store: &Store, specs: &Specs) -> Result<()> {
-        let manifest = &self.checkpoint.manifest;
+        let checkpoint = match &self.source {
+            Source::Run(checkpoint) => checkpoint,
+            Source::Plain(plain) => {
+                check_patterns(self.init, specs)?;
+                return plain.fit(specs, |name| self.init.redraws(name)).map(drop);
+            }
+        };
+        let manifest = &checkpoint.manifest;
         let (names, count) = (&store.meta().class_names, store.meta().counts.len());
         if manifest.counts.len() != count {
             let known = manifest.counts.len();
             let what = format!("knows {known} classes, and the store {} has {count}", store.path().display());
             return Err(Error::file(&self.file, what));
         }
-        if let Some(data) = &manifest.data
+        if let Some(data) = manifest.data.as_ref().filter(|_| manifest.knows_names())
             && let Some((old, new)) = data.class_names.iter().zip(names).find(|(old, new)| old != new)
         {
             let what = format!("knows a class {old:?}, which the store {} calls {new:?}", store.path().display());
             return Err(Error::file(&self.file, what));
         }
-        check_parameters(self.init, specs, &|name| self.checkpoint.shape(name).map(<[usize]>::to_vec), &self.file)
-    }
-
-    fn is_taken(&self, spec: &Spec) -> bool {
-        is_taken(self.init, spec, self.checkpoint.shape(&spec.name).is_some())
+        check_parameters(self.init, specs, &|name| checkpoint.shape(name).map(<[usize]>::to_vec), &self.file)
     }
 
     /// Puts its values over a start that was drawn; the momentum stays zero.
@@ -66,9 +86,20 @@ impl<'a> Origin<'a> {
     /// When the device fails.
     pub fn load(&self, backend: &dyn Backend, parameters: &ParameterStore) -> Result<()> {
         let mut values = parameters.snapshot(backend, Field::Value)?;
-        for (index, spec) in parameters.specs().iter().enumerate() {
-            if self.is_taken(spec) {
-                values.set(index, self.checkpoint.tensor(&spec.name, &spec.shape)?);
+        let specs = parameters.specs();
+        match &self.source {
+            Source::Run(checkpoint) => {
+                for (index, spec) in specs.iter().enumerate() {
+                    if is_taken(self.init, spec, checkpoint.shape(&spec.name).is_some()) {
+                        values.set(index, checkpoint.tensor(&spec.name, &spec.shape)?);
+                    }
+                }
+            }
+            Source::Plain(plain) => {
+                let loaded = plain.fit(specs, |name| self.init.redraws(name))?.loaded;
+                for (index, spec) in specs.iter().enumerate().filter(|(index, _)| loaded.contains(index)) {
+                    plain.values(&spec.name).into_iter().for_each(|found| values.set(index, found));
+                }
             }
         }
         parameters.restore(backend, Field::Value, &values)
@@ -79,12 +110,24 @@ impl<'a> Origin<'a> {
     /// # Errors
     /// When the system does not say where it lies.
     pub fn record(&self) -> Result<Parent> {
-        let manifest = &self.checkpoint.manifest;
         let path = self.init.folder();
         let folder = fs::canonicalize(path).map_err(Error::io(path))?;
         let file = self.file.file_name().map(|name| name.to_string_lossy().into_owned());
-        let (epochs, epoch, step) = (manifest.config.epochs, manifest.progress.epoch, manifest.progress.step);
-        Ok(Parent { folder, checkpoint: file, checksum: manifest.checksum.clone(), epochs, epoch, step })
+        let (epochs, epoch, step) = match &self.source {
+            Source::Run(checkpoint) => {
+                let Progress { epoch, step, .. } = checkpoint.manifest.progress;
+                (checkpoint.manifest.config.epochs, epoch, step)
+            }
+            Source::Plain(_) => (0, 0, 0),
+        };
+        Ok(Parent { folder, checkpoint: file, checksum: self.checksum().into(), epochs, epoch, step })
+    }
+
+    fn checksum(&self) -> &str {
+        match &self.source {
+            Source::Run(checkpoint) => &checkpoint.manifest.checksum,
+            Source::Plain(plain) => &plain.checksum,
+        }
     }
 
     /// Whether a run that began with `parent` would begin with this again.
@@ -92,7 +135,7 @@ impl<'a> Origin<'a> {
     /// # Errors
     /// When the checkpoint is another one by now.
     pub fn check_unchanged(&self, parent: &Parent) -> Result<()> {
-        if parent.checksum == self.checkpoint.manifest.checksum {
+        if parent.checksum == self.checksum() {
             return Ok(());
         }
         let what = "has changed since this stage began with it: begin a new one in another folder";
@@ -101,7 +144,15 @@ impl<'a> Origin<'a> {
 
     /// What is taken from where, and what is not, in a line.
     pub fn describe(&self, specs: &Specs) -> String {
-        let progress = &self.checkpoint.manifest.progress;
+        let checkpoint = match &self.source {
+            Source::Run(checkpoint) => checkpoint,
+            Source::Plain(plain) => {
+                let fit = plain.fit(specs, |name| self.init.redraws(name));
+                return fit.map_or_else(|e| e.to_string(), |fit| plain.describe(specs, &fit));
+            }
+        };
+        let progress = &checkpoint.manifest.progress;
+        let is_taken = |spec: &Spec| is_taken(self.init, spec, checkpoint.shape(&spec.name).is_some());
         let heads = |names: Vec<&str>| {
             let mut heads: Vec<&str> = Vec::new();
             for name in names {
@@ -117,12 +168,11 @@ impl<'a> Origin<'a> {
             line += &format!(" and {} steps", progress.step);
         }
         line.push(')');
-        let anew: Vec<&str> = specs.iter().filter(|spec| !self.is_taken(spec)).map(|spec| spec.name.as_str()).collect();
+        let anew: Vec<&str> = specs.iter().filter(|spec| !is_taken(spec)).map(|spec| spec.name.as_str()).collect();
         if !anew.is_empty() {
             line += &format!("; new: {}", anew.join(", "));
         }
-        let left: Vec<&str> =
-            self.checkpoint.model().filter(|name| !specs.iter().any(|spec| spec.name == *name)).collect();
+        let left: Vec<&str> = checkpoint.model().filter(|name| !specs.iter().any(|spec| spec.name == *name)).collect();
         if !left.is_empty() {
             line += &format!("; left out: {}", heads(left));
         }
@@ -153,11 +203,14 @@ fn check_network(before: &Config, next: &Config, from: &Path) -> Result<()> {
     Err(Error::file(from, what))
 }
 
+fn check_patterns(init: &Init, specs: &Specs) -> Result<()> {
+    let wrong = |e: Error| Error::Config(format!("init.reinit: {e}"));
+    init.reinit.iter().try_for_each(|pattern| groups::require_match(specs, pattern).map_err(wrong))
+}
+
 /// Whether a network of these parameters can start from one with parameters of the shapes that `known` says.
 fn check_parameters(init: &Init, specs: &Specs, known: &dyn Fn(&str) -> Option<Vec<usize>>, from: &Path) -> Result<()> {
-    for pattern in &init.reinit {
-        groups::require_match(specs, pattern).map_err(|e| Error::Config(format!("init.reinit: {e}")))?;
-    }
+    check_patterns(init, specs)?;
     for spec in specs.iter() {
         let shape = known(&spec.name);
         if !is_taken(init, spec, shape.is_some()) || shape.as_ref() == Some(&spec.shape) {
