@@ -4,6 +4,7 @@ mod meter;
 
 use std::path::PathBuf;
 
+use clap::builder::ArgPredicate;
 use clap::{Args, Subcommand};
 
 use self::meter::Meter;
@@ -209,8 +210,12 @@ struct PublishedArgs {
 struct SyntheticArgs {
     #[command(flatten)]
     out: OutArgs,
+    /// Draw photographs of mixed sizes, 80 to 400 pixels a side, 20 classes unless --classes says otherwise
+    #[arg(long, conflicts_with = "size")]
+    photos: bool,
     /// Number of classes
-    #[arg(long, value_name = "N", default_value_t = SyntheticConfig::default().classes)]
+    #[arg(long, value_name = "N", default_value_t = SyntheticConfig::default().classes,
+          default_value_if("photos", ArgPredicate::IsPresent, "20"))]
     classes: usize,
     /// Training images of the largest class
     #[arg(long, value_name = "N", default_value_t = SyntheticConfig::default().per_class)]
@@ -258,6 +263,7 @@ pub fn run(args: &PrepareArgs) -> Result<()> {
                 test_per_class: args.test_per_class,
                 imbalance: args.imbalance,
                 size: args.size,
+                photos: args.photos,
                 seed: args.seed,
                 force: args.out.force,
             };

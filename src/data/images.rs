@@ -310,7 +310,10 @@ fn begin(out: &Path, writer: &mut StoreWriter, works: &[Work], how: &How, progre
     if let Some(free) = files::free_space(folder)
         && needed.saturating_sub(done) > free
     {
-        let size = |bytes: u64| format!("{:.1} MiB", bytes as f64 / (1 << 20) as f64);
+        let size = |bytes: u64| match bytes >> 30 {
+            ..10 => format!("{:.1} MiB", bytes as f64 / (1u64 << 20) as f64),
+            _ => format!("{:.1} GiB", bytes as f64 / (1u64 << 30) as f64),
+        };
         let more = if done > 0 { format!(", of which {} are there", size(done)) } else { String::new() };
         let what = format!("the store takes {}{more}, its disk has {} free", size(needed), size(free));
         return Err(Error::file(out, format!("{what}; make room, or choose another place or size")));

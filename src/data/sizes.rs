@@ -56,6 +56,16 @@ impl Sizes {
     }
 }
 
+/// Parts of these lengths, one after another.
+pub(super) fn parts(mut bytes: &mut [u8], lengths: impl Iterator<Item = usize>) -> Vec<&mut [u8]> {
+    let part = |length| {
+        let (part, rest) = std::mem::take(&mut bytes).split_at_mut(length);
+        bytes = rest;
+        part
+    };
+    lengths.map(part).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

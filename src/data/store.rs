@@ -5,7 +5,7 @@
 //!   meta.json             classes, training counts, mean and std, source, a checksum of each array
 //!   train/labels.npy      i32 (N,)
 //!   train/pixels.npy      u8 (N,H,W,3), or (bytes,) where sizes differ
-//!   train/index.npy       i64 (N,3): offset, height, width; only where sizes differ
+//!   train/index.npy       i64 (N,3): offset, height, width; only where sizes differ within the subset
 //!   train/blocks.npy      u8 (B,32): a checksum of each block of pixels.npy
 //!   test/...              likewise
 //!   val/...               likewise, where there are validation images

@@ -4,6 +4,9 @@
 //! half covered and noisy, and now and then one attribute is another class's: a small network learns the large classes in a minute
 //! and confuses the small ones with them.
 //!
+//! Drawn photographs ([`SyntheticConfig::photos`]) differ in size, 80 to 400 pixels a side, and of most the hue says nothing: shape and
+//! texture must be learned, as no mean of colours tells classes apart.
+//!
 //! Only additions, multiplications, divisions, square roots and comparisons are used, in a fixed order, and NumPy's Mersenne
 //! Twister: IEEE 754 fixes the result of each, so that a seed gives the same bytes on every machine.
 
@@ -22,8 +25,13 @@ use crate::{Error, Result, stop};
 const SHAPES: [&str; 8] = ["disc", "square", "triangle", "cross", "ring", "diamond", "bar", "crescent"];
 const TEXTURES: [&str; 8] = ["plain", "rows", "columns", "slanted", "checked", "dotted", "ringed", "speckled"];
 
-/// Images drawn before they are written.
+/// Images drawn before they are written, and bytes of them.
 const BATCH: usize = 1024;
+const BATCH_BYTES: usize = 32 << 20;
+
+/// Shortest and longest side of a drawn photograph, and the longest shorter one.
+const PHOTO_SIDES: (usize, usize) = (80, 400);
+const PHOTO_SHORT: usize = 300;
 
 /// How [`prepare`] draws a set.
 #[derive(Debug, Clone, PartialEq)]
@@ -38,6 +46,8 @@ pub struct SyntheticConfig {
     pub imbalance: f64,
     /// Side of an image, 8 to 512.
     pub size: usize,
+    /// Photographs of many sizes, whatever `size` says.
+    pub photos: bool,
     /// Random seed.
     pub seed: u64,
     /// Replace an existing store.
@@ -46,7 +56,8 @@ pub struct SyntheticConfig {
 
 impl Default for SyntheticConfig {
     fn default() -> Self {
-        Self { classes: 10, per_class: 500, test_per_class: 50, imbalance: 50.0, size: 32, seed: 0, force: false }
+        let (per_class, test_per_class, imbalance) = (500, 50, 50.0);
+        Self { classes: 10, per_class, test_per_class, imbalance, size: 32, photos: false, seed: 0, force: false }
     }
 }
 
@@ -72,28 +83,33 @@ pub fn prepare(out: &Path, config: &SyntheticConfig) -> Result<Summary> {
         let count = |class: usize| if subset == Subset::Train { counts[class] } else { config.test_per_class };
         let images: Vec<(usize, usize)> =
             (0..config.classes).flat_map(|c| (0..count(c)).map(move |i| (c, i))).collect();
-        let labels: Vec<i32> = images.iter().map(|&(class, _)| class as i32).collect();
-        let image_bytes = config.size * config.size * 3;
-        let mut pixels = vec![0; BATCH.min(images.len()) * image_bytes];
+        let frames: Vec<(usize, usize)> = images.iter().map(|&(class, i)| frame(config, subset, class, i)).collect();
+        let announced: Vec<(usize, usize, i32)> =
+            images.iter().zip(&frames).map(|(&(class, _), &(height, width))| (height, width, class as i32)).collect();
         let mut sums = super::sums::Sums::default();
-        let mut file = writer.split(subset, &labels, config.size, config.size)?;
-        for batch in images.chunks(BATCH) {
+        let mut file = writer.mixed(subset, &announced)?;
+        let largest = frames.iter().map(|&(height, width)| height * width * 3).max().unwrap_or(1);
+        let batch = (BATCH_BYTES / largest).clamp(1, BATCH);
+        let mut pixels = Vec::new();
+        for (images, frames) in images.chunks(batch).zip(frames.chunks(batch)) {
             stop::check()?;
-            let pixels = &mut pixels[..batch.len() * image_bytes];
-            batch.par_iter().zip(pixels.par_chunks_mut(image_bytes)).for_each(|(&(class, i), out)| {
-                draw(config, subset, class, i, out);
+            let bytes = || frames.iter().map(|&(height, width)| height * width * 3);
+            pixels.resize(bytes().sum(), 0);
+            let outs = super::sizes::parts(&mut pixels, bytes());
+            images.par_iter().zip(frames).zip(outs).for_each(|((&(class, i), &frame), out)| {
+                draw(config, subset, class, i, frame, out);
             });
-            sums.add(&super::sums::Sums::of(pixels));
-            file.append(pixels)?;
+            sums.add(&super::sums::Sums::of(&pixels));
+            file.append(&pixels)?;
         }
         writer.end_split(file)?;
         if subset == Subset::Train {
-            mean_std = sums.mean_std((images.len() * config.size * config.size) as u64);
+            mean_std = sums.mean_std(frames.iter().map(|&(height, width)| (height * width) as u64).sum());
         }
     }
     let meta = Meta {
         format: FORMAT,
-        source: format!("synthetic, imbalance {}", config.imbalance),
+        source: format!("synthetic{}, imbalance {}", if config.photos { " photographs" } else { "" }, config.imbalance),
         class_names: (0..config.classes).map(|class| Look::of(class).name(class)).collect(),
         counts,
         mean: mean_std.0,
@@ -223,16 +239,43 @@ fn outside(shape: usize, x: f64, y: f64) -> f64 {
     }
 }
 
-/// Draws image `i` of a class into `out` (size x size x 3 bytes).
-fn draw(config: &SyntheticConfig, subset: Subset, class: usize, i: usize, out: &mut [u8]) {
+/// The random numbers of one image; `stream` tells those for different things apart.
+fn dice(config: &SyntheticConfig, subset: Subset, class: usize, i: usize, stream: &[u32]) -> Mt19937 {
     let subset = match subset {
         Subset::Train => 0,
         Subset::Test => 1,
         Subset::Val => 2,
     };
     let seed = config.seed;
-    let mut rng = Mt19937::from_key(&[seed as u32, (seed >> 32) as u32, subset, class as u32, i as u32]);
-    let rng = &mut rng;
+    let key = [seed as u32, (seed >> 32) as u32, subset, class as u32, i as u32];
+    Mt19937::from_key(&[&key, stream].concat())
+}
+
+/// Height and width of an image.
+fn frame(config: &SyntheticConfig, subset: Subset, class: usize, i: usize) -> (usize, usize) {
+    if !config.photos {
+        return (config.size, config.size);
+    }
+    let mut rng = dice(config, subset, class, i, &[1]);
+    let (shortest, longest) = PHOTO_SIDES;
+    // More small ones than large ones.
+    let share = rng.next_f64();
+    let short = shortest as f64 + (PHOTO_SHORT - shortest) as f64 * share * share;
+    let long = (short * uniform(&mut rng, 1.0, 1.6)).min(longest as f64);
+    let (short, long) = (short as usize, long as usize);
+    if chance(&mut rng, 0.3) { (long, short) } else { (short, long) }
+}
+
+/// Draws image `i` of a class into `out` (height x width x 3 bytes).
+fn draw(
+    config: &SyntheticConfig,
+    subset: Subset,
+    class: usize,
+    i: usize,
+    (height, width): (usize, usize),
+    out: &mut [u8],
+) {
+    let rng = &mut dice(config, subset, class, i, &[]);
 
     let mut look = Look::of(class);
     let other = Look::of(rng.interval(config.classes as u64 - 1) as usize);
@@ -244,6 +287,9 @@ fn draw(config: &SyntheticConfig, subset: Subset, class: usize, i: usize, out: &
     }
     if chance(rng, 0.12) {
         look.hue = other.hue;
+    }
+    if config.photos && chance(rng, 0.8) {
+        look.hue = rng.next_f64();
     }
     let hue = look.hue + uniform(rng, -0.08, 0.08);
     let (saturation, value) = (uniform(rng, 0.4, 0.9), uniform(rng, 0.6, 1.0));
@@ -267,11 +313,13 @@ fn draw(config: &SyntheticConfig, subset: Subset, class: usize, i: usize, out: &
     let noise = uniform(rng, 0.02, 0.09);
     let light = uniform(rng, 0.8, 1.15);
 
-    let half = config.size as f64 / 2.0;
-    for (row, line) in out.chunks_exact_mut(config.size * 3).enumerate() {
-        let y = (row as f64 + 0.5) / half - 1.0;
+    // The largest square in the middle reaches from -1 to 1 both ways.
+    let half = width.min(height) as f64 / 2.0;
+    let edge = [width, height].map(|side| side as f64 / (2.0 * half));
+    for (row, line) in out.chunks_exact_mut(width * 3).enumerate() {
+        let y = (row as f64 + 0.5) / half - edge[1];
         for (column, pixel) in line.chunks_exact_mut(3).enumerate() {
-            let x = (column as f64 + 0.5) / half - 1.0;
+            let x = (column as f64 + 0.5) / half - edge[0];
             let (dx, dy) = ((x - centre[0]) / scale, (y - centre[1]) / scale);
             let (u, v) = (cos * dx + sin * dy, cos * dy - sin * dx);
             // Antialiased over about one pixel.
@@ -325,9 +373,32 @@ mod tests {
         let mut hasher = blake3::Hasher::new();
         let mut image = vec![0; 16 * 16 * 3];
         for class in 0..30 {
-            draw(&config, Subset::Train, class, 1, &mut image);
+            draw(&config, Subset::Train, class, 1, (16, 16), &mut image);
             hasher.update(&image);
         }
         assert_eq!(&hasher.finalize().to_hex()[..16], "cb5435815d0ae273");
+    }
+
+    #[test]
+    fn photographs_have_many_sizes_and_hues() {
+        let config = SyntheticConfig { photos: true, ..Default::default() };
+        let frames: Vec<(usize, usize)> = (0..500).map(|i| frame(&config, Subset::Train, i % 7, i)).collect();
+        let sides = || frames.iter().flat_map(|&(height, width)| [height, width]);
+        assert!(sides().all(|side| (80..=400).contains(&side)));
+        assert!(sides().any(|side| side > 350) && sides().any(|side| side < 90));
+        assert!(frames.iter().filter(|(height, width)| height > width).count() > 100);
+        let distinct: std::collections::BTreeSet<_> = frames.iter().collect();
+        assert!(distinct.len() > 400);
+        assert_eq!(frame(&config, Subset::Train, 3, 4), frame(&config, Subset::Train, 3, 4));
+        // What is drawn fills the frame, and no two images of a class have one mean colour.
+        let mean = |i| {
+            let (height, width) = frame(&config, Subset::Test, 2, i);
+            let mut image = vec![0; height * width * 3];
+            draw(&config, Subset::Test, 2, i, (height, width), &mut image);
+            assert!(image.chunks(width * 3).all(|line| line.iter().any(|&byte| byte > 0)));
+            image.iter().map(|&byte| usize::from(byte)).sum::<usize>() / image.len()
+        };
+        let means: std::collections::BTreeSet<usize> = (0..30).map(mean).collect();
+        assert!(means.len() > 15 && means.last().unwrap() - means.first().unwrap() > 40, "{means:?}");
     }
 }

@@ -167,6 +167,52 @@ fn preparing_disturbed_at_any_call_leaves_a_whole_store() {
     }
 }
 
+/// What a killed preparation of photographs did is not done again, and the store has the same bytes.
+#[test]
+fn photographs_killed_at_any_call_are_gone_on_with() {
+    let scene = Scene::new();
+    let Some(faults) = Faults::new(&scene) else { return };
+    let place = scene.path("place");
+    fs::create_dir(&place).expect("a folder");
+    let sources = inputs::Sources::new(&scene.path("sources"));
+    let store = place.join("a.lt");
+    let prepare = || {
+        let mut command = Command::new(BIN);
+        command.args(sources.photographs(&store, "12"));
+        command
+    };
+    let files =
+        ["train", "val", "test"].map(|split| ["pixels", "index", "labels", "blocks"].map(|array| (split, array)));
+    let bytes = || {
+        let arrays = files.as_flattened().iter().map(|(split, array)| format!("{split}/{array}.npy"));
+        let names = arrays.chain(["meta.json".to_string()]);
+        names.map(|name| fs::read(store.join(name)).ok()).collect::<Vec<_>>()
+    };
+    let calls = faults.calls(&mut prepare(), &scene).expect("a number");
+    let whole = bytes();
+    fs::remove_dir_all(&store).expect("a store");
+    let mut counts = Counts::new(format!("prepare photographs killed at its {calls} calls, and gone on with"));
+    for moment in moments(calls, cases(8, 0), 9) {
+        let what = format!("prepare photographs, killed at call {moment}");
+        let mut command = prepare();
+        faults.with(&mut command, &format!("kill:{moment}"));
+        let killed = end(&mut command, &what).was_killed();
+        if killed && !store.exists() {
+            let ending = end(&mut prepare(), &what);
+            counts.add(if ending.stderr.contains("going on with") { "gone on with" } else { "begun again" });
+            ending.ok();
+        } else {
+            counts.add("over before");
+        }
+        assert!(bytes() == whole, "{what}: another store");
+        // What a kill after the renaming left goes with the next store of that name.
+        end(prepare().arg("--force"), &what).ok();
+        assert!(bytes() == whole && names(&place) == ["a.lt"], "{what}: {:?}", names(&place));
+        fs::remove_dir_all(&store).expect("a store");
+    }
+    assert!(counts.of("gone on with") > 0 && counts.of("begun again") > 0, "nothing struck");
+}
+
 /// Files that may not grow beyond a size, as on a disk that is full or a quota that is reached.
 #[test]
 fn a_limit_on_file_sizes_is_one_line_and_nothing_is_lost() {

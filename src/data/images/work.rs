@@ -16,7 +16,7 @@ use crate::data::decode::{Options, decode, header};
 use crate::data::listing::Listing;
 use crate::data::longtail::LongTail;
 use crate::data::resize::{Resize, Scaler};
-use crate::data::sizes::Sizes;
+use crate::data::sizes::{self, Sizes};
 use crate::data::store::Subset;
 use crate::data::sums::Sums;
 use crate::data::writer::{PixelWriter, StoreWriter};
@@ -327,12 +327,7 @@ impl Work {
             *pixels = files::buffer(bytes.max(CHUNK_BYTES.min(bytes * 5 / 4))).map_err(no_room)?;
         }
         pixels.resize(bytes, 0);
-        let (mut outs, mut rest) = (Vec::with_capacity(plans.len()), &mut pixels[..]);
-        for plan in plans {
-            let (out, behind) = rest.split_at_mut(plan.bytes());
-            outs.push(out);
-            rest = behind;
-        }
+        let outs = sizes::parts(pixels, plans.iter().map(Plan::bytes));
         let outcomes = (self.paths[range].par_iter())
             .zip(plans)
             .zip(outs)

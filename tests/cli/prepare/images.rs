@@ -118,7 +118,7 @@ fn a_png_without_its_end_is_cut_off() {
 }
 
 /// A JPEG that says how it must be turned.
-fn turned(image: &RgbImage, orientation: u8) -> Vec<u8> {
+pub fn turned(image: &RgbImage, orientation: u8) -> Vec<u8> {
     let plain = jpeg(image);
     let exif =
         [&b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0"[..], &[orientation, 0, 0, 0, 0, 0, 0, 0]].concat();

@@ -7,6 +7,7 @@ mod format;
 mod hostile;
 mod images;
 mod listed;
+mod photos;
 mod place;
 mod published;
 mod synthetic;

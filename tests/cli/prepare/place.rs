@@ -18,7 +18,7 @@ fn synthetic<'a>(out: &'a Path, more: &[&'a str]) -> Vec<&'a str> {
 }
 
 /// Everything below a folder, with its content.
-fn tree(folder: &Path) -> Vec<(String, Vec<u8>)> {
+pub fn tree(folder: &Path) -> Vec<(String, Vec<u8>)> {
     let mut all = Vec::new();
     for name in names(folder) {
         let path = folder.join(&name);
