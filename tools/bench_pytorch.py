@@ -4,6 +4,7 @@
     python tools/bench_pytorch.py --model resnet32 --width 16 --batch 64 --device cpu --mode best --json
     python tools/bench_pytorch.py --width 64 --device cuda --precision bf16 --mode best --json
     python tools/bench_pytorch.py --method ce --width 16 --batch 128 --device cpu --json
+    python tools/bench_pytorch.py --model resnet50 --width 64 --size 224 --classes 1000 --batch 8 --device cpu --json
     python tools/bench_pytorch.py --width 64 --device cuda --precision bf16 --layers
     python tools/bench_pytorch.py --train --data cifar10.lt --width 64 --device cuda --precision bf16 --epochs 200
     python tools/bench_pytorch.py --train --data cifar10.lt --method ce --batch 128 --lr 0.1 --weight-decay 2e-4 \\
@@ -40,11 +41,14 @@ from torch.nn import functional as F
 
 from glmc_fast import Form, Images, Trainer, draw_rows, forms
 from glmc_torch import DEPTHS
+from torch_networks import DESIGNS
 from single_view import METHODS
 
 #: CIFAR-10-LT with imbalance 100: what both benchmarks pretend to train on.
 COUNTS = [5000, 2997, 1796, 1077, 645, 387, 232, 139, 83, 50]
 SIZE = 32
+#: Steps' worth of images where these are larger.
+STEPS = 8
 #: Calls of an op in one CUDA graph.
 GRAPH_CALLS = 20
 
@@ -71,19 +75,23 @@ def process_peak_bytes() -> int:
 def make_trainer(
     form: Form, options: argparse.Namespace, device: torch.device
 ) -> tuple[Trainer, torch.Tensor, torch.Tensor]:
-    """A trainer on random pixels with CIFAR-10-LT's class counts, and the rows of some hundred steps on the device."""
+    """A trainer on random pixels, and the rows of some steps on the device: of CIFAR's size with CIFAR-10-LT's class counts."""
     torch.manual_seed(0)
-    total = sum(COUNTS)
-    pixels = torch.randint(256, (total, SIZE, SIZE, 3), dtype=torch.uint8)
-    labels = torch.repeat_interleave(torch.arange(len(COUNTS)), torch.tensor(COUNTS))
+    size, counts = options.size, COUNTS
+    if (size, options.classes) != (SIZE, len(COUNTS)):
+        drawn = (torch.rand(STEPS * options.batch) ** 3 * options.classes).long()
+        counts = (torch.bincount(drawn, minlength=options.classes) + 1).tolist()
+    total = sum(counts)
+    pixels = torch.randint(256, (total, size, size, 3), dtype=torch.uint8)
+    labels = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
     images = Images(pixels, [0.4914, 0.4822, 0.4465], [0.2470, 0.2435, 0.2616], device)
-    network = {"arch": options.model, "width": options.width}
-    trainer = Trainer(images, labels, COUNTS, form, device, method=options.method, **network)
+    network = {"arch": options.model, "width": options.width, "stem": options.stem}
+    trainer = Trainer(images, labels, counts, form, device, method=options.method, **network)
     steps = max(1, min(200, total // options.batch))
     order = torch.randperm(total)[: steps * options.batch]
     if len(order) < options.batch:
         raise SystemExit(f"--batch {options.batch}: at most {total}")
-    ints, reals = draw_rows(order, torch.ones(total), options.batch, 0.7, 1.0, (SIZE, SIZE), 0)
+    ints, reals = draw_rows(order, torch.ones(total), options.batch, 0.7, 1.0, (size, size), 0)
     return trainer, ints.to(device), reals.to(device)
 
 
@@ -187,7 +195,10 @@ def bench_step(options: argparse.Namespace, device: torch.device) -> dict[str, A
         "torch": torch.__version__,
         "method": options.method,
         "model": options.model,
+        "stem": options.stem,
         "width": options.width,
+        "size": options.size,
+        "classes": options.classes,
         "batch": options.batch,
         "device": options.device,
         "device_name": torch.cuda.get_device_name(device) if cuda else processor(),
@@ -333,7 +344,10 @@ def parse() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("--method", choices=["glmc", *METHODS], default="glmc")
-    parser.add_argument("--model", choices=list(DEPTHS), default="resnet32")
+    parser.add_argument("--model", choices=[*DEPTHS, *DESIGNS], default="resnet32")
+    parser.add_argument("--stem", choices=["cifar", "imagenet"], help="default: imagenet above 64 pixels")
+    parser.add_argument("--size", type=int, default=SIZE, help="rows and columns of an image")
+    parser.add_argument("--classes", type=int, default=len(COUNTS))
     parser.add_argument("--width", type=int, default=16)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
@@ -372,8 +386,14 @@ def parse() -> argparse.Namespace:
     options = parser.parse_args()
     if options.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: PyTorch finds no CUDA device here")
-    if options.width < 1 or options.batch < 2:
-        parser.error("--width must be at least 1 and --batch at least 2")
+    if min(options.width, options.size) < 1 or min(options.batch, options.classes) < 2:
+        parser.error("--width and --size must be at least 1, --batch and --classes at least 2")
+    if options.stem is None:
+        options.stem = "imagenet" if options.model in DESIGNS and options.size > 64 else "cifar"
+    if options.stem == "imagenet" and options.model in DEPTHS:
+        parser.error(f"--stem imagenet: {options.model} is a CIFAR network")
+    if options.layers and options.model in DESIGNS:
+        parser.error("--layers knows the CIFAR networks alone")
     if options.train and options.data is None:
         parser.error("--train needs --data STORE")
     if min(options.epochs, options.checkpoint_every, options.eval_every) < 1 or options.warmup_epochs < 0:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from glmc_torch import GlmcResNet, Outputs, class_weights, glmc_loss, soft_labels
+from glmc_torch import Outputs, class_weights, glmc_loss, network, soft_labels
 from single_view import SingleView
 
 #: Black border of the CIFAR augmentation, in pixels.
@@ -228,16 +228,17 @@ class Trainer:
         weight_decay: float = 5e-3,
         seed: int = 0,
         drw_epoch: int = 160,
+        stem: str = "cifar",
     ) -> None:
         """`labels` has a class for each of `images`; `counts` the images of each class; `drw_epoch` is `ldam-drw`'s."""
         torch.manual_seed(seed)
         norm = nn.BatchNorm2d
         if form.joined and method == "glmc":
             norm = JointNormFusable if form.compiled else JointNorm
-        self.model = GlmcResNet(arch, width, len(counts), norm=norm)
+        self.model = network(arch, width, len(counts), stem=stem, norm=norm)
         self.single = SingleView(method, counts, drw_epoch, device) if method != "glmc" else None
         if self.single is not None:
-            self.model.fc = self.single.head(4 * width, len(counts)) or self.model.fc
+            self.model.fc = self.single.head(self.model.fc.in_features, len(counts)) or self.model.fc
         self.model.to(device).to(memory_format=torch.channels_last).train()
         self.images, self.labels, self.form, self.device = images, labels.to(device), form, device
         self.weights = class_weights(counts, k, torch.float32).to(device)

@@ -7,7 +7,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use super::meta::{ArrayMeta, Meta};
-use super::npy::{self, Dtype, HEADER_LEN};
+use super::npy::{self, Dtype};
 use super::pixels::{BLOCK, HASH_LEN};
 use super::place::Place;
 use super::sizes::Sizes;
