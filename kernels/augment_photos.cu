@@ -32,17 +32,23 @@ DEVICE void finish(Rgb& rgb, const PhotoDraw& draw, const PhotoConfig& config) {
     for (int i = 0; i < 3; i++) rgb.c[i] = (rgb.c[i] - config.mean[i]) * config.factor[i];
 }
 
-// Puts the box inside the image; the emulator says what was wrong.
-DEVICE void clamp_box(PhotoDraw& draw, u32 height, u32 width) {
+struct Box {
+    u32 top, left, height, width;
+};
+
+// A draw's box, put inside the image; the emulator says what was wrong.
+DEVICE Box box_of(const PhotoDraw& draw, u32 height, u32 width) {
 #ifdef GLMC_EMULATOR
     if (draw.height == 0 || draw.width == 0 || draw.top >= height || draw.left >= width ||
         draw.height > height - draw.top || draw.width > width - draw.left)
         __trap();
 #endif
-    draw.top = min(draw.top, height - 1);
-    draw.left = min(draw.left, width - 1);
-    draw.height = min(max(draw.height, 1u), height - draw.top);
-    draw.width = min(max(draw.width, 1u), width - draw.left);
+    Box box;
+    box.top = min(draw.top, height - 1);
+    box.left = min(draw.left, width - 1);
+    box.height = min(max(draw.height, 1u), height - box.top);
+    box.width = min(max(draw.width, 1u), width - box.left);
+    return box;
 }
 
 extern "C" __global__ void __launch_bounds__(BLOCK)
@@ -59,13 +65,14 @@ extern "C" __global__ void __launch_bounds__(BLOCK)
         for (u32 at = threadIdx.x; at < area * 3; at += BLOCK) image[at] = 0.0f;
         return;
     }
-    PhotoDraw draw = draws[static_cast<u64>(scalars->step) * stride + blockIdx.x];
+    // Read again where it is used: kept in registers, all of it would not leave enough of them.
+    const PhotoDraw& draw = draws[static_cast<u64>(scalars->step) * stride + blockIdx.x];
     const i32* entry = index + static_cast<u64>(set < views ? originals[n] : partners[n]) * INDEX_WORDS;
     u64 offset = static_cast<u64>(static_cast<u32>(entry[1])) << 32 | static_cast<u32>(entry[0]);
     u32 height = static_cast<u32>(entry[2]), width = static_cast<u32>(entry[3]);
-    clamp_box(draw, height, width);
-    u64 pitch = static_cast<u64>(width) * 3;
-    const u8* box = pixels + offset + draw.top * pitch + static_cast<u64>(draw.left) * 3;
+    Box box = box_of(draw, height, width);
+    u32 pitch = width * 3;
+    const u8* source = pixels + offset + static_cast<u64>(box.top) * pitch + box.left * 3;
 
     u32 contrast = COLOUR_STEPS;
     for (u32 place = 0; place < COLOUR_STEPS; place++) {
@@ -74,9 +81,9 @@ extern "C" __global__ void __launch_bounds__(BLOCK)
     float grey = 0.0f;
     for (u32 at = threadIdx.x; at < area; at += BLOCK) {
         u32 y = at / size, x = at % size;
-        Span rows = span_of(draw.scale[0], draw.shift[0], y, draw.height);
-        Span columns = span_of(draw.scale[1], draw.shift[1], x, draw.width);
-        Rgb rgb = resized(box, pitch, rows, columns);
+        Span rows = span_of(draw.scale[0], draw.shift[0], y, box.height);
+        Span columns = span_of(draw.scale[1], draw.shift[1], x, box.width);
+        Rgb rgb = resized(source, pitch, rows, columns);
         recolour(rgb, draw, 0, contrast, 0.0f);
         if (contrast == COLOUR_STEPS) finish(rgb, draw, config);
         else grey += grey_of(rgb);

@@ -61,12 +61,12 @@ DEVICE float weight_of(const Span& span, u32 j) {
 }
 
 // An output pixel, 0..1; `box` is the box's first pixel, `pitch` the bytes of a row of the source.
-DEVICE Rgb resized(const u8* box, u64 pitch, const Span& rows, const Span& columns) {
+DEVICE Rgb resized(const u8* box, u32 pitch, const Span& rows, const Span& columns) {
     Rgb sum = {{0.0f, 0.0f, 0.0f}};
     float all_rows = 0.0f, all_columns = 0.0f;
     for (u32 x = columns.first; x < columns.last; x++) all_columns += weight_of(columns, x);
     for (u32 y = rows.first; y < rows.last; y++) {
-        const u8* at = box + y * pitch + columns.first * 3;
+        const u8* at = box + static_cast<u64>(y) * pitch + columns.first * 3;
         Rgb row = {{0.0f, 0.0f, 0.0f}};
         for (u32 x = columns.first; x < columns.last; x++, at += 3) {
             float weight = weight_of(columns, x);
