@@ -14,7 +14,15 @@ use glmc_engine::method::METHODS;
 fn step(c: &mut Criterion) {
     let mut group = c.benchmark_group("step");
     for (width, batch) in [(16, 64), (64, 8)] {
-        let workload = Workload { model: "resnet32".into(), width, method: METHODS[0], batch, classes: 10, size: 32 };
+        let workload = Workload {
+            model: "resnet32".into(),
+            width,
+            method: METHODS[0],
+            batch,
+            classes: 10,
+            size: 32,
+            photos: false,
+        };
         let samples = Samples::new(&workload).expect("a workload that makes sense");
         let backend = common::cpu();
         let setup = Setup::new(backend.as_ref(), &workload, &samples).expect("memory for a step");

@@ -1,8 +1,8 @@
 // From bytes to a step's input in one pass: gather, crop, flip, normalise, MixUp and CutMix (GLMC paper, section 3).
 //
 //   normalised byte p of colour c: (p / 255 - mean[c]) / std[c]; a pixel outside the image is a black byte
-//   stream s (o1, o2, r1, r2 are 0 to 3) of sample n: word 0 of philox_draw(seed, epoch, step, AUGMENT + s, n) gives the
-//   crop's row below(w, 2 * padding + 1), word 1 its column, the lowest bit of word 2 the flip (where flips are on)
+//   stream s (o1, o2, r1, r2 are 0 to 3) of sample n: word 0 of philox_draw(seed, epoch, step, AUGMENT + s, scalars.first + n)
+//   gives the crop's row below(w, 2 * padding + 1), word 1 its column, the lowest bit of word 2 the flip (where flips are on)
 //   view v, of o = stream v of the original and r = stream 2 + v of its partner, shows in out[v * batch + n]
 //     VIEW_PLAIN: o.  VIEW_MIXUP: lambda * o + (1 - lambda) * r.  VIEW_CUTMIX: r inside the step's box, else o.
 //     VIEW_PARTNER: r
@@ -78,7 +78,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK, 1)
 #else
     u32 stream = threadIdx.x, of = stream % 2;
     bool shown = of < VIEWS && (stream < 2 || (of == 0 ? first : second) != VIEW_PLAIN);
-    if (stream < 4 && shown) looks[stream] = draw_look(*scalars, augmentation, stream, n);
+    if (stream < 4 && shown) looks[stream] = draw_look(*scalars, augmentation, stream, scalars->first + n);
     __syncthreads();
     if (pixel >= area) return;
     const u8* partner = original;

@@ -14,7 +14,8 @@ struct StepParams {
     i32 cut[4];             // CutMix box: rows [0]..[1], columns [2]..[3]
     float lr;               // learning rate
     float coefficients[3];  // of L_c, L_cb and L_sim in the total
-    u32 reserved[2];
+    u32 first;              // the step's number of the batch's first sample
+    u32 reserved;
 };
 
 static_assert(sizeof(StepParams) == 4 * STEP_WORDS, "the host writes sixteen words");

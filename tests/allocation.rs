@@ -4,7 +4,7 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use glmc_engine::config::{Sam, Settings};
+use glmc_engine::config::{PlacementSettings, Sam, Settings};
 use glmc_engine::method::METHODS;
 use glmc_engine::nn::{BatchNorm, Group};
 use glmc_engine::ops::augment_mix::Mixing;
@@ -43,11 +43,28 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static COUNTING: Counting = Counting;
 
+/// The least number of allocations in any of some windows of `LENGTH` steps.
+fn made(run: &dyn Fn(usize)) -> Option<usize> {
+    (0..FIRST).for_each(run);
+    // rayon's queues may grow once more at any time: what a step allocates shows in every window.
+    let made = (0..WINDOWS).map(|window| {
+        let before = ALLOCATIONS.load(Ordering::Relaxed);
+        (0..LENGTH).for_each(|step| run(FIRST + window * LENGTH + step));
+        ALLOCATIONS.load(Ordering::Relaxed) - before
+    });
+    made.min()
+}
+
+/// Steps before the first window, windows, and steps of each.
+const FIRST: usize = 4;
+const WINDOWS: usize = 4;
+const LENGTH: usize = 4;
+
 #[test]
 fn a_step_allocates_nothing_after_the_first() {
-    let (windows, length) = (4, 4);
-    let steps = 4 + windows * length;
+    let steps = FIRST + WINDOWS * LENGTH;
     let images = training::images(16, 8 * steps);
+    let photographs = training::photographs(16, 8 * steps);
     let projection = toml::from_str("match = \"fc*.weight\"\nmax_norm = 0.1\nevery = \"step\"").expect("a projection");
     let groups = [("*.bias", Some(0.0)), ("fc_cb.*", Some(0.1))].map(|(pattern, weight_decay)| Group {
         pattern: pattern.into(),
@@ -64,35 +81,27 @@ fn a_step_allocates_nothing_after_the_first() {
         groups: Some(groups.into()),
         ..Settings::default()
     };
+    // Steps in parts; photographs, whose draws are sent with every step, and where they are streamed the images as well.
+    let parts = Settings { accumulate: Some(2), ..Settings::default() };
+    let placement = PlacementSettings { resident_limit: Some(0), ..PlacementSettings::default() };
+    let streamed = Settings { placement, ..Settings::default() };
+    let on_photographs = [Settings::default(), streamed.clone(), parts.clone().or(streamed)];
     // And every method's: what differs between them is data, and how much of it a step reads.
     let methods = METHODS[1..].iter().map(|&method| Settings { method: Some(method), ..Settings::default() });
-    for settings in [Settings::default(), all].into_iter().chain(methods) {
-        let method = settings.method.map_or("glmc", |method| method.name);
-        let rig = Rig::with("cpu", Precision::F32, &images, (16, 8), settings);
+    let plain = [Settings::default(), all, parts].into_iter().chain(methods).map(|settings| (&images, settings));
+    for (pictures, settings) in plain.chain(on_photographs.map(|settings| (&photographs, settings))) {
+        let what = format!("{:?} in {:?} parts", settings.method.map(|method| method.name), settings.accumulate);
+        let rig = Rig::with("cpu", Precision::F32, pictures, (16, 8), settings);
         let on_device = rig.backend.allocated();
-        (0..4).for_each(|step| rig.run(step));
-        // rayon's queues may grow once more at any time: what a step allocates shows in every window.
-        let made = (0..windows).map(|window| {
-            let before = ALLOCATIONS.load(Ordering::Relaxed);
-            (0..length).for_each(|step| rig.run(4 + window * length + step));
-            ALLOCATIONS.load(Ordering::Relaxed) - before
-        });
-        let least = made.min();
+        assert_eq!(made(&|step| rig.run(step)), Some(0), "allocations in every {LENGTH} steps of {what}");
         assert_eq!(rig.backend.allocated(), on_device, "the backend allocated");
-        assert_eq!(least, Some(0), "allocations in every {length} steps of {method}");
     }
-    let photographs = photographs();
-    (0..4).for_each(|_| photographs());
-    let made = (0..windows).map(|_| {
-        let before = ALLOCATIONS.load(Ordering::Relaxed);
-        (0..length).for_each(|_| photographs());
-        ALLOCATIONS.load(Ordering::Relaxed) - before
-    });
-    assert_eq!(made.min(), Some(0), "allocations in every {length} steps of photographs");
+    let op = photographs_op();
+    assert_eq!(made(&|_| op()), Some(0), "allocations in every {LENGTH} runs of augment_photos");
 }
 
-/// A step's photographs, with everything drawn.
-fn photographs() -> impl Fn() {
+/// The op that makes a step's photographs, with everything drawn.
+fn photographs_op() -> impl Fn() {
     let (batch, size) = (8, 16);
     let backend = glmc_engine::backend::open("cpu", Precision::F32, 2).expect("the CPU");
     let put = |shape: &[usize], dtype: DType, bytes: &[u8]| {

@@ -17,8 +17,10 @@ pub use kernels::{KernelTime, KernelsBench, bench_kernels};
 pub use ops::{OpBench, OpsBench, bench_ops};
 pub use step::{StepBench, bench_step};
 
-use crate::config::{Config, PlacementSettings, Settings};
+use crate::config::{Config, PlacementSettings, Settings, usual_resize};
+use crate::data::store::Entry;
 use crate::error::{Error, Result};
+use crate::method::photos::{Framing, Photos};
 use crate::method::{EpochPlan, Method};
 use crate::ops::Backend;
 use crate::ops::augment_mix::Augmentation;
@@ -41,6 +43,8 @@ pub struct Workload {
     pub classes: usize,
     /// Rows and columns of an image.
     pub size: usize,
+    /// Whether it is seen of photographs, whose shorter sides are an eighth longer and whose longer sides a third more.
+    pub photos: bool,
 }
 
 /// Steps of the table that a bench goes through again and again.
@@ -52,6 +56,8 @@ pub struct Samples {
     labels: Vec<i32>,
     counts: Vec<usize>,
     size: usize,
+    /// Of photographs, where each lies.
+    index: Option<Vec<Entry>>,
 }
 
 impl Samples {
@@ -69,12 +75,24 @@ impl Samples {
         }
         let images = STEPS * w.batch;
         let mut words = Stream::new(1, 0, 0, Purpose::Initialise);
-        let pixels = (0..images * w.size * w.size * 3).map(|_| words.word().to_le_bytes()[3]).collect();
+        let index: Option<Vec<Entry>> = w.photos.then(|| {
+            let (shorter, mut offset) = (usual_resize(w.size), 0);
+            let entries = (0..images).map(|image| {
+                let sides = [shorter, shorter * 4 / 3];
+                let (height, width) = if image % 3 == 0 { (sides[1], sides[0]) } else { (sides[0], sides[1]) };
+                offset += height * width * 3;
+                Entry { offset: offset - height * width * 3, height, width }
+            });
+            entries.collect()
+        });
+        let end = |entries: &Vec<Entry>| entries.iter().map(|entry| entry.height * entry.width * 3).sum();
+        let bytes = index.as_ref().map_or(images * w.size * w.size * 3, end);
+        let pixels = (0..bytes).map(|_| words.word().to_le_bytes()[3]).collect();
         let labels: Vec<i32> = (0..images).map(|_| (words.unit().powi(3) * w.classes as f64) as i32).collect();
         // One more than there are: no class weight is infinite.
         let mut counts = vec![1; w.classes];
         labels.iter().for_each(|&label| counts[label as usize] += 1);
-        Ok(Samples { pixels, labels, counts, size: w.size })
+        Ok(Samples { pixels, labels, counts, size: w.size, index })
     }
 
     fn data(&self) -> Data<'_> {
@@ -85,12 +103,15 @@ impl Samples {
                 labels: &self.labels,
                 height: self.size,
                 width: self.size,
-                index: None,
+                index: self.index.as_deref(),
             },
             test: None,
             val: None,
             augmentation: Augmentation { mean: [0.5; 3], std: [0.25; 3], padding: self.size / 8, flip: true },
-            framing: None,
+            framing: self.index.as_ref().map(|_| {
+                let resize = usual_resize(self.size);
+                Framing { size: self.size, resize, photos: Photos::GLMC }
+            }),
         }
     }
 }
@@ -136,6 +157,8 @@ impl<'a> Setup<'a> {
     /// Runs one step op by op, each timed by itself.
     pub fn timed(&self) -> Result<Vec<OpTime>> {
         self.engine.load(self.backend, &self.plan, 0)?;
+        // What is sent with a step must be there before its ops run by themselves.
+        self.engine.feed.stage(self.backend, &self.plan, 0)?;
         self.engine.step.timed(self.backend)
     }
 

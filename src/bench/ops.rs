@@ -168,7 +168,7 @@ mod tests {
     /// Ops that are repeated leave parameters, running statistics and momentum as one step does.
     fn check_that_timing_is_a_step(device: &str) {
         let (model, method) = ("resnet20".to_string(), crate::method::METHODS[0]);
-        let w = Workload { model, width: 2, method, batch: 3, classes: 3, size: 8 };
+        let w = Workload { model, width: 2, method, batch: 3, classes: 3, size: 8, photos: false };
         let samples = Samples::new(&w).unwrap();
         let outcome = |is_timed: bool| {
             let backend = open(device, Precision::F32, 1).unwrap();

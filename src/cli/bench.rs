@@ -36,6 +36,9 @@ pub struct BenchArgs {
     /// Rows and columns of an image
     #[arg(long, default_value_t = 32)]
     size: usize,
+    /// Of `step` and `ops`: on photographs that are a little larger, of two sizes, augmented as GLMC's ImageNet-LT runs are
+    #[arg(long)]
+    photos: bool,
     /// Seconds to measure for
     #[arg(long, default_value_t = 10.0)]
     seconds: f64,
@@ -77,6 +80,9 @@ pub fn run(args: BenchArgs) -> Result<()> {
     if let (What::Step | What::Ops, Some((name, _))) = (args.what, of_kernels.iter().find(|(_, given)| *given)) {
         return Err(Error::Usage(format!("{name} is for `bench kernels`")));
     }
+    if let (What::Kernels, true) = (args.what, args.photos) {
+        return Err(Error::Usage("--photos is for `bench step` and `bench ops`".into()));
+    }
     if let (What::Ops | What::Kernels, Some(_)) = (args.what, &args.trace) {
         return Err(Error::Usage("--trace is for `bench step`".into()));
     }
@@ -91,6 +97,7 @@ pub fn run(args: BenchArgs) -> Result<()> {
         batch: args.batch,
         classes: args.classes,
         size: args.size,
+        photos: args.photos,
     };
     let backend = args.device.open_proven(args.trust)?;
     let json = |value: serde_json::Result<String>| value.map_err(|e| Error::Config(e.to_string()));

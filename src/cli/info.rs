@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::stand_in::StandIn;
 use crate::backend;
 use crate::backend::native::cpu;
-use crate::config::{Config, PlacementSettings, Settings, preset};
+use crate::config::{Config, PlacementSettings, Settings, Sides, preset};
 use crate::console::{Column, HEADING, Stream, Table, paint, say, tell};
 use crate::data::store::Store;
 use crate::driver::sources;
@@ -92,26 +92,26 @@ fn predict(args: &InfoArgs) -> Result<Value> {
     let store = settings.placement.data.take().map(Store::open).transpose()?;
     let placement = PlacementSettings { data: Some("none".into()), ..settings.placement };
     let mut config = Config::resolve(Settings { placement, ..settings })?;
-    store.as_ref().map_or(Ok(()), |store| config.settle(store))?;
+    let stand_in = StandIn::of(of.data)?;
+    match &store {
+        Some(store) => config.settle(store)?,
+        None => config.settle_sizes(Sides::One([stand_in.size; 2]))?,
+    }
     // Any GPU plans alike, so that one that is absent, or too small, is no obstacle.
     let backend = backend::planner(&config.placement.device, config.placement.precision)?;
     let backend = backend.as_ref();
     let plan = |data: &Data<'_>| -> Result<(Footprint, bool)> {
-        let engine = Engine::planned(backend, &config, data)?;
+        let engine = Engine::planned(backend, &config, &Data { framing: config.framing(), ..*data })?;
         Ok((engine.footprint(backend), engine.feed.is_resident()))
     };
-    let stand_in = StandIn::of(of.data)?;
     let (planned, side, what) = match &store {
         Some(store) => {
             let data = Data::of(store, config.framing());
-            (
-                plan(&data),
-                data.framing.map_or(data.train.height, |framing| framing.size),
-                store.path().display().to_string(),
-            )
+            (plan(&data), data.train.height, store.path().display().to_string())
         }
         None => (stand_in.with_data(plan), stand_in.size, format!("data of {}'s size", of.name)),
     };
+    let side = config.size.unwrap_or(side);
     let (footprint, resident) =
         planned.map_err(|e| Error::Config(format!("no run of this configuration can be planned: {e}")))?;
     let what = format!(

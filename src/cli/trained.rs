@@ -103,7 +103,7 @@ impl Trained {
     /// When they are damaged, or the device has too little memory.
     pub fn feed<'a>(&self, backend: &dyn Backend, images: Images<'a>, flip: bool) -> Result<(Feed<'a>, usize)> {
         let batch = evaluation_batch(&images, self.framing);
-        let shown = self.framing.map(|framing| Shown { framing, mixing: evaluation(flip) });
+        let shown = self.framing.map(|framing| Shown { framing, mixing: evaluation(flip), accumulate: 1 });
         // Half of what is free is more than enough for the activations of one batch.
         let limit = self.checkpoint.manifest.config.placement.resident_limit;
         let room = limit.map_or(backend.available()? / 2, |mib| mib.saturating_mul(1 << 20));

@@ -86,6 +86,10 @@ settings! {
         /// Samples per step [default: 64]
         #[arg(long, help_heading = SCHEDULE)]
         pub batch: Option<usize>,
+        /// Parts that a step is made in, one after another, to save memory: gradients are those of the whole batch, batch
+        /// normalisation sees a part at a time [default: 1]
+        #[arg(long, value_name = "PARTS", help_heading = SCHEDULE)]
+        pub accumulate: Option<usize>,
         /// Learning rate that --lr-schedule starts from [default: 0.01]
         #[arg(long, help_heading = SCHEDULE)]
         pub lr: Option<f64>,
@@ -204,6 +208,8 @@ pub struct Config {
     pub method: &'static Method,
     pub epochs: usize,
     pub batch: usize,
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub accumulate: usize,
     pub lr: f64,
     #[serde(default)]
     pub lr_schedule: Decay,
@@ -264,6 +270,14 @@ pub struct Config {
     pub recipe: toml::Table,
 }
 
+fn one() -> usize {
+    1
+}
+
+fn is_one(n: &usize) -> bool {
+    *n == 1
+}
+
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }
@@ -285,6 +299,7 @@ impl Config {
             method,
             epochs: settings.epochs.unwrap_or(200),
             batch: settings.batch.unwrap_or(64),
+            accumulate: settings.accumulate.unwrap_or(1),
             lr: settings.lr.unwrap_or(0.01),
             lr_schedule: settings.lr_schedule.unwrap_or_default(),
             lr_set: settings.lr_set.unwrap_or_default(),
@@ -339,6 +354,7 @@ impl Config {
         if self.batch > 1 << 16 || self.epochs > 1 << 20 {
             return Err(Error::Config("a batch has at most 65536 samples, a run at most 1048576 epochs".into()));
         }
+        self.check_parts()?;
         self.learning_rate().check(self.epochs)?;
         if self.placement.data.to_str().is_none() {
             let what = "its path is not UTF-8, as config.toml needs it: rename it";
@@ -370,6 +386,18 @@ impl Config {
         }
         self.check_sizes()?;
         self.optimizer().check()
+    }
+
+    fn check_parts(&self) -> Result<()> {
+        let Config { batch, accumulate: parts, .. } = *self;
+        if parts == 0 || !batch.is_multiple_of(parts) {
+            return Err(Error::Config(format!("accumulate must divide the batch of {batch}, and {parts} does not")));
+        }
+        if parts > 1 && self.sam.is_some() {
+            let what = "accumulate: SAM climbs along the gradient of its whole batch, which is not made in parts";
+            return Err(Error::Config(format!("{what}: take a smaller --batch, or leave --sam")));
+        }
+        Ok(())
     }
 
     /// Settles what depends on the data: the split by which the best epoch is chosen, the sizes of images, and the network's stem.

@@ -208,7 +208,6 @@ impl Photos {
 
     /// What training shows, in `size` x `size` pixels, of an image of these rows and columns.
     pub fn draw(&self, at: At, image: [usize; 2], size: usize) -> PhotoDraw {
-        let [top, left, height, width] = self.crop(at, image);
         let jitter = |by: f64, unit: f64| between([f64::max(0.0, 1.0 - by), 1.0 + by], unit) as f32;
         let [brightness, contrast] = at.units(TRIES + 1);
         let [saturation, hue] = at.units(TRIES + 2);
@@ -217,12 +216,6 @@ impl Photos {
         let [order, ..] = at.block(TRIES + 5);
         let flag = |flag: u32, is_set: bool| if is_set { flag } else { 0 };
         PhotoDraw {
-            top,
-            left,
-            height,
-            width,
-            scale: [height, width].map(|side| (f64::from(side) / size as f64) as f32),
-            shift: [0.0; 2],
             brightness: jitter(self.brightness, brightness),
             contrast: jitter(self.contrast, contrast),
             saturation: jitter(self.saturation, saturation),
@@ -230,7 +223,7 @@ impl Photos {
             order: permutation(philox::below(order, 24)),
             flags: flag(PhotoDraw::FLIP, flip < self.flip) | flag(PhotoDraw::GREY, grey < self.grey),
             sigma: if blur < self.blur { between(self.sigma, sigma) as f32 } else { 0.0 },
-            reserved: 0,
+            ..PhotoDraw::of_box(self.crop(at, image), size)
         }
     }
 }
@@ -260,20 +253,10 @@ pub fn evaluated([height, width]: [usize; 2], size: usize, resize: usize, mirror
     };
     let resized = [height, width].map(side);
     PhotoDraw {
-        top: 0,
-        left: 0,
-        height: height as u32,
-        width: width as u32,
         scale: [0, 1].map(|side| ([height, width][side] as f64 / resized[side] as f64) as f32),
         shift: resized.map(shift),
-        brightness: 1.0,
-        contrast: 1.0,
-        saturation: 1.0,
-        hue: 0.0,
-        order: permutation(0),
         flags: if mirrored { PhotoDraw::FLIP } else { 0 },
-        sigma: 0.0,
-        reserved: 0,
+        ..PhotoDraw::of_box([0, 0, height as u32, width as u32], size)
     }
 }
 

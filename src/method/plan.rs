@@ -6,7 +6,8 @@ use super::recipe::{Mix, Recipe};
 use super::samplers::{Draw, Members, Partners, Sampling, shuffle};
 use super::schedule::LearningRate;
 use crate::error::Result;
-use crate::ops::load_step::{StepParams, row_words};
+use crate::ops::load_step::StepParams;
+use crate::ops::total_loss::{LOSS_COLUMNS, TOTAL};
 use crate::rng::philox::{Purpose, Stream};
 
 /// What a plan depends on besides the epoch.
@@ -18,6 +19,8 @@ pub struct PlanConfig {
     pub epochs: usize,
     /// Samples per step.
     pub batch: usize,
+    /// Parts that a step is made in, one after another; divides the batch.
+    pub accumulate: usize,
     pub lr: LearningRate,
     /// Training images per class.
     pub counts: Vec<usize>,
@@ -27,9 +30,29 @@ pub struct PlanConfig {
     pub width: usize,
 }
 
+/// Samples of a step that pass through the network together; a step's gradient is the sum of its parts', in their order. Lambda,
+/// box and partners are the step's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Part {
+    pub step: usize,
+    /// Its place among the parts of the step.
+    pub place: usize,
+    /// The first of its samples in the step.
+    pub first: usize,
+    /// Its samples.
+    pub size: usize,
+}
+
+/// Sizes of the parts of a step of `size` samples: as many of `part` as there are, then what is left.
+pub fn part_sizes(size: usize, part: usize) -> impl Iterator<Item = usize> {
+    (0..size).step_by(part).map(move |first| part.min(size - first))
+}
+
 /// The steps of one epoch.
 pub struct EpochPlan {
     batch: usize,
+    /// Samples of a part of a step.
+    part: usize,
     originals: Vec<u32>,
     partners: Vec<u32>,
     /// The original's share of each sample's label.
@@ -146,7 +169,8 @@ impl EpochPlan {
             });
         }
         let vectors = recipe.vectors(counts, epoch)?;
-        Ok(EpochPlan { batch: config.batch, originals, partners, shares, steps, vectors })
+        let (batch, part) = (config.batch, config.batch / config.accumulate);
+        Ok(EpochPlan { batch, part, originals, partners, shares, steps, vectors })
     }
 
     /// A plan that visits images `0..images` in order: evaluation. Results of a step start at its first image.
@@ -156,7 +180,7 @@ impl EpochPlan {
             .map(|step| StepParams { row: (step * batch) as u32, step: step as u32, ..StepParams::default() })
             .collect();
         let shares = vec![1.0; images];
-        EpochPlan { batch, partners: originals.clone(), originals, shares, steps, vectors: Vec::new() }
+        EpochPlan { batch, part: batch, partners: originals.clone(), originals, shares, steps, vectors: Vec::new() }
     }
 
     /// The classifiers' class vectors in this epoch, (heads, 5, classes).
@@ -189,16 +213,56 @@ impl EpochPlan {
         (&self.originals[range.clone()], &self.partners[range])
     }
 
-    /// The rows of steps `steps` as `load_step` reads them: scalars, originals, partners, shares. The steps must have one
-    /// size.
-    pub fn table(&self, steps: std::ops::Range<usize>) -> Vec<u32> {
-        let mut words = Vec::with_capacity(steps.len() * row_words(self.batch));
-        for step in steps {
+    /// The parts of these steps that have `size` samples.
+    pub fn parts(&self, steps: std::ops::Range<usize>, size: usize) -> impl Iterator<Item = Part> {
+        let of = move |step: usize| {
+            let sizes = part_sizes(self.indices(step).0.len(), self.part).enumerate();
+            sizes.map(move |(place, size)| Part { step, place, first: place * self.part, size })
+        };
+        steps.flat_map(of).filter(move |part| part.size == size)
+    }
+
+    /// Samples of a part that is not the last of its step.
+    pub fn part(&self) -> usize {
+        self.part
+    }
+
+    /// What the loss log has of whole steps, from its rows, which are the parts': losses are means over the step's samples.
+    pub fn losses(&self, log: &[f64]) -> Vec<f64> {
+        if self.part == self.batch {
+            return log.to_vec();
+        }
+        let mut rows = log.chunks_exact(LOSS_COLUMNS);
+        let mut all = Vec::new();
+        for step in 0..self.steps() {
+            let size = self.indices(step).0.len();
+            let mut losses = [0.0; LOSS_COLUMNS];
+            for (part, row) in part_sizes(size, self.part).zip(&mut rows) {
+                // The coefficients, and so the total, have the part's share in them already.
+                let share = |column: usize| if column == TOTAL { 1.0 } else { part as f64 / size as f64 };
+                losses.iter_mut().zip(row).enumerate().for_each(|(column, (to, loss))| *to += share(column) * loss);
+            }
+            all.extend(losses);
+        }
+        all
+    }
+
+    /// The rows of parts of one size as `load_step` reads them: scalars, originals, partners, shares.
+    pub fn table(&self, parts: impl Iterator<Item = Part>) -> Vec<u32> {
+        let mut words = Vec::new();
+        for Part { step, place, first, size } in parts {
             let (originals, partners) = self.indices(step);
-            words.extend_from_slice(bytemuck::cast_slice(std::slice::from_ref(&self.steps[step])));
-            words.extend_from_slice(originals);
-            words.extend_from_slice(partners);
-            words.extend_from_slice(bytemuck::cast_slice(&self.shares[step * self.batch..][..originals.len()]));
+            let mut params = self.steps[step];
+            if self.part < self.batch {
+                let share = size as f32 / originals.len() as f32;
+                params.coefficients = params.coefficients.map(|coefficient| coefficient * share);
+                params.first = first as u32;
+                params.row = (step * self.batch.div_ceil(self.part) + place) as u32;
+            }
+            words.extend_from_slice(bytemuck::cast_slice(std::slice::from_ref(&params)));
+            words.extend_from_slice(&originals[first..][..size]);
+            words.extend_from_slice(&partners[first..][..size]);
+            words.extend_from_slice(bytemuck::cast_slice(&self.shares[step * self.batch + first..][..size]));
         }
         words
     }
@@ -219,6 +283,7 @@ mod tests {
             seed: 7,
             epochs: 10,
             batch: 8,
+            accumulate: 1,
             lr: LearningRate { base: 0.1, decay: Decay::Cosine, warmup: WarmUp::default(), set: SetAt::Before },
             counts: vec![16, 5],
             height: 32,
@@ -242,9 +307,10 @@ mod tests {
         let mut seen = plan.originals.clone();
         seen.sort_unstable();
         assert_eq!(seen, (0..21).collect::<Vec<u32>>());
-        assert_eq!(plan.table(0..2), again.table(0..2));
+        let table = |plan: &EpochPlan, steps, size| plan.table(plan.parts(steps, size));
+        assert_eq!(table(&plan, 0..2, 8), table(&again, 0..2, 8));
         assert_ne!(plan.originals, other.originals);
-        assert_eq!(plan.table(2..3).len(), STEP_WORDS + 3 * 5);
+        assert_eq!(table(&plan, 2..3, 5).len(), STEP_WORDS + 3 * 5);
         assert!(plan.shares[..8].iter().all(|&share| share == plan.params(0).lambda));
     }
 
@@ -328,6 +394,34 @@ mod tests {
         assert!((3..16).contains(&steps), "{steps} of 18 steps");
         config.recipe.mixing.p = 0.0;
         assert_eq!((0..10).map(|epoch| draw(&config, epoch).shares[0]).sum::<f32>(), 10.0);
+    }
+
+    #[test]
+    fn parts_make_up_their_step_and_share_its_mixture() {
+        let whole = draw(&config("glmc"), 0);
+        let plan = draw(&PlanConfig { accumulate: 4, ..config("glmc") }, 0);
+        let parts: Vec<Part> = plan.parts(0..3, 2).collect();
+        // Steps of 8, 8 and 5 samples: four parts of two, four, two and one of one.
+        assert_eq!(parts.len(), 10);
+        assert_eq!(plan.parts(0..3, 1).collect::<Vec<_>>(), [Part { step: 2, place: 2, first: 4, size: 1 }]);
+        let rows = plan.table(parts.iter().copied());
+        let words = STEP_WORDS + 3 * 2;
+        for (part, row) in parts.iter().zip(rows.chunks_exact(words)) {
+            let params: &StepParams = bytemuck::from_bytes(bytemuck::cast_slice(&row[..STEP_WORDS]));
+            let of = whole.params(part.step);
+            assert_eq!((params.lambda, params.cut, params.step, params.lr), (of.lambda, of.cut, of.step, of.lr));
+            let share = 2.0 / [8.0, 8.0, 5.0][part.step];
+            assert_eq!(params.coefficients, of.coefficients.map(|coefficient| coefficient * share));
+            assert_eq!((params.first as usize, params.row as usize), (part.first, 4 * part.step + part.place));
+            let (originals, partners) = whole.indices(part.step);
+            assert_eq!(row[STEP_WORDS..][..2], originals[part.first..][..2]);
+            assert_eq!(row[STEP_WORDS + 2..][..2], partners[part.first..][..2]);
+        }
+        // Three steps of a log: L_c of a step is the mean over its samples, the total the sum of totals.
+        let log: Vec<f64> = (0..11).flat_map(|row| [f64::from(row), 0.0, 0.0, 0.5]).collect();
+        let losses = plan.losses(&log);
+        assert_eq!([losses[0], losses[4], losses[8]], [1.5, 5.5, (8.0 * 2.0 + 9.0 * 2.0 + 10.0) / 5.0]);
+        assert_eq!([losses[3], losses[7], losses[11]], [2.0, 2.0, 1.5]);
     }
 
     #[test]

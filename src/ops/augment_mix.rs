@@ -134,7 +134,7 @@ pub struct AugmentMix {
 /// What a backend provides for `augment_mix` and `mix_views`.
 ///
 /// Crop and flip of sample n in view v (o1, o2, r1, r2 are 0 to 3) come from
-/// `philox::draw(seed, epoch, step, Augment + v, n)`: word 0 gives the crop's row `below(w, 2 * padding + 1)`, word 1
+/// `philox::draw(seed, epoch, step, Augment + v, first + n)`: word 0 gives the crop's row `below(w, 2 * padding + 1)`, word 1
 /// its column, the lowest bit of word 2 the flip. A pixel outside the image is a black byte, normalised like any other.
 pub trait AugmentMixKernels {
     /// Channels of the stem's input: 3, or more where the stem's convolution wants padding.

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 
-use super::manifest::Manifest;
+use super::manifest::{Manifest, Progress};
 use crate::error::{Error, Result};
 use crate::files::write_atomically;
 use crate::nn::{Field, ParameterStore};
@@ -115,7 +115,7 @@ impl State {
     pub fn save(&self, path: &Path, manifest: Manifest, losses: &[f64]) -> Result<()> {
         let mut more = Vec::new();
         for layer in self.0.iter().filter_map(|entry| entry.name.strip_suffix("running_var")) {
-            let bytes = (manifest.progress.total_steps as i64).to_le_bytes().to_vec();
+            let bytes = (passes(&manifest) as i64).to_le_bytes().to_vec();
             let name = format!("{layer}num_batches_tracked");
             more.push(Entry { name, dtype: Dtype::I64, shape: Vec::new(), bytes });
         }
@@ -124,6 +124,17 @@ impl State {
         }
         write(path, manifest, self.0.iter().chain(&more).collect())
     }
+}
+
+/// How many batches each batch normalisation has seen: the parts of all steps.
+fn passes(manifest: &Manifest) -> u64 {
+    let (Progress { epoch, step, total_steps, .. }, config) = (&manifest.progress, &manifest.config);
+    if config.accumulate == 1 {
+        return *total_steps;
+    }
+    let (images, batch) = (manifest.counts.iter().sum::<usize>(), config.batch);
+    let of_epoch = images / batch * config.accumulate + (images % batch).div_ceil(batch / config.accumulate);
+    (epoch * of_epoch + step * config.accumulate) as u64
 }
 
 fn write(path: &Path, mut manifest: Manifest, mut entries: Vec<&Entry>) -> Result<()> {

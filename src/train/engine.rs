@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::evaluate::{Evaluation, EvaluationConfig, Evaluator};
 use super::feed::{Feed, Images};
+use super::fit;
 use super::passes::{Look, evaluation};
 use super::photo_feed::Shown;
 use super::step::{Source, StepConfig, TrainStep};
@@ -115,33 +116,39 @@ impl<'a> Engine<'a> {
     /// # Errors
     /// As for [`Engine::new`].
     pub fn planned(backend: &dyn Backend, config: &Config, data: &Data<'a>) -> Result<Engine<'a>> {
+        let streamed = |config: &Config| -> Result<usize> {
+            let planner = backend.planner()?;
+            Ok(Engine::with_room(planner.as_ref(), config, data, &mut 0)?.footprint(planner.as_ref()).total)
+        };
+        let (rest, available) = (streamed(config)?, backend.available()?);
+        if rest > available {
+            fit::check(config, available, &|config| streamed(config).ok())?;
+        }
         let mut room = match config.placement.resident_limit {
             Some(mib) => mib.saturating_mul(1 << 20),
-            None => {
-                let planner = backend.planner()?;
-                let rest = Engine::with_room(planner.as_ref(), config, data, &mut 0)?.footprint(planner.as_ref()).total;
-                backend.available()?.saturating_sub(rest.saturating_add(RESERVE))
-            }
+            None => available.saturating_sub(rest.saturating_add(RESERVE)),
         };
         Engine::with_room(backend, config, data, &mut room)
     }
 
     /// As [`Engine::planned`], with `room` bytes for resident images; what these take is subtracted from it.
     fn with_room(backend: &dyn Backend, config: &Config, data: &Data<'a>, room: &mut usize) -> Result<Engine<'a>> {
+        let recipe = config.recipe(data.counts)?;
+        let trained = recipe.views()?;
         let mut feed = |images: Images<'a>, batch: usize, mixing: Mixing| -> Result<Feed<'a>> {
-            let shown = data.framing.map(|framing| Shown { framing, mixing });
+            let accumulate = if mixing == trained { config.accumulate } else { 1 };
+            let shown = data.framing.map(|framing| Shown { framing, mixing, accumulate });
             let feed = Feed::new(backend, images, batch, *room, shown)?;
             if feed.is_resident() {
                 *room = room.saturating_sub(feed.bytes());
             }
             Ok(feed)
         };
-        let recipe = config.recipe(data.counts)?;
-        let side = data.train.height.min(data.train.width);
+        let side = data.framing.map_or(data.train.height.min(data.train.width), |framing| framing.size);
         let of = Config { stem: encoder::stem(&config.model, config.stem, side)?, ..config.clone() };
         let model = model(&of, &recipe, data.counts.len(), backend)?;
         let parameters = ParameterStore::new(backend, model.specs().clone())?;
-        let train = feed(data.train, config.batch, recipe.views()?)?;
+        let train = feed(data.train, config.batch, trained)?;
         let step_config = step_config(config, recipe.clone(), data.counts.len(), data.augmentation);
         let step = TrainStep::new(backend, &model, &parameters, Source::Feed(&train), step_config)?;
         let mut evaluated = |images: Option<Images<'a>>| -> Result<Option<Evaluated<'a>>> {
@@ -161,6 +168,7 @@ impl<'a> Engine<'a> {
             seed: config.seed,
             epochs: config.epochs,
             batch: config.batch,
+            accumulate: config.accumulate,
             lr: config.learning_rate(),
             counts: data.counts.to_vec(),
             height: data.framing.map_or(data.train.height, |framing| framing.size),
@@ -253,5 +261,6 @@ pub fn model(config: &Config, recipe: &Recipe, classes: usize, backend: &dyn Bac
 
 /// What a step of this configuration needs.
 pub fn step_config(config: &Config, recipe: Recipe, classes: usize, augmentation: Augmentation) -> StepConfig {
-    StepConfig { recipe, classes, batch: config.batch, augmentation, optimizer: config.optimizer() }
+    let (batch, accumulate) = (config.batch, config.accumulate);
+    StepConfig { recipe, classes, batch, accumulate, augmentation, optimizer: config.optimizer() }
 }

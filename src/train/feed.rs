@@ -6,6 +6,7 @@
 //! way: damaged pixels end the run before a step sees them.
 
 use std::cell::RefCell;
+use std::ops::Range;
 use std::time::Duration;
 
 use rayon::prelude::*;
@@ -231,26 +232,26 @@ impl<'a> Feed<'a> {
         augment_mix(tape, backend, pixels, vars, mixing, augmentation)
     }
 
-    /// Rows of the step table for `steps` of one size. Staged images are numbered as they lie on the device: originals
-    /// from 0, partners from the batch size; a step that has no partners of its own finds them among the originals.
-    pub fn table(&self, plan: &EpochPlan, steps: std::ops::Range<usize>) -> Vec<u32> {
-        let Some(Staging { batch, .. }) = self.staging else { return plan.table(steps) };
-        let mut words = plan.table(steps.clone());
-        for step in steps.clone() {
-            let (originals, partners) = plan.indices(step);
-            let size = originals.len();
-            let row = (step - steps.start) * row_words(size) + STEP_WORDS;
+    /// Rows of the step table for the parts of these steps that have `size` samples. Staged images are numbered as they lie
+    /// on the device: originals from 0, partners from the batch size; a step that has no partners of its own finds them among
+    /// the originals.
+    pub fn table(&self, plan: &EpochPlan, steps: Range<usize>, size: usize) -> Vec<u32> {
+        let mut words = plan.table(plan.parts(steps.clone(), size));
+        let Some(Staging { batch, .. }) = self.staging else { return words };
+        for (part, row) in plan.parts(steps, size).zip(words.chunks_exact_mut(row_words(size))) {
+            let (originals, partners) = plan.indices(part.step);
             if self.photos.is_some() {
-                // The draws that are on the device are those of the step.
-                words[row - STEP_WORDS + STEP_WORD] = 0;
+                // The draws that are on the device are those of one step, part after part.
+                row[STEP_WORD] = part.place as u32;
             }
             if self.resident {
                 continue;
             }
             let first = if partners == originals { 0 } else { batch };
+            let row = &mut row[STEP_WORDS..];
             for n in 0..size {
-                words[row + n] = n as u32;
-                words[row + size + n] = (first + n) as u32;
+                row[n] = (part.first + n) as u32;
+                row[size + n] = (first + part.first + n) as u32;
             }
         }
         words

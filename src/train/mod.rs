@@ -5,6 +5,7 @@ pub mod engine;
 pub mod evaluate;
 pub mod features;
 pub mod feed;
+mod fit;
 pub mod losses;
 pub mod manifest;
 pub mod means;

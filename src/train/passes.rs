@@ -86,7 +86,7 @@ impl Passes {
             let (rows, words) = (steps.len(), row_words(size));
             let table = backend.tensor(&[rows, words], DType::I32, "step table")?;
             let cursor = backend.tensor(&[1], DType::I32, "step cursor")?;
-            backend.upload(table, bytemuck::cast_slice(&feed.table(&plan, steps.clone())))?;
+            backend.upload(table, bytemuck::cast_slice(&feed.table(&plan, steps.clone(), size)))?;
             let mut r = Recorder::new(backend, store, Mode::Inference);
             let [table_var, cursor_var, labels] = [table, cursor, feed.labels].map(|t| r.tape.external(t));
             let vars = load_step(&mut r.tape, table_var, cursor_var, size)?;

@@ -35,6 +35,8 @@ pub struct Shown {
     pub framing: Framing,
     /// Training and evaluation differ in it.
     pub mixing: Mixing,
+    /// Parts that a step is made in.
+    pub accumulate: usize,
 }
 
 impl Shown {
@@ -68,6 +70,8 @@ struct Piece {
 /// The device's side of photographs, besides their pixels and labels.
 pub(super) struct PhotoFeed {
     shown: Shown,
+    /// Samples of a step's part.
+    part: usize,
     /// I32 (images, or those of a step, 4).
     pub index: Tensor,
     /// I32 (sets * batch, 16).
@@ -106,11 +110,18 @@ fn row(entry: Entry, offset: usize) -> [u32; INDEX_WORDS] {
 impl PhotoFeed {
     /// Room for an index of `rows` images and the draws of a step of up to `batch` samples.
     pub fn new(backend: &dyn Backend, shown: Shown, rows: usize, batch: usize, resident: bool) -> Result<PhotoFeed> {
+        let part = batch / shown.accumulate;
         let tensor = |rows: usize, words: usize, what: &str| backend.tensor(&[rows, words], DType::I32, what);
         let index = tensor(rows, INDEX_WORDS, "index of images")?;
         let draws = tensor(shown.mixing.image_sets() * batch, DRAW_WORDS, "draws")?;
         let room = if resident { 0 } else { rows };
-        Ok(PhotoFeed { shown, index, draws, order: RefCell::new((Vec::with_capacity(room), Vec::with_capacity(room))) })
+        Ok(PhotoFeed {
+            shown,
+            part,
+            index,
+            draws,
+            order: RefCell::new((Vec::with_capacity(room), Vec::with_capacity(room))),
+        })
     }
 
     /// Bytes on the device.
@@ -135,7 +146,7 @@ impl PhotoFeed {
         (mean, std): ([f32; 3], [f32; 3]),
     ) -> Result<Var> {
         let [pixels, index, draws] = [pixels, self.index, self.draws].map(|tensor| tape.external(tensor));
-        let stride = self.draws.shape.dims()[0];
+        let stride = mixing.image_sets() * self.part;
         let config = PhotoConfig { size: self.shown.framing.size, stride, mean, std };
         augment_photos(tape, backend, Photos { pixels, index, draws }, vars, mixing, config)
     }
@@ -151,10 +162,13 @@ impl PhotoFeed {
         let (originals, partners) = plan.indices(step);
         let params = plan.params(step);
         let batch = originals.len();
-        let (shown, views) = (self.shown, sets(self.shown.mixing));
+        let (shown, part, views) = (self.shown, self.part, sets(self.shown.mixing));
         let bytes = &mut memory.bytes_mut()[..views.len() * batch * DRAW_BYTES];
         bytes.par_chunks_exact_mut(DRAW_BYTES).enumerate().for_each(|(at, to)| {
-            let (set, n) = (views[at / batch], at % batch);
+            // Part after part, and of each set after set; all parts but the last are as large.
+            let (place, rest) = (at / (views.len() * part), at % (views.len() * part));
+            let size = part.min(batch - place * part);
+            let (set, n) = (views[rest / size], place * part + rest % size);
             let image = if set < 2 || shown.is_evaluated() { originals[n] } else { partners[n] };
             let entry = images.entry(image as usize);
             let place = [params.seed, [params.epoch, params.step]];
@@ -317,6 +331,7 @@ mod tests {
             seed: 5,
             epochs: 3,
             batch: BATCH,
+            accumulate: 1,
             lr: LearningRate { base: 0.1, decay: Decay::Cosine, warmup: WarmUp::default(), set: SetAt::Before },
             counts: vec![10, 3],
             height: 8,
@@ -341,7 +356,7 @@ mod tests {
         let backend = backend::open("cpu", Precision::F32, 1).unwrap();
         let backend = backend.as_ref();
         let framing = Framing { size: 8, resize: 9, photos: Photos::GLMC };
-        let shown = Shown { framing, mixing: Mixing::GLMC };
+        let shown = Shown { framing, mixing: Mixing::GLMC, accumulate: 1 };
         // A rare class drawn again and again: images occur more than once in a step, also as originals and partners.
         let (mut repeated, mut drawn) = (0, Vec::new());
         for limit in [usize::MAX, 0] {
@@ -352,9 +367,9 @@ mod tests {
             let mut all_draws = Vec::new();
             for step in 0..plan.steps() {
                 feed.stage(backend, &plan, step).unwrap();
-                let row = feed.table(&plan, step..step + 1);
                 let (originals, partners) = plan.indices(step);
                 let batch = originals.len();
+                let row = feed.table(&plan, step..step + 1, batch);
                 assert_eq!((row.len(), row[3]), (row_words(batch), 0));
                 let photos = feed.photos().unwrap();
                 let index_rows: Vec<[u32; 4]> = downloaded(backend, photos.index);
@@ -400,7 +415,8 @@ mod tests {
         let framing = Framing { size: 8, resize: 9, photos: Photos::GLMC };
         for (mixing, most) in [(Mixing::GLMC, 8), (Mixing::EvaluateFlip, 4)] {
             let before = backend.allocated().0;
-            let feed = Feed::new(backend.as_ref(), images, 4, 0, Some(Shown { framing, mixing })).unwrap();
+            let feed =
+                Feed::new(backend.as_ref(), images, 4, 0, Some(Shown { framing, mixing, accumulate: 1 })).unwrap();
             let sets = mixing.image_sets();
             assert_eq!(feed.bytes(), bytes(&images, most).1 + most * (4 + 16) + sets * 4 * 64);
             assert!(backend.allocated().0 >= before + feed.bytes());
@@ -417,7 +433,9 @@ mod tests {
         let backend = backend::open("cpu", Precision::F32, 1).unwrap();
         let backend = backend.as_ref();
         let framing = Framing { size: 8, resize: 9, photos: Photos::GLMC };
-        let feed = Feed::new(backend, images, 5, 0, Some(Shown { framing, mixing: Mixing::EvaluateFlip })).unwrap();
+        let feed =
+            Feed::new(backend, images, 5, 0, Some(Shown { framing, mixing: Mixing::EvaluateFlip, accumulate: 1 }))
+                .unwrap();
         let plan = EpochPlan::evaluation(13, 5);
         feed.stage(backend, &plan, 2).unwrap();
         let draws: Vec<PhotoDraw> = downloaded(backend, feed.photos().unwrap().draws.rows(0, 6));

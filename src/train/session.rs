@@ -18,7 +18,7 @@ use crate::config::{Config, Select};
 use crate::console::{self, note, tell};
 use crate::data::store::Store;
 use crate::error::{Error, Result, word};
-use crate::method::schedule;
+use crate::method::{EpochPlan, schedule};
 use crate::ops::Backend;
 use crate::ops::total_loss::{LOSS_COLUMNS, TOTAL};
 use crate::stop;
@@ -290,17 +290,17 @@ impl<'a> Session<'a> {
                 self.losses.ask(self.backend, step + 1)?;
             }
             if let Some((seen, log)) = self.losses.answer(self.backend)? {
-                let log = self.checked(epoch, seen, log)?;
+                let log = self.checked(&plan, (epoch, seen), log)?;
                 let done: usize = (first..seen).map(samples).sum();
                 let mean = mean_losses(&log, (0..seen).map(samples));
                 reporter.step(seen, mean[TOTAL], done as f64 / start.elapsed().as_secs_f64());
             }
             if stop::signal().is_some() && step + 1 < plan.steps() {
-                return self.interrupt(epoch, step + 1, first);
+                return self.interrupt(&plan, (epoch, step + 1), first);
             }
         }
         self.engine.step.optimizer.end_epoch(self.backend)?;
-        let log = self.losses_now(epoch, plan.steps())?;
+        let log = self.losses_now(&plan, (epoch, plan.steps()))?;
         let seconds = start.elapsed().as_secs_f64();
         let trained: usize = (first..plan.steps()).map(samples).sum();
         let mean = mean_losses(&log, (0..plan.steps()).map(samples));
@@ -391,13 +391,14 @@ impl<'a> Session<'a> {
     }
 
     /// The losses of the epoch's first `steps` steps, all of them started: waits for them.
-    fn losses_now(&mut self, epoch: usize, steps: usize) -> Result<Vec<f64>> {
+    fn losses_now(&mut self, plan: &EpochPlan, at: (usize, usize)) -> Result<Vec<f64>> {
         let log = self.losses.now(self.backend)?;
-        self.checked(epoch, steps, log)
+        self.checked(plan, at, log)
     }
 
     /// The first `steps` rows of the log, those of an earlier process put in, all checked to be numbers.
-    fn checked(&self, epoch: usize, steps: usize, mut log: Vec<f64>) -> Result<Vec<f64>> {
+    fn checked(&self, plan: &EpochPlan, (epoch, steps): (usize, usize), log: Vec<f64>) -> Result<Vec<f64>> {
+        let mut log = plan.losses(&log);
         log.truncate(steps * LOSS_COLUMNS);
         log[..self.losses_so_far.len()].copy_from_slice(&self.losses_so_far);
         match log.chunks_exact(LOSS_COLUMNS).position(|row| row.iter().any(|loss| !loss.is_finite())) {
@@ -417,8 +418,8 @@ impl<'a> Session<'a> {
         }
     }
 
-    fn interrupt(&mut self, epoch: usize, step: usize, first: usize) -> Result<()> {
-        let log = self.losses_now(epoch, step)?;
+    fn interrupt(&mut self, plan: &EpochPlan, (epoch, step): (usize, usize), first: usize) -> Result<()> {
+        let log = self.losses_now(plan, (epoch, step))?;
         let state = self.state(&format!("step {step} of epoch {}", epoch + 1))?;
         self.progress.step = step;
         self.progress.total_steps += (step - first) as u64;

@@ -6,6 +6,7 @@ use super::views::Views;
 use crate::config::{OptimizerConfig, Passes};
 use crate::error::Result;
 use crate::memory::{Replay, write_floats};
+use crate::method::plan::part_sizes;
 use crate::method::{EpochPlan, Inputs, Recipe};
 use crate::nn::{Mode, Model, ParameterStore, Recorder, Rules};
 use crate::ops::Backend;
@@ -25,6 +26,8 @@ pub struct StepConfig {
     pub classes: usize,
     /// Samples per step.
     pub batch: usize,
+    /// Parts that a step is made in, one after another; divides the batch.
+    pub accumulate: usize,
     /// Crops, flips, normalisation.
     pub augmentation: Augmentation,
     /// What the update does.
@@ -40,12 +43,25 @@ pub enum Source<'s> {
     Views(&'s Views),
 }
 
-/// The rows of an epoch's steps of one size.
+/// The rows of an epoch's parts of steps that have one size.
+#[derive(Clone, Copy)]
 struct Table {
-    /// I32 (rows, 16 + 3 * batch).
+    /// I32 (rows, 16 + 3 * size).
     rows: Tensor,
     /// I32 (1): rows taken.
     cursor: Tensor,
+    /// Samples of a part.
+    size: usize,
+    /// Parts of a step.
+    parts: usize,
+}
+
+/// Later parts of a step, whose gradients are added to those of its first.
+struct Later {
+    program: Program,
+    scalars: Var,
+    /// How many there are, one after another.
+    times: usize,
 }
 
 /// A step of one batch size, planned and, where the device can, captured.
@@ -54,11 +70,14 @@ struct SizedStep {
     front: Option<Program>,
     /// With SAM, the pass at the weights; `program` is then that above them.
     ascent: Option<Program>,
+    /// The step, or its first part.
     program: Program,
-    /// Where the step's scalars lie.
+    /// Where the scalars of `program` lie.
     scalars: Var,
-    /// `None` where views come from elsewhere.
-    table: Option<Table>,
+    /// The other parts, if a step is made in parts.
+    later: Vec<Later>,
+    /// A table for each size of parts; none where views come from elsewhere.
+    tables: Vec<Table>,
     /// What the method recorded, by the names of reference steps: of the pass at the weights.
     outputs: Vec<(&'static str, Var)>,
     replay: Option<Box<dyn Replay>>,
@@ -75,7 +94,7 @@ pub struct TrainStep {
     vectors: Tensor,
     arena: Arena,
     unread: Option<Tensor>,
-    /// Accumulation type (steps, 4): L_c, L_cb, L_sim, total of every step of the epoch.
+    /// Accumulation type (parts of steps, 4): L_c, L_cb, L_sim, total of every part of the epoch's steps.
     pub log: Tensor,
 }
 
@@ -158,30 +177,54 @@ impl Shared<'_> {
         Ok(Recorded { tape: r.tape, scalars, outputs })
     }
 
-    /// Plans a step of `batch` samples without placing it: see [`SizedStep::place`].
-    fn plan(&self, rows: usize, batch: usize) -> Result<SizedStep> {
+    /// Room for the parts of `size` samples of which each of `steps` steps has so many.
+    fn table(&self, steps: usize, parts: usize, size: usize) -> Result<Option<Table>> {
+        let Source::Feed(_) = self.source else { return Ok(None) };
+        let integers = |shape: &[usize], what: &str| self.backend.tensor(shape, DType::I32, what);
+        let rows = integers(&[steps * parts, row_words(size)], "step table")?;
+        Ok(Some(Table { rows, cursor: integers(&[1], "step cursor")?, size, parts }))
+    }
+
+    /// Records and lays out the later parts of a step.
+    fn later(&self, table: Option<&Table>, size: usize, times: usize) -> Result<Later> {
+        let inputs = &mut |tape: &mut Tape| self.inputs(tape, table, size);
+        let Recorded { mut tape, scalars, .. } = self.record(Pass::Descent, size, inputs)?;
+        tape.add_to_gradients();
+        Ok(Later { program: tape.layout(self.backend, true), scalars, times })
+    }
+
+    /// Plans `steps` steps of `batch` samples without placing them: see [`SizedStep::place`].
+    fn plan(&self, steps: usize, whole: usize) -> Result<SizedStep> {
         let backend = self.backend;
-        let words = row_words(batch);
-        let table = match self.source {
-            Source::Feed(_) => Some(Table {
-                rows: backend.tensor(&[rows, words], DType::I32, "step table")?,
-                cursor: backend.tensor(&[1], DType::I32, "step cursor")?,
-            }),
-            Source::Views(_) => None,
-        };
+        let sizes: Vec<usize> = part_sizes(whole, self.config.batch / self.config.accumulate).collect();
+        // All but the last have one size.
+        let (batch, last) = (sizes[0], sizes[sizes.len() - 1]);
+        let alike = sizes.iter().filter(|size| **size == batch).count();
+        let table = self.table(steps, alike, batch)?;
+        let mut tables: Vec<Table> = table.into_iter().collect();
         let whole = |pass: Pass| self.record(pass, batch, &mut |tape| self.inputs(tape, table.as_ref(), batch));
         if self.config.optimizer.sam.is_none() {
             let Recorded { tape, scalars, outputs } = whole(Pass::Descent)?;
             let program = tape.layout(backend, true);
-            return Ok(SizedStep { front: None, ascent: None, program, scalars, table, outputs, replay: None });
+            let mut later = Vec::new();
+            if alike > 1 {
+                later.push(self.later(table.as_ref(), batch, alike - 1)?);
+            }
+            if last < batch {
+                let rest = self.table(steps, 1, last)?;
+                later.push(self.later(rest.as_ref(), last, 1)?);
+                tables.extend(rest);
+            }
+            return Ok(SizedStep { front: None, ascent: None, program, scalars, later, tables, outputs, replay: None });
         }
+        let later = Vec::new();
         if table.is_none() {
             // Outputs of the first pass outlive the second: it has memory of its own.
             let Recorded { tape, outputs, .. } = whole(Pass::Ascent)?;
             let ascent = Some(tape.plan(backend, true)?);
             let Recorded { tape, scalars, .. } = whole(Pass::Descent)?;
             let program = tape.layout(backend, true);
-            return Ok(SizedStep { front: None, ascent, program, scalars, table, outputs, replay: None });
+            return Ok(SizedStep { front: None, ascent, program, scalars, later, tables, outputs, replay: None });
         }
         // Both passes see one row of the table and the same mixtures, which outlive the first.
         let mut tape = Tape::new();
@@ -200,7 +243,8 @@ impl Shared<'_> {
         let ascent = tape.layout(backend, true);
         let Recorded { tape, scalars, .. } = self.record(Pass::Descent, batch, &mut given)?;
         let program = tape.layout(backend, true);
-        Ok(SizedStep { front: Some(front), ascent: Some(ascent), program, scalars, table, outputs, replay: None })
+        let (front, ascent) = (Some(front), Some(ascent));
+        Ok(SizedStep { front, ascent, program, scalars, later, tables, outputs, replay: None })
     }
 }
 
@@ -216,12 +260,17 @@ enum Pass {
 impl SizedStep {
     /// Its programs, in the order in which they run.
     fn programs(&self) -> impl Iterator<Item = &Program> {
-        self.front.iter().chain(&self.ascent).chain([&self.program])
+        self.front
+            .iter()
+            .chain(&self.ascent)
+            .chain([&self.program])
+            .chain(self.later.iter().map(|later| &later.program))
     }
 
     /// Puts the step into its arena and captures it.
     fn place(&mut self, backend: &dyn Backend, optimizer: &Optimizer, arena: BufferId) -> Result<()> {
         self.program.place(arena);
+        self.later.iter_mut().for_each(|later| later.program.place(arena));
         if let (Some(ascent), Some(_)) = (&mut self.ascent, &self.front) {
             ascent.place(arena);
         }
@@ -230,7 +279,7 @@ impl SizedStep {
     }
 
     fn execute(&self, backend: &dyn Backend, optimizer: &Optimizer) -> Result<()> {
-        let scalars = self.program.value(self.scalars);
+        let mut scalars = self.program.value(self.scalars);
         if let Some(front) = &self.front {
             front.forward(backend)?;
         }
@@ -242,14 +291,23 @@ impl SizedStep {
         }
         self.program.forward(backend)?;
         self.program.backward(backend)?;
+        for Later { program, scalars: of, times } in &self.later {
+            for _ in 0..*times {
+                program.forward(backend)?;
+                program.backward(backend)?;
+            }
+            // Those of the parts before are overwritten by now.
+            scalars = program.value(*of);
+        }
         optimizer.restore(backend)?;
         optimizer.update(backend, scalars)
     }
 
-    fn load(&self, backend: &dyn Backend, rows: &[u32], start: usize) -> Result<()> {
-        let Some(table) = &self.table else { return Ok(()) };
-        backend.upload(table.rows, bytemuck::cast_slice(rows))?;
-        backend.upload(table.cursor, &(start as u32).to_ne_bytes())
+    fn load(&self, backend: &dyn Backend, rows: &dyn Fn(usize) -> Vec<u32>, start: usize) -> Result<()> {
+        self.tables.iter().try_for_each(|table| {
+            backend.upload(table.rows, bytemuck::cast_slice(&rows(table.size)))?;
+            backend.upload(table.cursor, &((start * table.parts) as u32).to_ne_bytes())
+        })
     }
 }
 
@@ -273,7 +331,8 @@ impl TrainStep {
         let float = |shape: &[usize], what: &str| backend.tensor(shape, backend.precision().accumulate(), what);
         let rows = ClassVector::COUNT * config.recipe.classifiers().len();
         let vectors = float(&[rows, config.classes], "class vectors")?;
-        let log = float(&[full_steps + usize::from(tail > 0), LOSS_COLUMNS], "loss log")?;
+        let part = config.batch / config.accumulate;
+        let log = float(&[full_steps * config.accumulate + tail.div_ceil(part), LOSS_COLUMNS], "loss log")?;
         let unread =
             config.optimizer.sam.map(|_| float(&log.shape.dims()[..2], "losses that are not logged")).transpose()?;
         let rules = Rules::new(model.specs(), config.optimizer.weight_decay, &config.optimizer.groups)?;
@@ -295,9 +354,10 @@ impl TrainStep {
         };
         let (mut full, mut tail) = (sized(full_steps, config.batch)?, sized(1, tail)?);
         // The two, and the two passes of SAM, never run at the same time: one arena serves all.
-        let shares = |s: &SizedStep| match (&s.front, &s.ascent) {
-            (Some(_), Some(ascent)) => s.program.arena_bytes().max(ascent.arena_bytes()),
-            _ => s.program.arena_bytes(),
+        let shares = |s: &SizedStep| {
+            let ascent = s.front.as_ref().and(s.ascent.as_ref());
+            let programs = ascent.into_iter().chain([&s.program]).chain(s.later.iter().map(|later| &later.program));
+            programs.map(Program::arena_bytes).max().unwrap_or(0)
         };
         let needed = [&full, &tail].into_iter().flatten().map(shares);
         let bytes = needed.max().unwrap_or(0);
@@ -317,10 +377,10 @@ impl TrainStep {
     pub fn load(&self, backend: &dyn Backend, feed: &Feed<'_>, plan: &EpochPlan, start: usize) -> Result<()> {
         self.set_vectors(backend, plan.vectors())?;
         if let Some(full) = &self.full {
-            full.load(backend, &feed.table(plan, 0..self.full_steps), start)?;
+            full.load(backend, &|size| feed.table(plan, 0..self.full_steps, size), start)?;
         }
         if let Some(tail) = &self.tail {
-            tail.load(backend, &feed.table(plan, self.full_steps..plan.steps()), 0)?;
+            tail.load(backend, &|size| feed.table(plan, self.full_steps..plan.steps(), size), 0)?;
         }
         Ok(())
     }
@@ -335,7 +395,8 @@ impl TrainStep {
         }
     }
 
-    /// The passes of a full step without its update, for who runs them one by one; of one with SAM, those of the descent.
+    /// The passes of a full step without its update, for who runs them one by one; of one with SAM, those of the descent, of one
+    /// in parts its first.
     pub fn program(&self) -> Option<&Program> {
         self.full.as_ref().map(|full| &full.program)
     }
@@ -396,7 +457,7 @@ impl TrainStep {
     /// Gives all memory back.
     pub fn release(self, backend: &dyn Backend) {
         for step in [self.full, self.tail].into_iter().flatten() {
-            if let Some(table) = step.table {
+            for table in step.tables {
                 backend.free(table.rows.buffer);
                 backend.free(table.cursor.buffer);
             }

@@ -147,6 +147,7 @@ impl Step {
             recipe: f.recipe.clone(),
             classes: f.classes,
             batch: f.batch,
+            accumulate: 1,
             // The views are augmented and normalised already.
             augmentation: Augmentation { mean: [0.0; 3], std: [1.0; 3], padding: 0, flip: false },
             optimizer: OptimizerConfig {

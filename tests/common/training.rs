@@ -2,8 +2,10 @@
 
 use glmc_engine::backend;
 use glmc_engine::config::{Config, PlacementSettings, Settings};
+use glmc_engine::data::store::Entry;
 use glmc_engine::memory::read_floats;
 use glmc_engine::method::EpochPlan;
+use glmc_engine::method::photos::{Framing, Photos};
 use glmc_engine::nn::Field;
 use glmc_engine::ops::Backend;
 use glmc_engine::ops::augment_mix::Augmentation;
@@ -13,11 +15,29 @@ use glmc_engine::train::feed::Images;
 
 const CLASSES: usize = 5;
 
-/// Square images of noise with a colour for each class.
+/// Images of noise with a colour for each class.
 pub struct Pictures {
     pixels: Vec<u8>,
     labels: Vec<i32>,
     size: usize,
+    /// Of photographs, where each lies.
+    index: Option<Vec<Entry>>,
+}
+
+impl Pictures {
+    /// As a run has them; photographs are seen at the size of [`photographs`].
+    pub fn data(&self) -> Data<'_> {
+        let size = self.size;
+        let index = self.index.as_deref();
+        Data {
+            counts: &[120, 80, 60, 48, 40],
+            train: Images { pixels: &self.pixels, labels: &self.labels, height: size, width: size, index },
+            test: None,
+            val: None,
+            augmentation: Augmentation { mean: [0.5; 3], std: [0.25; 3], padding: 2, flip: true },
+            framing: index.map(|_| Framing { size, resize: size + 2, photos: Photos::GLMC }),
+        }
+    }
 }
 
 /// `count` images of `size` x `size` pixels.
@@ -27,7 +47,21 @@ pub fn images(size: usize, count: usize) -> Pictures {
         let class = labels[i / (size * size * 3)] as usize;
         (((i * 2654435761) >> 7) % 128 + class * (i % 3) * 12) as u8
     };
-    Pictures { pixels: (0..count * size * size * 3).map(pixel).collect(), labels: labels.clone(), size }
+    Pictures { pixels: (0..count * size * size * 3).map(pixel).collect(), labels: labels.clone(), size, index: None }
+}
+
+/// `count` photographs of up to one and a half times `size` pixels a side, some smaller than that.
+#[allow(dead_code)] // not every test program looks at photographs
+pub fn photographs(size: usize, count: usize) -> Pictures {
+    let labels: Vec<i32> = (0..count as i32).map(|i| i % CLASSES as i32).collect();
+    let (mut index, mut pixels) = (Vec::new(), Vec::new());
+    for (i, label) in labels.iter().enumerate() {
+        let [height, width] = [i * 7, i * 11].map(|n| size / 2 + n % (size + 1));
+        index.push(Entry { offset: pixels.len(), height, width });
+        let noise = |at: usize| (((at + 131 * i) * 2654435761) >> 7) % 128 + *label as usize * (at % 3) * 12;
+        pixels.extend((0..height * width * 3).map(|at| noise(at) as u8));
+    }
+    Pictures { pixels, labels, size, index: Some(index) }
 }
 
 /// One device with a ResNet-20 and an epoch's plan on it.
@@ -55,7 +89,6 @@ impl<'a> Rig<'a> {
         settings: Settings,
     ) -> Rig<'a> {
         let backend: &'a dyn Backend = Box::leak(backend::open(device, precision, 2).expect("a device"));
-        let size = pictures.size;
         let config = Config::resolve(settings.or(Settings {
             placement: PlacementSettings { resident_limit: Some(usize::MAX >> 20), ..PlacementSettings::on("none") },
             model: Some("resnet20".into()),
@@ -70,21 +103,7 @@ impl<'a> Rig<'a> {
             ..Settings::default()
         }));
         let config = config.expect("a configuration");
-        let data = Data {
-            counts: &[120, 80, 60, 48, 40],
-            train: Images {
-                pixels: &pictures.pixels,
-                labels: &pictures.labels,
-                height: size,
-                width: size,
-                index: None,
-            },
-            test: None,
-            val: None,
-            augmentation: Augmentation { mean: [0.5; 3], std: [0.25; 3], padding: 2, flip: true },
-            framing: None,
-        };
-        let engine = Engine::new(backend, &config, &data).expect("memory");
+        let engine = Engine::new(backend, &config, &pictures.data()).expect("memory");
         engine.initialise(backend, 1).expect("a start");
         // The second epoch: alpha is 3/4 there, so that every loss counts.
         let plan = engine.draw(1).expect("a plan");

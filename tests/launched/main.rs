@@ -2,6 +2,7 @@
 //!
 //! `cargo test --release --test launched -- conv2d` runs what has this in its name.
 
+mod accumulate;
 mod backend;
 #[path = "../common/mod.rs"]
 mod common;

@@ -30,7 +30,8 @@ const STEP: StepParams = StepParams {
     lr: 0.0,
     coefficients: [0.75, 0.25, 0.5],
     row: 0,
-    reserved: [0; 2],
+    first: 0,
+    reserved: 0,
 };
 
 /// Convolution, batch normalisation, shortcut, ReLU. Inputs `wK`, `gammaK`, `betaK`.

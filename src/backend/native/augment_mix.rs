@@ -47,7 +47,8 @@ impl<'a> Look<'a> {
     /// Sample `n` of the step in the stream o1, o2, r1 or r2.
     fn drawn(self, scalars: &StepParams, augmentation: &Augmentation, stream: usize, n: usize) -> Look<'a> {
         let seed = u64::from(scalars.seed[1]) << 32 | u64::from(scalars.seed[0]);
-        let words = philox::draw(seed, scalars.epoch, scalars.step, Purpose::Augment as u32 + stream as u32, n as u32);
+        let (purpose, index) = (Purpose::Augment as u32 + stream as u32, scalars.first + n as u32);
+        let words = philox::draw(seed, scalars.epoch, scalars.step, purpose, index);
         let range = 2 * augmentation.padding as u32 + 1;
         let offset = |word| philox::below(word, range) as isize - augmentation.padding as isize;
         Look { row: offset(words[0]), column: offset(words[1]), flip: augmentation.flip && words[2] & 1 == 1, ..self }

@@ -10,6 +10,7 @@ mod folder;
 mod methods;
 mod model;
 mod optimizer;
+mod photos;
 mod posthoc;
 mod preset;
 mod select;

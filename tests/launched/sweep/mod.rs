@@ -107,6 +107,7 @@ fn some_step() -> StepParams {
         lr: 0.125,
         coefficients: [0.75, 0.25, 4.0],
         row: 2,
-        reserved: [0; 2],
+        first: 0,
+        reserved: 0,
     }
 }
