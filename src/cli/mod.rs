@@ -9,6 +9,7 @@ mod info;
 pub mod kernels;
 mod posthoc;
 mod prepare;
+mod preview;
 mod self_test;
 mod signals;
 mod stages;
@@ -52,6 +53,8 @@ enum Command {
     Eval(eval::EvalArgs),
     Posthoc(posthoc::PosthocArgs),
     Import(import::ImportArgs),
+    #[command(args_override_self = true)]
+    Preview(Box<preview::PreviewArgs>),
     Verify(verify::VerifyArgs),
     Bench(bench::BenchArgs),
     Info(Box<info::InfoArgs>),
@@ -133,6 +136,7 @@ fn run(command: Command) -> Result<()> {
         Command::Eval(args) => eval::run(args),
         Command::Posthoc(args) => posthoc::run(args),
         Command::Import(args) => import::run(&args),
+        Command::Preview(args) => preview::run(*args),
         Command::Verify(args) => verify::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Info(args) => info::run(*args),

@@ -213,6 +213,11 @@ impl EpochPlan {
         (&self.originals[range.clone()], &self.partners[range])
     }
 
+    /// The originals' shares of a step's labels.
+    pub fn shares(&self, step: usize) -> &[f32] {
+        &self.shares[step * self.batch..][..self.indices(step).0.len()]
+    }
+
     /// The parts of these steps that have `size` samples.
     pub fn parts(&self, steps: std::ops::Range<usize>, size: usize) -> impl Iterator<Item = Part> {
         let of = move |step: usize| {

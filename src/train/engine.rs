@@ -163,17 +163,7 @@ impl<'a> Engine<'a> {
             Ok(Some((feed, evaluator)))
         };
         let (test, val) = (evaluated(data.test)?, evaluated(data.val)?);
-        let plan = PlanConfig {
-            recipe: recipe.clone(),
-            seed: config.seed,
-            epochs: config.epochs,
-            batch: config.batch,
-            accumulate: config.accumulate,
-            lr: config.learning_rate(),
-            counts: data.counts.to_vec(),
-            height: data.framing.map_or(data.train.height, |framing| framing.size),
-            width: data.framing.map_or(data.train.width, |framing| framing.size),
-        };
+        let plan = plan_config(config, data)?;
         let members = Members::new(data.train.labels, data.counts.len())?;
         Ok(Engine { parameters, feed: train, step, plan, members, test, val })
     }
@@ -235,6 +225,24 @@ impl<'a> Engine<'a> {
         let total = backend.allocated().1;
         Footprint { parameters, activations, images, other: total - parameters - activations - images, total }
     }
+}
+
+/// What an epoch's plan depends on in a run of this configuration.
+///
+/// # Errors
+/// When the recipe is none of these classes.
+pub fn plan_config(config: &Config, data: &Data<'_>) -> Result<PlanConfig> {
+    Ok(PlanConfig {
+        recipe: config.recipe(data.counts)?,
+        seed: config.seed,
+        epochs: config.epochs,
+        batch: config.batch,
+        accumulate: config.accumulate,
+        lr: config.learning_rate(),
+        counts: data.counts.to_vec(),
+        height: data.framing.map_or(data.train.height, |framing| framing.size),
+        width: data.framing.map_or(data.train.width, |framing| framing.size),
+    })
 }
 
 /// How many images are evaluated at a time.

@@ -16,6 +16,7 @@ pub mod parent;
 pub mod passes;
 pub mod photo_feed;
 pub mod posthoc;
+pub mod preview;
 pub mod report;
 pub mod run_folder;
 pub mod run_record;

@@ -8,6 +8,7 @@ mod common;
 mod cpu_level;
 mod output;
 mod prepare;
+mod preview;
 mod screens;
 mod sweep;
 mod train;
