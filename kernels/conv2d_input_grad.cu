@@ -16,24 +16,12 @@
 
 #include "conv2d/main_loop.cuh"
 #include "conv2d/operands.cuh"
+#include "conv2d/phases.cuh"
 #include "conv2d/epilogue.cuh"
 
 #ifndef ADD
 #error "ADD: 1 to add to dx"
 #endif
-
-// Pixels of a phase, row by row: those of the largest phase, so that some pixels of the others do not exist.
-enum { PHASE_ROWS = (HEIGHT + STRIDE - 1) / STRIDE, PHASE_COLUMNS = (WIDTH + STRIDE - 1) / STRIDE };
-
-// One axis of a phase.
-struct Axis {
-    int phase, first_tap, taps, shift;
-
-    DEVICE Axis make(int phase) {
-        int first = (phase + PADDING) % STRIDE;
-        return {phase, first, first < KERNEL ? ceil_div(KERNEL - first, STRIDE) : 0, (phase + PADDING - first) / STRIDE};
-    }
-};
 
 struct InputGradWriter {
     Storage* dx;

@@ -28,6 +28,7 @@ from torch import Tensor
 
 from glmc_torch import DEPTHS, StepSetup, check_file, cutmix_box, network, run_steps
 from reference_bbn import bbn_fixtures
+from reference_imagenet_ops import imagenet_op_fixtures
 from reference_losses import loss_fixtures
 from reference_max_pool import max_pool_fixtures
 from reference_ops import op_fixtures, optimizer_fixtures
@@ -175,6 +176,7 @@ def main() -> int:
     variants.add_argument("out", type=Path)
     fixtures = {
         "ops": op_fixtures,
+        "imagenet_ops": imagenet_op_fixtures,
         "losses": loss_fixtures,
         "optimizer": optimizer_fixtures,
         "bbn": bbn_fixtures,
@@ -183,6 +185,7 @@ def main() -> int:
     }
     for name, what in (
         ("ops", "single-op fixtures"),
+        ("imagenet_ops", "single-op fixtures of what ImageNet networks have"),
         ("losses", "fixtures of the supervised losses"),
         ("optimizer", "fixtures of the optimiser"),
         ("bbn", "fixtures of the two-branch network"),

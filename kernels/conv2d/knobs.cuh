@@ -1,30 +1,8 @@
-// What every convolution kernel is compiled for: the layer's shape, the element type, the tiling. All of it comes from
-// src/backend/launched/conv2d.rs as -D; divisions by these constants cost a multiplication and a shift.
+// What the implicit matrix products are compiled for beyond the layer's shape: the tiling.
 #pragma once
 
-#include "storage.cuh"
+#include "conv2d/shape.cuh"
 
-#ifndef HEIGHT
-#error "HEIGHT: rows of the input"
-#endif
-#ifndef WIDTH
-#error "WIDTH: columns of the input"
-#endif
-#ifndef CHANNELS
-#error "CHANNELS: channels of the input"
-#endif
-#ifndef FILTERS
-#error "FILTERS: channels of the output"
-#endif
-#ifndef KERNEL
-#error "KERNEL: rows and columns of the convolution's kernel"
-#endif
-#ifndef STRIDE
-#error "STRIDE: of the convolution"
-#endif
-#ifndef PADDING
-#error "PADDING: zeros around the input"
-#endif
 #ifndef BLOCK_M
 #error "BLOCK_M: rows of the output tile that a block computes"
 #endif
@@ -58,9 +36,6 @@ enum { THREADS = BLOCK_M / PART_M * (BLOCK_N / PART_N) };
 #endif
 
 enum {
-    OUT_HEIGHT = (HEIGHT + 2 * PADDING - KERNEL) / STRIDE + 1,
-    OUT_WIDTH = (WIDTH + 2 * PADDING - KERNEL) / STRIDE + 1,
-    TAPS = KERNEL * KERNEL,
     // Elements of a 16-byte chunk, the unit in which operands travel.
     CHUNK = STORAGE_VECTOR,
     // Chunks of a pixel's channels; a ragged last chunk is filled up with zeros.
@@ -78,8 +53,3 @@ static_assert(BLOCK_N % WRITE == 0 && THREADS % (BLOCK_N / WRITE) == 0, "a threa
 static_assert(STAGES >= 2, "one stage is filled while another is read");
 static_assert(!VECTOR_CHANNELS || CHANNELS % CHUNK == 0, "ragged channels have no 16-byte rows");
 static_assert(!VECTOR_FILTERS || FILTERS % CHUNK == 0, "ragged filters have no 16-byte rows");
-
-// ceil(a / b)
-DEVICE constexpr int ceil_div(int a, int b) {
-    return (a + b - 1) / b;
-}

@@ -67,8 +67,12 @@ const fn convolution(
     Geometry { batch, height, width, channels, filters, kernel, stride: 1, padding, views, groups: 1 }
 }
 
+const fn grouped(groups: usize, g: Geometry) -> Geometry {
+    Geometry { groups, ..g }
+}
+
 /// Convolutions which together get every tiling that those of the presets' networks get (tests/launched/conv2d.rs looks).
-pub const CONVOLUTIONS: [Geometry; 9] = [
+pub const CONVOLUTIONS: [Geometry; 13] = [
     // Enough pixels for the tiles of large layers.
     convolution([2, 4, 48, 40], [16, 128], 1),
     convolution([1, 8, 48, 40], [128, 64], 1),
@@ -80,6 +84,11 @@ pub const CONVOLUTIONS: [Geometry; 9] = [
     convolution([2, 1, 6, 6], [32, 48], 3),
     convolution([2, 2, 6, 6], [64, 64], 3),
     convolution([1, 1, 4, 4], [136, 72], 3),
+    // In groups of 4 to 32 channels.
+    grouped(4, convolution([2, 1, 6, 5], [16, 16], 3)),
+    grouped(2, convolution([2, 2, 7, 5], [16, 16], 3)),
+    grouped(2, convolution([1, 1, 6, 6], [32, 32], 3)),
+    grouped(2, convolution([1, 2, 4, 4], [64, 64], 3)),
 ];
 
 /// What agreed.

@@ -1,4 +1,4 @@
-//! PyTorch's results for single ops: `tests/fixtures/{ops,losses,optimizer,bbn,max_pool,photos}.safetensors`, see the README there.
+//! PyTorch's results for single ops: `tests/fixtures/{ops,imagenet_ops,losses,optimizer,bbn,max_pool,photos}.safetensors`, see the README there.
 
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
@@ -66,6 +66,7 @@ pub fn of(op: &str) -> Vec<Fixture> {
     let files = FILES.get_or_init(|| {
         let files: &[&[u8]] = &[
             include_bytes!("../fixtures/ops.safetensors"),
+            include_bytes!("../fixtures/imagenet_ops.safetensors"),
             include_bytes!("../fixtures/losses.safetensors"),
             include_bytes!("../fixtures/optimizer.safetensors"),
             include_bytes!("../fixtures/bbn.safetensors"),

@@ -88,7 +88,7 @@ fn check(driver: &dyn Driver, precision: Precision, g: &Geometry, thorough: bool
     let y: Vec<f64> = y.into_iter().map(|v| device.rounded(v)).collect();
 
     let (px, pw, pdy) = (device.upload(&x, "x")?, device.upload(&weight, "weight")?, device.upload(&dy, "dy")?);
-    let images = (g.batch / g.views) as i32;
+    let images = layer.view_images() as i32;
 
     let (parts, rows) = (layer.sum_parts(), layer.part_pixels());
     let py = device.unwritten(y.len(), "y")?;
@@ -116,7 +116,7 @@ fn check(driver: &dyn Driver, precision: Precision, g: &Geometry, thorough: bool
         let pdx = device.upload(&old, "dx")?;
         device.launch(
             &layer.input_grad(accumulate)?,
-            &[Arg::Ptr(pdy), Arg::Ptr(pw), Arg::Ptr(pdx), Arg::I32(g.batch as i32)],
+            &[Arg::Ptr(pdy), Arg::Ptr(pw), Arg::Ptr(pdx), Arg::I32(images * g.views as i32)],
         )?;
         let sum = |(&new, &old): (&f64, &f64)| device.rounded(if accumulate { new + old } else { new });
         let expected: Vec<f64> = dx.iter().zip(&old).map(sum).collect();
@@ -154,6 +154,10 @@ fn geometry(
     Geometry { batch: views * images, height, width, channels, filters, kernel, stride, padding, views, groups: 1 }
 }
 
+fn grouped(groups: usize, g: Geometry) -> Geometry {
+    Geometry { groups, ..g }
+}
+
 /// Shapes that together meet every branch: batch 1, odd extents, channels and filters that are and are not whole
 /// chunks, more than one tile along rows, columns and terms, taps that no pixel has, kernels as large as the image.
 fn odd_shapes() -> Vec<Geometry> {
@@ -170,7 +174,36 @@ fn odd_shapes() -> Vec<Geometry> {
         geometry([2, 1, 12, 12], [4, 65], [2, 2, 0]),
         geometry([1, 2, 4, 4], [3, 16], [3, 1, 3]),
         geometry([1, 1, 2, 2], [512, 264], [1, 1, 0]),
+        geometry([2, 1, 9, 8], [3, 16], [7, 2, 3]),
     ]
+}
+
+/// In groups: vectors inside groups and groups inside vectors, weights in one slice and in several, more than one block
+/// of pixels, of channels and of items, groups that no vector fits, kernels for which only one channel at a time fits.
+fn grouped_shapes() -> Vec<Geometry> {
+    vec![
+        grouped(4, geometry([2, 1, 6, 5], [16, 16], [3, 1, 1])),
+        grouped(2, geometry([2, 2, 7, 5], [16, 16], [3, 2, 1])),
+        grouped(2, geometry([1, 1, 6, 6], [32, 32], [3, 1, 1])),
+        grouped(2, geometry([1, 2, 5, 4], [64, 64], [3, 2, 1])),
+        grouped(20, geometry([1, 3, 10, 9], [80, 80], [3, 1, 1])),
+        grouped(5, geometry([1, 2, 9, 8], [40, 80], [1, 2, 0])),
+        grouped(3, geometry([2, 1, 7, 9], [15, 21], [3, 2, 1])),
+        grouped(2, geometry([1, 1, 9, 9], [16, 8], [7, 2, 3])),
+        grouped(2, geometry([2, 2, 3, 3], [16, 24], [1, 1, 0])),
+    ]
+}
+
+#[test]
+fn groups_are_exact_in_f32() -> Result<()> {
+    let driver = emulator();
+    grouped_shapes().iter().enumerate().try_for_each(|(at, g)| check(&driver, Precision::F32, g, at == 0))
+}
+
+#[test]
+fn groups_are_exact_in_bf16() -> Result<()> {
+    let driver = emulator();
+    grouped_shapes().iter().enumerate().try_for_each(|(at, g)| check(&driver, Precision::Bf16, g, at == 0))
 }
 
 fn check_all(precision: Precision) -> Result<()> {
@@ -207,7 +240,9 @@ fn large_shapes_are_exact_in_bf16() -> Result<()> {
 /// Kernel and tiling of a call.
 fn tiling(call: &Call) -> String {
     let knobs = call.spec.defines.iter().filter(|(name, _)| {
-        ["STORAGE_BF16", "STAGES"].contains(&&**name) || name.starts_with("BLOCK") || name.starts_with("PART")
+        ["STORAGE_BF16", "STAGES", "VECTOR", "SLICE"].contains(&&**name)
+            || name.starts_with("BLOCK")
+            || name.starts_with("PART")
     });
     knobs.fold(call.spec.entry.to_string(), |label, (name, value)| format!("{label} {name}={value}"))
 }
@@ -230,6 +265,15 @@ fn preset_layers(stem: usize) -> Vec<Geometry> {
     [(64, 64), (16, 64), (8, 32)].into_iter().flat_map(layers).collect()
 }
 
+/// The convolutions in groups of ResNeXt-50 (32 groups of 4 to 32 channels) on images of 224 x 224.
+fn resnext_layers() -> Vec<Geometry> {
+    let layer = |(size, channels, stride): (usize, usize, usize)| {
+        grouped(32, geometry([1, 16, size, size], [channels, channels], [3, stride, 1]))
+    };
+    let first = [(56, 128, 1), (56, 256, 2), (28, 256, 1), (28, 512, 2), (14, 512, 1), (14, 1024, 2), (7, 1024, 1)];
+    first.map(layer).to_vec()
+}
+
 /// A tiling that the presets use and no test here does would go to a GPU unproven.
 #[test]
 fn every_tiling_of_the_presets_is_tested() -> Result<()> {
@@ -244,8 +288,8 @@ fn every_tiling_of_the_presets_is_tested() -> Result<()> {
             Ok(tilings)
         };
         let large = if precision == Precision::Bf16 { large_shapes() } else { Vec::new() };
-        let tested = tilings(&[odd_shapes(), large].concat())?;
-        let used = tilings(&preset_layers(16 / precision.compute().bytes()))?;
+        let tested = tilings(&[odd_shapes(), grouped_shapes(), large].concat())?;
+        let used = tilings(&[preset_layers(16 / precision.compute().bytes()), resnext_layers()].concat())?;
         // A GPU that is used for the first time proves each of them as well.
         for known in [tested, tilings(&CONVOLUTIONS)?] {
             let missing: Vec<&String> = used.difference(&known).collect();
@@ -259,9 +303,11 @@ fn every_tiling_of_the_presets_is_tested() -> Result<()> {
 #[test]
 fn results_do_not_depend_on_the_order_of_threads() -> Result<()> {
     let g = geometry([2, 1, 7, 5], [5, 9], [3, 2, 1]);
-    for precision in [Precision::F32, Precision::Bf16] {
-        let driver = emulator();
-        driver.check_orders(4, &mut || check(&driver, precision, &g, false).map(|()| Vec::new()))?;
+    for g in [g, grouped(4, geometry([2, 1, 4, 5], [16, 16], [3, 1, 1]))] {
+        for precision in [Precision::F32, Precision::Bf16] {
+            let driver = emulator();
+            driver.check_orders(4, &mut || check(&driver, precision, &g, false).map(|()| Vec::new()))?;
+        }
     }
     Ok(())
 }
@@ -288,21 +334,26 @@ fn bytes(backend: &Launched, tensor: Tensor) -> Vec<u8> {
 /// Addresses that are no multiples of 16 take the kernels without vector accesses and give the same.
 #[test]
 fn unaligned_tensors_give_the_same_results() -> Result<()> {
-    let g = geometry([2, 1, 6, 6], [8, 8], [3, 1, 1]);
     let backend = Launched::new(Box::new(emulator()), Precision::Bf16)?;
+    let g = geometry([2, 1, 6, 6], [8, 8], [3, 1, 1]);
+    unaligned_gives_the_same(&backend, &g);
+    unaligned_gives_the_same(&backend, &grouped(2, g));
+    Ok(())
+}
+
+fn unaligned_gives_the_same(backend: &Launched, g: &Geometry) {
     let size = |extents: [usize; 4]| extents.iter().product::<usize>();
     let results = [0, 2].map(|skip| {
-        let put = |shape, salt| tensor(&backend, shape, DType::Bf16, skip, &small(size(shape), salt));
+        let put = |shape, salt| tensor(backend, shape, DType::Bf16, skip, &small(size(shape), salt));
         let (x, weight, dy, dx, y) =
             (put(g.input(), 1), put(g.weight(), 2), put(g.output(), 3), put(g.input(), 4), put(g.output(), 5));
-        let dweight = tensor(&backend, g.weight(), DType::F32, 2 * skip, &small(size(g.weight()), 6));
-        backend.conv2d_forward(&g, &Forward { x, weight, y, sums: None }).unwrap();
-        backend.conv2d_input_grad(&g, &InputGrad { dy, weight, dx: Grad { tensor: dx, accumulate: true } }).unwrap();
-        backend.conv2d_weight_grad(&g, &WeightGrad { x, dy, dweight, scratch: None }).unwrap();
-        [y, dx, dweight].map(|tensor| bytes(&backend, tensor))
+        let dweight = tensor(backend, g.weight(), DType::F32, 2 * skip, &small(size(g.weight()), 6));
+        backend.conv2d_forward(g, &Forward { x, weight, y, sums: None }).unwrap();
+        backend.conv2d_input_grad(g, &InputGrad { dy, weight, dx: Grad { tensor: dx, accumulate: true } }).unwrap();
+        backend.conv2d_weight_grad(g, &WeightGrad { x, dy, dweight, scratch: None }).unwrap();
+        [y, dx, dweight].map(|tensor| bytes(backend, tensor))
     });
-    assert_eq!(results[0], results[1]);
-    Ok(())
+    assert_eq!(results[0], results[1], "{g:?}");
 }
 
 #[test]
@@ -320,7 +371,23 @@ fn wrong_tensors_are_refused_in_one_line() -> Result<()> {
     assert!(error.starts_with("conv2d: the weight gradient needs"), "{error}");
     let huge = Geometry { batch: 1 << 20, ..g };
     let error = Layer::new(&huge, Precision::Bf16).forward(false).unwrap_err().to_string();
-    assert!(error.contains("take a smaller batch"), "{error}");
+    assert!(error.ends_with("take a smaller batch, of at most 65535 images"), "{error}");
+    // What is named fits, and one image more does not.
+    for g in [geometry([2, 9000, 224, 224], [64, 64], [3, 1, 1]), geometry([2, 9000, 56, 56], [64, 256], [1, 1, 0])] {
+        for g in [g, grouped(8, g)] {
+            let error = Layer::new(&g, Precision::Bf16).input_grad(false).unwrap_err().to_string();
+            let most: usize = error.split("at most ").nth(1).unwrap().split(' ').next().unwrap().parse().unwrap();
+            assert!(error.ends_with("images in each of 2 views") && !error.contains('\n'), "{error}");
+            let of = |images: usize| Layer::new(&Geometry { batch: 2 * images, ..g }, Precision::Bf16).forward(true);
+            assert!(of(most).is_ok() && of(most + 1).is_err(), "{error}");
+        }
+    }
+    let huge = geometry([1, 1, 1 << 16, 1 << 15], [8, 8], [3, 1, 1]);
+    let error = Layer::new(&huge, Precision::Bf16).forward(false).unwrap_err().to_string();
+    assert!(error.ends_with("no batch fits: take smaller images"), "{error}");
+    let error = Layer::new(&grouped(2, geometry([1, 1, 50, 50], [8, 8], [41, 1, 0])), Precision::F32).forward(true);
+    assert!(error.unwrap_err().to_string().contains("41x41 taps in groups"));
+    let huge = Geometry { batch: 1 << 20, height: 64, width: 64, ..g };
     let error = backend.conv2d_forward(&huge, &Forward { x, weight, y, sums: None }).unwrap_err().to_string();
     assert!(error.starts_with("conv2d: x is"), "{error}");
     Ok(())

@@ -100,6 +100,22 @@ fn geometries() -> Vec<Geometry> {
             all.push(geometry(images, channels, kernel, views));
         }
     }
+    all.extend([
+        grouped(4, geometry([4, 8, 8], [16, 16], [3, 1, 1], 2)),
+        grouped(2, geometry([2, 7, 6], [32, 32], [3, 2, 1], 2)),
+        grouped(2, geometry([1, 5, 6], [64, 64], [3, 1, 1], 1)),
+        geometry([2, 9, 11], [3, 16], [7, 2, 3], 2),
+    ]);
+    while all.len() < 39 {
+        let groups = 1 + random.below(7);
+        let images = [1 + random.below(3), 1 + random.below(9), 1 + random.below(9)];
+        let channels = [0; 2].map(|_| groups * (1 + random.below(9)));
+        let kernel = [1, 2, 3, 5][random.below(4)];
+        let kernel = [kernel, 1 + random.below(2), random.below(kernel)];
+        if images[1].min(images[2]) + 2 * kernel[2] >= kernel[0] {
+            all.push(grouped(groups, geometry(images, channels, kernel, 1)));
+        }
+    }
     all
 }
 
@@ -120,6 +136,8 @@ pub fn add(suite: &mut Suite) {
         geometry([2, 4, 4], [16, 16], [3, 1, 1], 2),
         geometry([1, 6, 5], [7, 3], [1, 2, 0], 1),
         geometry([1, 9, 8], [3, 4], [5, 2, 2], 1),
+        grouped(3, geometry([2, 5, 6], [6, 9], [3, 2, 1], 2)),
+        grouped(4, geometry([2, 4, 4], [16, 16], [3, 1, 1], 1)),
     ] {
         // Small enough that every sum is exact even in bf16.
         let [x, w, dy] = [g.input(), g.weight(), g.output()].map(|shape| random.integers(&shape, 1));
@@ -130,7 +148,8 @@ pub fn add(suite: &mut Suite) {
         let [x, dy, w] = [f.get("x"), f.get("dy"), f.get("w").permuted([0, 2, 3, 1])];
         let ([batch, height, width, channels], [filters, kernel, ..]) = (x.four(), w.four());
         let kernel = [kernel, f.integer("stride"), f.integer("padding")];
-        let g = geometry([batch, height, width], [channels, filters], kernel, 1);
+        let groups = f.attributes.get("groups").map_or(1, |_| f.integer("groups"));
+        let g = grouped(groups, geometry([batch, height, width], [channels, filters], kernel, 1));
         let wanted = vec![("y", f.get("y")), ("dx", f.get("dx")), ("dw", f.get("dw").permuted([0, 2, 3, 1]))];
         suite.close("pytorch", case(&f.name, &g, vec![("x", x), ("w", w), ("dy", dy)]), wanted);
     }

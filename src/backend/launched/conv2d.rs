@@ -3,6 +3,12 @@
 //! All three products (see `kernels/conv2d/operands.cuh`) are matrix products of rows m, columns n and terms k. A
 //! [`Tiling`] says how much of one a block, and within it a warp (bf16) or a thread (f32), computes. It is chosen here
 //! from the layer's shape alone, never from the device, so that a run gives the same bits on every device of a kind.
+//!
+//! A 1x1 convolution of stride 1 is a matrix product already: rows of channels, one a pixel. Every pixel then counts as an
+//! image of its own, which leaves kernels no window to find, and makes those of the same channels one, whatever the image.
+//! Convolutions in groups have kernels of their own ([`grouped`]).
+
+mod grouped;
 
 use super::{Launched, Operands, aligned};
 use crate::driver::{Arg, DevicePtr, KernelSpec, Launch};
@@ -117,6 +123,9 @@ pub struct Call {
 pub struct Layer {
     geometry: Geometry,
     bf16: bool,
+    /// Elements of an image before the layer or after it, whichever are more.
+    image: usize,
+    images: usize,
     vector_channels: bool,
     vector_filters: bool,
 }
@@ -124,11 +133,16 @@ pub struct Layer {
 impl Layer {
     /// The layer with all its tensors aligned to 16 bytes.
     pub fn new(geometry: &Geometry, precision: Precision) -> Layer {
+        let g = geometry;
+        let (pixels, product) = (g.height * g.width, g.kernel == 1 && g.stride == 1 && g.padding == 0);
+        let geometry = if product { Geometry { batch: g.batch * pixels, height: 1, width: 1, ..*g } } else { *g };
         let bf16 = precision == Precision::Bf16;
         let chunk = if bf16 { 8 } else { 4 };
         Layer {
-            geometry: *geometry,
+            geometry,
             bf16,
+            image: size(g.input()).max(size(g.output())) / g.batch,
+            images: g.batch,
             vector_channels: geometry.channels.is_multiple_of(chunk),
             vector_filters: geometry.filters.is_multiple_of(chunk),
         }
@@ -143,10 +157,20 @@ impl Layer {
         layer
     }
 
+    /// Images of a view, as kernels count them.
+    pub fn view_images(&self) -> usize {
+        self.geometry.batch / self.geometry.views
+    }
+
+    /// Input pixels of the largest phase of an input gradient, in all images.
+    fn phase_pixels(&self) -> usize {
+        let g = &self.geometry;
+        g.batch * g.height.div_ceil(g.stride) * g.width.div_ceil(g.stride)
+    }
+
     /// Output pixels of one view.
     fn view_pixels(&self) -> usize {
-        let g = &self.geometry;
-        g.batch / g.views * g.out_height() * g.out_width()
+        self.view_images() * self.geometry.out_height() * self.geometry.out_width()
     }
 
     /// Columns of the weight gradient: each tap's channels are filled up to what a thread writes at once.
@@ -165,7 +189,7 @@ impl Layer {
 
     /// Pixels of one part of a view, of which the forward gives channel sums.
     pub fn part_pixels(&self) -> usize {
-        self.forward_tiling().block.0
+        if self.geometry.groups > 1 { grouped::BLOCK_PIXELS } else { self.forward_tiling().block.0 }
     }
 
     /// Parts of a view.
@@ -175,8 +199,11 @@ impl Layer {
 
     /// Pixels of one split of the weight gradient, and the number of splits.
     pub fn splits(&self) -> (usize, usize) {
-        let tiling = self.weight_grad_tiling();
         let pixels = self.view_pixels() * self.geometry.views;
+        if self.geometry.groups > 1 {
+            return self.grouped_splits(pixels);
+        }
+        let tiling = self.weight_grad_tiling();
         let k_tiles = pixels.div_ceil(tiling.block_k);
         let wanted = FULL_GRID / tiling.tiles(self.geometry.filters, self.weight_columns());
         let splits = wanted.min(k_tiles / SPLIT_TILES).max(1);
@@ -188,20 +215,10 @@ impl Layer {
         self.geometry.weight().iter().product()
     }
 
-    fn call(&self, entry: &'static str, t: Tiling, grid: [usize; 2]) -> Result<Call> {
+    /// A kernel of this element type and shape.
+    fn shape(&self, entry: &'static str) -> KernelSpec {
         let g = &self.geometry;
-        if g.groups > 1 {
-            return Err(Error::op(NAME, format!("{} groups: kernels have none yet; take --device cpu", g.groups)));
-        }
-        let tensors = [g.input(), g.weight(), g.output()];
-        if let Some(extents) = tensors.iter().find(|t| t.iter().product::<usize>() > i32::MAX as usize) {
-            let what = format!("a tensor of {extents:?} has more than 2^31 elements: take a smaller batch");
-            return Err(Error::op(NAME, what));
-        }
-        if grid[1] > GRID_ROWS || g.height.max(g.width) + g.padding >= NOWHERE {
-            return Err(Error::op(NAME, format!("{g:?} is more than kernels can count")));
-        }
-        let spec = KernelSpec::new(entry)
+        KernelSpec::new(entry)
             .define("STORAGE_BF16", u8::from(self.bf16))
             .define("HEIGHT", g.height)
             .define("WIDTH", g.width)
@@ -210,6 +227,38 @@ impl Layer {
             .define("KERNEL", g.kernel)
             .define("STRIDE", g.stride)
             .define("PADDING", g.padding)
+    }
+
+    fn launch(&self, spec: KernelSpec, grid: [usize; 2], threads: usize, shared_bytes: usize) -> Result<Call> {
+        let g = &self.geometry;
+        let most = i32::MAX as usize;
+        if self.image * self.images > most {
+            let fit = most / self.image / g.views;
+            let what = format!("a tensor of {} images has more than 2^31 elements: ", self.images);
+            let advice = match fit {
+                0 => "no batch fits: take smaller images".to_owned(),
+                _ if g.views > 1 => {
+                    format!("take a smaller batch, of at most {fit} images in each of {} views", g.views)
+                }
+                _ => format!("take a smaller batch, of at most {fit} images"),
+            };
+            return Err(Error::op(NAME, what + &advice));
+        }
+        let weights = self.weights();
+        if weights > most || grid[1] > GRID_ROWS || g.height.max(g.width) + g.padding >= NOWHERE {
+            return Err(Error::op(NAME, format!("{g:?} is more than kernels can count")));
+        }
+        let launch = Launch {
+            grid: [int(grid[0], "blocks")? as u32, grid[1] as u32, 1],
+            block: [threads as u32, 1, 1],
+            shared_bytes: shared_bytes as u32,
+        };
+        Ok(Call { spec, launch })
+    }
+
+    fn call(&self, entry: &'static str, t: Tiling, grid: [usize; 2]) -> Result<Call> {
+        let spec = self
+            .shape(entry)
             .define("BLOCK_M", t.block.0)
             .define("BLOCK_N", t.block.1)
             .define("BLOCK_K", t.block_k)
@@ -218,16 +267,14 @@ impl Layer {
             .define("STAGES", t.stages)
             .define("VECTOR_CHANNELS", u8::from(self.vector_channels))
             .define("VECTOR_FILTERS", u8::from(self.vector_filters));
-        let launch = Launch {
-            grid: [int(grid[0], "blocks")? as u32, grid[1] as u32, 1],
-            block: [t.threads(self.bf16) as u32, 1, 1],
-            shared_bytes: t.shared_bytes(self.bf16) as u32,
-        };
-        Ok(Call { spec, launch })
+        self.launch(spec, grid, t.threads(self.bf16), t.shared_bytes(self.bf16))
     }
 
     /// `conv2d_forward`; with `sums`, it emits channel sums. Grid: tiles of a view's pixels and of filters, by views.
     pub fn forward(&self, sums: bool) -> Result<Call> {
+        if self.geometry.groups > 1 {
+            return self.grouped_forward(sums);
+        }
         let t = self.forward_tiling();
         let grid = [t.tiles(self.view_pixels(), self.geometry.filters), self.geometry.views];
         let mut call = self.call("conv2d_forward", t, grid)?;
@@ -238,8 +285,10 @@ impl Layer {
     /// `conv2d_input_grad`, written or added. Grid: tiles of a phase's pixels and of channels, by phases.
     pub fn input_grad(&self, accumulate: bool) -> Result<Call> {
         let g = &self.geometry;
-        let phase_pixels = g.batch * g.height.div_ceil(g.stride) * g.width.div_ceil(g.stride);
-        let phases = g.stride * g.stride;
+        if g.groups > 1 {
+            return self.grouped_input_grad(accumulate);
+        }
+        let (phase_pixels, phases) = (self.phase_pixels(), g.stride * g.stride);
         let t = Tiling::of_pixels(self.bf16, phase_pixels * phases, g.channels);
         let grid = [t.tiles(phase_pixels, g.channels), phases];
         let mut call = self.call("conv2d_input_grad", t, grid)?;
@@ -249,6 +298,9 @@ impl Layer {
 
     /// `conv2d_weight_grad`. Grid: tiles of filters and of taps and channels, by splits.
     pub fn weight_grad(&self) -> Result<Call> {
+        if self.geometry.groups > 1 {
+            return self.grouped_weight_grad(self.splits().1);
+        }
         let t = self.weight_grad_tiling();
         let grid = [t.tiles(self.geometry.filters, self.weight_columns()), self.splits().1];
         self.call("conv2d_weight_grad", t, grid)
@@ -287,7 +339,7 @@ impl Conv2dKernels for Launched {
         let sums = sums
             .map(|sums| operands.float("the sums", sums, g.views * layer.sum_parts() * 2 * g.filters))
             .transpose()?;
-        let images = int(g.batch / g.views, "images")?;
+        let images = int(layer.view_images(), "images")?;
         // Without sums the kernel does not look at the pointer.
         let args = [Arg::Ptr(x), Arg::Ptr(weight), Arg::Ptr(y), Arg::Ptr(sums.unwrap_or_default()), Arg::I32(images)];
         let call = layer.forward(sums.is_some())?;
@@ -300,8 +352,10 @@ impl Conv2dKernels for Launched {
         let dy = operands.compute("dy", dy, size(g.output()))?;
         let weight = operands.compute("the weight", weight, size(g.weight()))?;
         let to = operands.compute("dx", dx.tensor, size(g.input()))?;
-        let call = Layer::at(g, self.precision, &[weight, to], &[dy]).input_grad(dx.accumulate)?;
-        let args = [Arg::Ptr(dy), Arg::Ptr(weight), Arg::Ptr(to), Arg::I32(int(g.batch, "images")?)];
+        let layer = Layer::at(g, self.precision, &[weight, to], &[dy]);
+        let call = layer.input_grad(dx.accumulate)?;
+        let images = int(layer.view_images() * g.views, "images")?;
+        let args = [Arg::Ptr(dy), Arg::Ptr(weight), Arg::Ptr(to), Arg::I32(images)];
         self.launch(&call.spec, call.launch, &args)
     }
 
