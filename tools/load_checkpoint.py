@@ -22,12 +22,41 @@ from torch import Tensor
 from glmc_fast import Images
 from glmc_torch import DEPTHS, GlmcResNet
 from store import Store, accuracy
+from torch_networks import DESIGNS, ImageNetResNet
 
 #: What is not a tensor of the model.
 OPTIMIZER = "optimizer."
 
 
-def load(path: Path) -> tuple[GlmcResNet, dict[str, Tensor], dict[str, str]]:
+def network_of(state: dict[str, Tensor]) -> GlmcResNet | ImageNetResNet:
+    """The network whose tensors these are, without its weights."""
+    blocks = tuple(
+        len({match[1] for key in state if (match := re.match(rf"layer{stage}\.(\d+)\.", key))}) for stage in range(1, 5)
+    )
+    if "fc.weight" not in state or "conv1.weight" not in state:
+        raise RuntimeError("not a checkpoint of a ResNet: no conv1.weight or fc.weight")
+    width, classes = state["conv1.weight"].shape[0], state["fc.weight"].shape[0]
+    hidden = state.get("projection_head.0.weight", torch.empty(0)).shape[0]
+    if blocks[3] == 0:
+        archs = [arch for arch, count in DEPTHS.items() if count == blocks[0]]
+        if not archs:
+            raise RuntimeError(f"no CIFAR ResNet has {blocks[0]} blocks in layer1")
+        return GlmcResNet(archs[0], width, classes, hidden)
+    bottleneck = "layer1.0.conv3.weight" in state
+    # In groups, a filter of the 3x3 convolution sees a part of the channels.
+    in_groups = bottleneck and state["layer1.0.conv2.weight"].shape[1] < state["layer1.0.conv1.weight"].shape[0]
+    archs = [
+        arch
+        for arch, design in DESIGNS.items()
+        if (design.blocks, design.bottleneck, design.groups > 1) == (blocks, bottleneck, in_groups)
+    ]
+    if not archs:
+        raise RuntimeError(f"no ResNet has stages of {blocks} such blocks")
+    stem = "imagenet" if state["conv1.weight"].shape[2] == 7 else "cifar"
+    return ImageNetResNet(archs[0], width, classes, hidden, stem, rebalanced="fc_cb.weight" in state)
+
+
+def load(path: Path) -> tuple[GlmcResNet | ImageNetResNet, dict[str, Tensor], dict[str, str]]:
     """The model of a checkpoint, its optimiser state by name, and its metadata.
 
     Architecture and sizes are read off the tensors. Raises RuntimeError where a tensor is missing, unexpected or of
@@ -37,12 +66,7 @@ def load(path: Path) -> tuple[GlmcResNet, dict[str, Tensor], dict[str, str]]:
         metadata = file.metadata() or {}
         tensors = {key: file.get_tensor(key) for key in file.keys()}
     state = {key: value for key, value in tensors.items() if not key.startswith(OPTIMIZER)}
-    blocks = len({match[1] for key in state if (match := re.match(r"layer1\.(\d+)\.", key))})
-    archs = [arch for arch, count in DEPTHS.items() if count == blocks]
-    if not archs or "fc.weight" not in state or "conv1.weight" not in state:
-        raise RuntimeError(f"not a checkpoint of a CIFAR ResNet: {blocks} blocks in layer1")
-    hidden = state.get("projection_head.0.weight", torch.empty(0)).shape[0]
-    model = GlmcResNet(archs[0], state["conv1.weight"].shape[0], state["fc.weight"].shape[0], hidden)
+    model = network_of(state)
     model.load_state_dict(state, strict=True)
     momentum = {
         key.removeprefix(OPTIMIZER + "momentum."): value for key, value in tensors.items() if key.startswith(OPTIMIZER)
@@ -55,7 +79,7 @@ def load(path: Path) -> tuple[GlmcResNet, dict[str, Tensor], dict[str, str]]:
 
 
 @torch.inference_mode()
-def score(model: GlmcResNet, store: Store, head: str, batch: int = 500) -> dict[str, float | None]:
+def score(model: GlmcResNet | ImageNetResNet, store: Store, head: str, batch: int = 500) -> dict[str, float | None]:
     """Accuracy in percent on the test split, in f32."""
     pixels, labels = store.test.tensors()
     images = Images(pixels[:1], store.mean, store.std, torch.device("cpu"))

@@ -137,12 +137,10 @@ COMMITTED: dict[str, tuple[StepSetup, int, int]] = {
     "step_w4_c10_b5": (setup_of("resnet20", 4, 10, 5, 12, 2), 1, 128),
     "step_w2_c7_b3": (setup_of("resnet32", 2, 7, 3, 16, 1, alpha=1.0, gamma=0.0), 2, 24),
     "step_w3_c100_b2": (setup_of("resnet20", 3, 100, 2, 12, 5, alpha=0.3, gamma=1.0, lr=0.02), 3, 32),
-    "step_resnet18_w2_c5_b4": (setup_of("resnet18", 2, 5, 4, 16, 2, lr=0.01), 5, 8),
-    "step_resnet34_w2_c4_b3": (setup_of("resnet34", 2, 4, 3, 64, 1, lr=0.01, stem="imagenet"), 6, 8),
-    "step_resnet50_w1_c5_b4": (setup_of("resnet50", 1, 5, 4, 64, 1, lr=0.005, stem="imagenet"), 7, 8),
-    "step_resnet50_w1_c4_b4_cifar": (setup_of("resnet50", 1, 4, 4, 16, 1, lr=0.005), 8, 8),
-    "step_resnet101_w1_c3_b3": (setup_of("resnet101", 1, 3, 3, 64, 1, lr=0.002, stem="imagenet"), 9, 4),
-    "step_resnet152_w1_c3_b3": (setup_of("resnet152", 1, 3, 3, 64, 1, lr=0.002, stem="imagenet"), 10, 4),
+    "step_resnet18_w2_c5_b4": (setup_of("resnet18", 2, 5, 4, 12, 2, lr=0.01), 5, 8),
+    "step_resnet34_w1_c4_b3": (setup_of("resnet34", 1, 4, 3, 24, 1, lr=0.01, stem="imagenet"), 6, 8),
+    "step_resnet50_w1_c5_b3": (setup_of("resnet50", 1, 5, 3, 24, 1, lr=0.005, stem="imagenet"), 7, 8),
+    "step_resnet101_w1_c2_b4": (setup_of("resnet101", 1, 2, 4, 8, 1, lr=0.002), 9, 4),
     "step_w2_c5_b4_sam": (replace(setup_of("resnet20", 2, 5, 4, 12, 2), sam=0.05, nesterov=True), 4, 16),
 }
 

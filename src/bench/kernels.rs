@@ -15,16 +15,14 @@ use crate::ops::augment_mix::{AugmentMix, Augmentation, Mixing, View};
 use crate::ops::batch_norm_apply::{self, Shortcut};
 use crate::ops::batch_norm_statistics::{self, BatchNormStatistics};
 use crate::ops::classify::Classify;
-use crate::ops::conv2d;
 use crate::ops::load_step::{LoadStep, STEP_WORDS, StepParams, row_words};
-use crate::ops::negative_cosine::NegativeCosine;
-use crate::ops::project_rows::ProjectRows;
+use crate::ops::{negative_cosine::NegativeCosine, project_rows::ProjectRows};
 use crate::ops::sam::{Climb, PART};
 use crate::ops::scale_columns;
 use crate::ops::sgd::{Sgd, SgdConfig};
 use crate::ops::supervised_loss::{ClassVector, Form, Head, Reduction, SupervisedLoss, ViewLabels};
 use crate::ops::total_loss::{LOSS_COLUMNS, TotalLoss};
-use crate::ops::{join_branches, linear, max_pool};
+use crate::ops::{conv2d, join_branches, linear, max_pool};
 use crate::tape::{Cost, time_repeated};
 use crate::tensor::{DType, Grad, Precision, Shape, Tensor};
 

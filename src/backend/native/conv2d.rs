@@ -10,12 +10,14 @@
 //! - `transform`: Winograd's linear maps;
 //! - `winograd`: forward and input gradient by these;
 //! - `winograd_grad`: weight gradient by these;
+//! - `stem`: large kernels, their sums in double;
 //! - `patches`: double precision.
 
 mod correlate;
 pub(super) mod lanes;
 mod patches;
 mod spans;
+mod stem;
 mod strip;
 #[cfg(test)]
 mod tests;
@@ -67,6 +69,9 @@ impl Convolve for f32 {
     }
 
     fn forward(g: &Geometry, x: &[f32], weight: &[f32], y: &mut [f32], sums: Option<&mut [f32]>) {
+        if stem::applies(g) {
+            return stem::forward(g, x, weight, y, sums);
+        }
         let g = &widened(g);
         let run = if winograd::applies(g) { winograd::forward } else { correlate::forward };
         run(Level::in_use(), g, x, weight, y, sums);

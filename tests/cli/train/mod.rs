@@ -7,6 +7,7 @@ mod divergence;
 mod extend;
 mod finetune;
 mod folder;
+mod init;
 mod methods;
 mod model;
 mod optimizer;
