@@ -354,7 +354,7 @@ impl Bench<'_> {
         self.run("global_avg_pool backward", |b| b.global_avg_pool_backward(dr, Grad::write(dx)))?;
         let (config, side) = (max_pool::Config::IMAGENET, (extent / 4).div_ceil(2));
         let [y, dy] = self.computes(&[rows, side, side, features])?;
-        let taps = self.tensor(&[rows, side, side, features], DType::U8)?;
+        let taps = self.place(&[rows, side, side, features], DType::U8, &vec![0; rows * side * side * features])?;
         self.of(0.0, &[x, y, taps]);
         self.run("max_pool forward", |b| b.max_pool_forward(x, y, Some(taps), config))?;
         self.run("max_pool backward", |b| b.max_pool_backward(dy, taps, Grad::write(dx), config))?;

@@ -57,6 +57,7 @@ enum Command {
     Preview(Box<preview::PreviewArgs>),
     Verify(verify::VerifyArgs),
     Bench(bench::BenchArgs),
+    #[command(args_override_self = true)]
     Info(Box<info::InfoArgs>),
     Kernels(kernels::KernelsArgs),
     #[command(name = self_test::COMMAND, hide = true)]

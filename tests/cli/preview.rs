@@ -39,7 +39,7 @@ impl Place {
                 image.save(folder.join(format!("{i}.png"))).expect("an image");
             }
         }
-        let fixed = "prepare images --test-fraction 0.25 --train-dir";
+        let fixed = "prepare images --resize none --test-fraction 0.25 --train-dir";
         ok(glmc(&fixed.split(' ').chain([text(&root), "--out", text(&store)]).collect::<Vec<_>>()));
         store
     }
