@@ -29,10 +29,12 @@ impl Sources {
                 list += &format!("{name} {class}\n");
             }
         }
-        // Enough for some chunks, and of two sizes.
+        // Enough for some chunks, of two sizes, and one that cannot be decoded.
         let tall = RgbImage::from_fn(12, 30, |x, y| Rgb([(x * 20) as u8, (y * 8) as u8, 99]));
         tall.save_with_format(at("root/1/tall.png"), ImageFormat::Png).expect("writable");
-        fs::write(at("many.txt"), format!("{list}1/tall.png 1\n").repeat(50)).expect("writable");
+        let whole = fs::read(at("root/1/tall.png")).expect("a file");
+        fs::write(at("root/1/cut.png"), &whole[..whole.len() - 20]).expect("writable");
+        fs::write(at("many.txt"), format!("{list}1/tall.png 1\n1/cut.png 1\n").repeat(50)).expect("writable");
         fs::write(at("list.txt"), list).expect("writable");
         fs::write(at("names.txt"), "cat\ndog\n").expect("writable");
         Sources(folder.to_path_buf())
@@ -63,13 +65,13 @@ impl Sources {
         ]
     }
 
-    /// To prepare the images as they come in size, the shorter side this long.
+    /// To prepare the images as they come in size, the shorter side this long, without the one that cannot be decoded.
     pub fn photographs(&self, store: &Path, short: &str) -> Vec<String> {
         let [root, train, list] = ["root", "many.txt", "list.txt"].map(|name| self.at(name));
         let [root, train, list, store] = [&root, &train, &list, store].map(text);
         let resize = format!("short:{short}");
         let lists = ["--train-list", train, "--val-list", list, "--test-list", list, "--root", root, "--out", store];
-        let words = ["prepare", "images", "--resize", &resize, "--threads", "1"];
+        let words = ["prepare", "images", "--resize", &resize, "--threads", "1", "--skip-broken"];
         words.iter().chain(&lists).map(|word| word.to_string()).collect()
     }
 
