@@ -65,7 +65,7 @@ DEVICE void apply_pixels(const Storage* __restrict__ x, const Storage* __restric
                 widen<VECTOR>(added[i], more);
 #endif
                 for (int v = 0; v < VECTOR; v++) {
-                    float value = (values[v] - n.mean[v]) * n.scale[v] + n.shift[v];
+                    float value = __fmaf_rn(values[v] - n.mean[v], n.scale[v], n.shift[v]);
 #if SHORTCUT
                     value += more[v];
 #endif
