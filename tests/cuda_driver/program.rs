@@ -313,7 +313,7 @@ pub fn faults() -> Result<(), Failed> {
         ("devices=0", ["error: cuda:0: the driver sees no GPU", "CUDA_VISIBLE_DEVICES"]),
         ("compute=7.5", ["compute capability 7.5 is below 8.0", "Ampere"]),
         ("driver=11.8", ["the NVIDIA driver is for CUDA 11.8", "CUDA 12 or later"]),
-        ("memory=300000", ["out of memory: ", " of 300000 bytes free; use a smaller batch"]),
+        ("memory=300000", ["batch 16 needs ", " of memory and 0.3 MiB are free: "]),
         ("image=200", ["CUDA_ERROR_INVALID_IMAGE", "update the driver"]),
         // Codes that CUDA 12.0 did not have.
         ("image=226", ["error: cuda:0: loading kernel ", "code 226 of the driver"]),
