@@ -16,13 +16,13 @@ use crate::ops::batch_norm_apply::{self, Shortcut};
 use crate::ops::batch_norm_statistics::{self, BatchNormStatistics};
 use crate::ops::classify::Classify;
 use crate::ops::load_step::{LoadStep, STEP_WORDS, StepParams, row_words};
-use crate::ops::{negative_cosine::NegativeCosine, project_rows::ProjectRows};
 use crate::ops::sam::{Climb, PART};
 use crate::ops::scale_columns;
 use crate::ops::sgd::{Sgd, SgdConfig};
 use crate::ops::supervised_loss::{ClassVector, Form, Head, Reduction, SupervisedLoss, ViewLabels};
 use crate::ops::total_loss::{LOSS_COLUMNS, TotalLoss};
 use crate::ops::{conv2d, join_branches, linear, max_pool};
+use crate::ops::{negative_cosine::NegativeCosine, project_rows::ProjectRows};
 use crate::tape::{Cost, time_repeated};
 use crate::tensor::{DType, Grad, Precision, Shape, Tensor};
 

@@ -163,11 +163,18 @@ fn configuration(args: &ImportArgs, plain: &StateDict) -> Result<Config> {
         stem,
         hidden,
         method: Some(method(name).map_err(Error::Config)?),
+        recipe: (head == HeadKind::FcCb).then(both_heads),
         head: Some(head),
         // No run goes on from it without being told its data.
         placement: PlacementSettings { device: Some("cpu".into()), ..PlacementSettings::on("(not known)") },
         ..Settings::default()
     })
+}
+
+/// The rebalanced head stays, whatever the counts of the data that the model is used on: `heads.fc_cb = {}`.
+fn both_heads() -> toml::Table {
+    let table = |name: &str, value| toml::Table::from_iter([(name.to_owned(), toml::Value::Table(value))]);
+    table("heads", table("fc_cb", toml::Table::new()))
 }
 
 /// What the model knows of its data.

@@ -28,6 +28,13 @@ fn relu<T: Real>(v: T) -> T {
     if v < T::ZERO { T::ZERO } else { v }
 }
 
+/// `(x - mean) * scale + shift`, rounded once: what the first layers of a deep, narrow network lose, those that follow multiply (see
+/// `conv2d/stem.rs`).
+#[inline(always)]
+fn normalised<T: Real>(x: T, mean: T, scale: T, shift: T) -> T {
+    T::from_f64((x.to_f64() - mean.to_f64()) * scale.to_f64() + shift.to_f64())
+}
+
 /// The gradient past the ReLU whose output is `z`.
 #[inline(always)]
 fn masked<T: Real, const RELU: bool>(dz: T, z: T) -> T {
@@ -39,7 +46,7 @@ fn forward_row<T: Real, const RELU: bool>(x: &[T], z: &mut [T], c: Coefficients<
     let n = z.len();
     let (x, mean, scale, shift) = (&x[..n], &c.mean[..n], &c.scale[..n], &c.shift[..n]);
     for i in 0..n {
-        let v = (x[i] - mean[i]) * scale[i] + shift[i];
+        let v = normalised(x[i], mean[i], scale[i], shift[i]);
         z[i] = if RELU { relu(v) } else { v };
     }
 }
@@ -49,7 +56,7 @@ fn forward_row_plus<T: Real, const RELU: bool>(x: &[T], shortcut: &[T], z: &mut 
     let n = z.len();
     let (x, shortcut, mean, scale, shift) = (&x[..n], &shortcut[..n], &c.mean[..n], &c.scale[..n], &c.shift[..n]);
     for i in 0..n {
-        let v = (x[i] - mean[i]) * scale[i] + shift[i] + shortcut[i];
+        let v = normalised(x[i], mean[i], scale[i], shift[i]) + shortcut[i];
         z[i] = if RELU { relu(v) } else { v };
     }
 }
