@@ -37,7 +37,7 @@ pub struct StepParams {
     pub lr: f32,
     /// Factors of L_c, L_cb and L_sim in the total.
     pub coefficients: [f32; 3],
-    /// The step's number of the batch's first sample, where a step is made in parts: see [`crate::method::plan::Part`].
+    /// The step's number of the batch's first sample, where a step is made in parts.
     pub first: u32,
     /// Zero.
     pub reserved: u32,

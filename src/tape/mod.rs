@@ -177,8 +177,6 @@ impl Run<'_> {
 pub struct Tape {
     values: Vec<Value>,
     ops: Vec<Box<dyn Op>>,
-    /// Whether parameters have gradients already, which are added to.
-    adds: bool,
 }
 
 impl Tape {
@@ -212,11 +210,6 @@ impl Tape {
         value.parameter_grad = Some(grad);
         value.requires_grad = true;
         var
-    }
-
-    /// Adds to the parameters' gradients what was written to them before, rather than writing them anew.
-    pub fn add_to_gradients(&mut self) {
-        self.adds = true;
     }
 
     /// A new value in the arena.

@@ -130,7 +130,7 @@ impl Tape {
 
     /// The plan without its memory: for [`Program::place`].
     pub fn layout(self, backend: &dyn Backend, train: bool) -> Program {
-        let Tape { values, ops, adds } = &self;
+        let Tape { values, ops } = &self;
         let n = ops.len();
         let root = |v: Var| self.root(v).index();
         let differentiated: Vec<bool> =
@@ -221,7 +221,7 @@ impl Tape {
             .collect();
 
         // The first op to write a gradient in the order of execution writes, later ones add.
-        let mut written: Vec<bool> = values.iter().map(|v| *adds && v.parameter_grad.is_some()).collect();
+        let mut written = vec![false; values.len()];
         let mut targets: Vec<Vec<(Var, Grad)>> = vec![Vec::new(); n];
         let losses = (0..n).filter(|&i| ops[i].is_loss());
         let others = (0..n).rev().filter(|&i| !ops[i].is_loss());

@@ -20,6 +20,8 @@ struct Run {
     compute: Option<Tensor>,
     grad: Tensor,
     momentum: Tensor,
+    /// Where the gradients of a step's parts are summed, if it is made in parts.
+    sum: Option<Tensor>,
 }
 
 /// What SAM needs of the parameters.
@@ -73,6 +75,7 @@ impl Optimizer {
                 compute: store.compute.map(piece),
                 grad: piece(store.grad),
                 momentum: piece(store.momentum),
+                sum: None,
             }
         });
         let runs: Vec<Run> = runs.collect();
@@ -83,6 +86,28 @@ impl Optimizer {
         };
         let every = config.project.as_ref().map_or(Every::Epoch, |projection| projection.every);
         Ok(Optimizer { runs, ascent, projected, every })
+    }
+
+    /// For steps that are made in parts: makes room for the sum of their gradients.
+    ///
+    /// # Errors
+    /// When the device has too little memory.
+    pub fn in_parts(mut self, backend: &dyn Backend) -> Result<Self> {
+        for run in &mut self.runs {
+            run.sum = Some(backend.tensor(run.grad.shape.dims(), run.grad.dtype, "sums of gradients")?);
+        }
+        Ok(self)
+    }
+
+    /// Adds the gradients of a part of a step to the sum, which begins with the first part. Nothing where steps are whole.
+    pub fn gather(&self, backend: &dyn Backend, scalars: Tensor, is_first: bool) -> Result<()> {
+        // As a momentum that keeps all of what was there, or nothing: sum = factor * sum + grad. At a rate of 0 weights stay.
+        let momentum = if is_first { 0.0 } else { 1.0 };
+        let config = SgdConfig { momentum, weight_decay: 0.0, nesterov: false, lr_factor: 0.0 };
+        self.runs.iter().filter_map(|run| Some((run, run.sum?))).try_for_each(|(run, sum)| {
+            let Run { master, compute, grad, .. } = *run;
+            backend.sgd(&config, &Sgd { master, compute, grad, momentum: sum, scalars })
+        })
     }
 
     /// Measures the weights as they are now, where a stage starts: MaxNorm's limits come from them.
@@ -160,14 +185,15 @@ impl Optimizer {
     /// Updates copies of the parameters and all that belongs to them, which lie where `at` says.
     pub fn update_at(&self, backend: &dyn Backend, scalars: Tensor, at: &dyn Fn(Tensor) -> Tensor) -> Result<()> {
         self.runs.iter().try_for_each(|run| {
-            let [master, grad, momentum] = [run.master, run.grad, run.momentum].map(at);
+            let grad = run.sum.unwrap_or(run.grad);
+            let [master, grad, momentum] = [run.master, grad, run.momentum].map(at);
             backend.sgd(&run.config, &Sgd { master, compute: run.compute.map(at), grad, momentum, scalars })
         })
     }
 
     /// What an update reads and writes of the parameters.
     pub fn operands(&self) -> Vec<Tensor> {
-        let of = |run: &Run| [Some(run.master), run.compute, Some(run.grad), Some(run.momentum)];
+        let of = |run: &Run| [Some(run.master), run.compute, run.sum.or(Some(run.grad)), Some(run.momentum)];
         self.runs.iter().flat_map(of).flatten().collect()
     }
 
@@ -190,6 +216,7 @@ impl Optimizer {
 
     /// Gives its memory back.
     pub fn release(self, backend: &dyn Backend) {
+        self.runs.iter().filter_map(|run| run.sum).for_each(|sum| backend.free(sum.buffer));
         for Projected { rows, norms, .. } in &self.projected {
             [rows.limit, *norms].iter().for_each(|tensor| backend.free(tensor.buffer));
         }

@@ -56,12 +56,10 @@ struct Table {
     parts: usize,
 }
 
-/// Later parts of a step, whose gradients are added to those of its first.
-struct Later {
+/// The last part of a step, where it is smaller than the others.
+struct Rest {
     program: Program,
     scalars: Var,
-    /// How many there are, one after another.
-    times: usize,
 }
 
 /// A step of one batch size, planned and, where the device can, captured.
@@ -70,12 +68,13 @@ struct SizedStep {
     front: Option<Program>,
     /// With SAM, the pass at the weights; `program` is then that above them.
     ascent: Option<Program>,
-    /// The step, or its first part.
+    /// The step, or its parts but for a smaller last one.
     program: Program,
+    /// Parts that `program` makes, one after another.
+    times: usize,
     /// Where the scalars of `program` lie.
     scalars: Var,
-    /// The other parts, if a step is made in parts.
-    later: Vec<Later>,
+    rest: Option<Rest>,
     /// A table for each size of parts; none where views come from elsewhere.
     tables: Vec<Table>,
     /// What the method recorded, by the names of reference steps: of the pass at the weights.
@@ -185,46 +184,38 @@ impl Shared<'_> {
         Ok(Some(Table { rows, cursor: integers(&[1], "step cursor")?, size, parts }))
     }
 
-    /// Records and lays out the later parts of a step.
-    fn later(&self, table: Option<&Table>, size: usize, times: usize) -> Result<Later> {
-        let inputs = &mut |tape: &mut Tape| self.inputs(tape, table, size);
-        let Recorded { mut tape, scalars, .. } = self.record(Pass::Descent, size, inputs)?;
-        tape.add_to_gradients();
-        Ok(Later { program: tape.layout(self.backend, true), scalars, times })
-    }
-
     /// Plans `steps` steps of `batch` samples without placing them: see [`SizedStep::place`].
     fn plan(&self, steps: usize, whole: usize) -> Result<SizedStep> {
         let backend = self.backend;
         let sizes: Vec<usize> = part_sizes(whole, self.config.batch / self.config.accumulate).collect();
         // All but the last have one size.
         let (batch, last) = (sizes[0], sizes[sizes.len() - 1]);
-        let alike = sizes.iter().filter(|size| **size == batch).count();
-        let table = self.table(steps, alike, batch)?;
+        let times = sizes.iter().filter(|size| **size == batch).count();
+        let table = self.table(steps, times, batch)?;
         let mut tables: Vec<Table> = table.into_iter().collect();
         let whole = |pass: Pass| self.record(pass, batch, &mut |tape| self.inputs(tape, table.as_ref(), batch));
         if self.config.optimizer.sam.is_none() {
             let Recorded { tape, scalars, outputs } = whole(Pass::Descent)?;
             let program = tape.layout(backend, true);
-            let mut later = Vec::new();
-            if alike > 1 {
-                later.push(self.later(table.as_ref(), batch, alike - 1)?);
-            }
+            let mut rest = None;
             if last < batch {
-                let rest = self.table(steps, 1, last)?;
-                later.push(self.later(rest.as_ref(), last, 1)?);
-                tables.extend(rest);
+                let table = self.table(steps, 1, last)?;
+                let inputs = &mut |tape: &mut Tape| self.inputs(tape, table.as_ref(), last);
+                let Recorded { tape, scalars, .. } = self.record(Pass::Descent, last, inputs)?;
+                rest = Some(Rest { program: tape.layout(backend, true), scalars });
+                tables.extend(table);
             }
-            return Ok(SizedStep { front: None, ascent: None, program, scalars, later, tables, outputs, replay: None });
+            let (front, ascent, replay) = (None, None, None);
+            return Ok(SizedStep { front, ascent, program, times, scalars, rest, tables, outputs, replay });
         }
-        let later = Vec::new();
+        let (rest, replay) = (None, None);
         if table.is_none() {
             // Outputs of the first pass outlive the second: it has memory of its own.
             let Recorded { tape, outputs, .. } = whole(Pass::Ascent)?;
             let ascent = Some(tape.plan(backend, true)?);
             let Recorded { tape, scalars, .. } = whole(Pass::Descent)?;
             let program = tape.layout(backend, true);
-            return Ok(SizedStep { front: None, ascent, program, scalars, later, tables, outputs, replay: None });
+            return Ok(SizedStep { front: None, ascent, program, times, scalars, rest, tables, outputs, replay });
         }
         // Both passes see one row of the table and the same mixtures, which outlive the first.
         let mut tape = Tape::new();
@@ -244,7 +235,7 @@ impl Shared<'_> {
         let Recorded { tape, scalars, .. } = self.record(Pass::Descent, batch, &mut given)?;
         let program = tape.layout(backend, true);
         let (front, ascent) = (Some(front), Some(ascent));
-        Ok(SizedStep { front, ascent, program, scalars, later, tables, outputs, replay: None })
+        Ok(SizedStep { front, ascent, program, times, scalars, rest, tables, outputs, replay })
     }
 }
 
@@ -260,17 +251,13 @@ enum Pass {
 impl SizedStep {
     /// Its programs, in the order in which they run.
     fn programs(&self) -> impl Iterator<Item = &Program> {
-        self.front
-            .iter()
-            .chain(&self.ascent)
-            .chain([&self.program])
-            .chain(self.later.iter().map(|later| &later.program))
+        self.front.iter().chain(&self.ascent).chain([&self.program]).chain(self.rest.iter().map(|rest| &rest.program))
     }
 
     /// Puts the step into its arena and captures it.
     fn place(&mut self, backend: &dyn Backend, optimizer: &Optimizer, arena: BufferId) -> Result<()> {
         self.program.place(arena);
-        self.later.iter_mut().for_each(|later| later.program.place(arena));
+        self.rest.iter_mut().for_each(|rest| rest.program.place(arena));
         if let (Some(ascent), Some(_)) = (&mut self.ascent, &self.front) {
             ascent.place(arena);
         }
@@ -289,15 +276,17 @@ impl SizedStep {
             ascent.backward(backend)?;
             optimizer.climb(backend)?;
         }
-        self.program.forward(backend)?;
-        self.program.backward(backend)?;
-        for Later { program, scalars: of, times } in &self.later {
-            for _ in 0..*times {
-                program.forward(backend)?;
-                program.backward(backend)?;
-            }
+        for part in 0..self.times {
+            self.program.forward(backend)?;
+            self.program.backward(backend)?;
+            optimizer.gather(backend, scalars, part == 0)?;
+        }
+        if let Some(rest) = &self.rest {
+            rest.program.forward(backend)?;
+            rest.program.backward(backend)?;
             // Those of the parts before are overwritten by now.
-            scalars = program.value(*of);
+            scalars = rest.program.value(rest.scalars);
+            optimizer.gather(backend, scalars, false)?;
         }
         optimizer.restore(backend)?;
         optimizer.update(backend, scalars)
@@ -336,7 +325,10 @@ impl TrainStep {
         let unread =
             config.optimizer.sam.map(|_| float(&log.shape.dims()[..2], "losses that are not logged")).transpose()?;
         let rules = Rules::new(model.specs(), config.optimizer.weight_decay, &config.optimizer.groups)?;
-        let optimizer = Optimizer::new(backend, store, &rules, &config.optimizer)?;
+        let mut optimizer = Optimizer::new(backend, store, &rules, &config.optimizer)?;
+        if config.accumulate > 1 {
+            optimizer = optimizer.in_parts(backend)?;
+        }
         let shared = Shared {
             backend,
             model,
@@ -356,7 +348,7 @@ impl TrainStep {
         // The two, and the two passes of SAM, never run at the same time: one arena serves all.
         let shares = |s: &SizedStep| {
             let ascent = s.front.as_ref().and(s.ascent.as_ref());
-            let programs = ascent.into_iter().chain([&s.program]).chain(s.later.iter().map(|later| &later.program));
+            let programs = ascent.into_iter().chain([&s.program]).chain(s.rest.iter().map(|rest| &rest.program));
             programs.map(Program::arena_bytes).max().unwrap_or(0)
         };
         let needed = [&full, &tail].into_iter().flatten().map(shares);

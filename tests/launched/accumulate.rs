@@ -25,6 +25,9 @@ fn gradients(device: &str, pictures: &Pictures, [batch, accumulate, steps]: [usi
         accumulate: Some(accumulate),
         epochs: Some(1),
         lr: Some(0.0),
+        weight_decay: Some(0.0),
+        // The momentum is the gradient that the update is given.
+        momentum: Some(0.0),
         ..Settings::default()
     };
     let config = Config::resolve(settings).expect("a configuration");
@@ -35,7 +38,7 @@ fn gradients(device: &str, pictures: &Pictures, [batch, accumulate, steps]: [usi
     engine.load(backend, &plan, 0).expect("a table");
     let gradients = (0..steps).map(|step| {
         engine.run(backend, &plan, step).expect("a step");
-        let snapshot = engine.parameters.snapshot(backend, Field::Grad).expect("gradients");
+        let snapshot = engine.parameters.snapshot(backend, Field::Momentum).expect("gradients");
         let learned = engine.parameters.specs().iter().enumerate().filter(|(_, spec)| spec.kind.is_learned());
         learned.flat_map(|(index, _)| snapshot.get(index)).collect()
     });

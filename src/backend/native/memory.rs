@@ -7,7 +7,7 @@
 use std::cell::{RefCell, RefMut};
 use std::ptr::NonNull;
 
-use memmap2::{Advice, MmapMut};
+use memmap2::{Advice, MmapMut, MmapOptions};
 
 use super::real::Element;
 use crate::error::{Error, Result};
@@ -26,6 +26,8 @@ fn error(what: impl Into<String>) -> Error {
 #[derive(Default)]
 pub struct Allocations {
     table: RefCell<Table>,
+    /// Whether more may be allocated than there is, to be touched never or here and there.
+    unreserved: bool,
 }
 
 #[derive(Default)]
@@ -44,6 +46,11 @@ struct Block {
 }
 
 impl Allocations {
+    /// For plans: what this machine cannot hold is allocated all the same.
+    pub fn unreserved() -> Allocations {
+        Allocations { unreserved: true, ..Allocations::default() }
+    }
+
     /// Zeroed memory aligned to a page; `what` is for the message.
     ///
     /// # Errors
@@ -51,7 +58,11 @@ impl Allocations {
     pub fn alloc(&self, bytes: usize, what: &str) -> Result<BufferId> {
         let mut table = self.borrow()?;
         let refused = |source| error(format!("no memory for {what} ({bytes} bytes): {source}"));
-        let mut map = MmapMut::map_anon(bytes.max(1)).map_err(refused)?;
+        let mut options = MmapOptions::new();
+        if self.unreserved {
+            options.no_reserve_swap();
+        }
+        let mut map = options.len(bytes.max(1)).map_anon().map_err(refused)?;
         if bytes >= HUGE_PAGE {
             // Only advice: a kernel without huge pages refuses it, and nothing but speed is lost.
             let _ = map.advise(Advice::HugePage);

@@ -124,7 +124,7 @@ impl Memory for Native {
 impl Backend for Native {
     fn planner(&self) -> Result<Box<dyn Backend>> {
         // Memory that is never touched is never really taken.
-        Ok(Box::new(Native::new(self.precision, 1)?))
+        Ok(Box::new(Native { memory: memory::Allocations::unreserved(), ..Native::new(self.precision, 1)? }))
     }
 }
 

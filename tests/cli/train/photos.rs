@@ -12,13 +12,18 @@ use crate::common::checkpoints::manifest;
 
 /// A store of three classes of 30, 20 and 10 images of 5x5 to 35x29 pixels.
 fn photographs() -> Place {
+    photographs_of(1)
+}
+
+/// The same, `scale` times as large.
+fn photographs_of(scale: u32) -> Place {
     let place = Place { folder: TempDir::new().expect("a temporary folder") };
     let root = place.path("files");
     for class in 0..3u32 {
         let folder = root.join(format!("kind {class}"));
         fs::create_dir_all(&folder).expect("a folder");
         for i in 0..30 - 10 * class {
-            let (width, height) = (5 + (i * 7 + class) % 25, 5 + (i * 11 + class * 3) % 31);
+            let [width, height] = [5 + (i * 7 + class) % 25, 5 + (i * 11 + class * 3) % 31].map(|side| side * scale);
             let image = RgbImage::from_fn(width, height, |x, y| {
                 let noise = ((x * 31 + y * 17 + i * 53 + class * 7) * 2_654_435_761u32 >> 8) % 120;
                 Rgb([noise as u8 + class as u8 * 60, noise as u8, 255 - noise as u8 - class as u8 * 40])
@@ -114,12 +119,57 @@ fn a_run_killed_at_any_moment_goes_on_to_the_same_bits() {
 }
 
 #[test]
+fn a_damaged_block_ends_the_run_before_a_step_sees_it() {
+    let place = photographs_of(5);
+    let pixels = place.store().join("train/pixels.npy");
+    let mut bytes = fs::read(&pixels).expect("pixels");
+    assert!(bytes.len() > 2 << 18, "{} bytes: opening sees the first and the last block", bytes.len());
+    bytes[(1 << 18) + 5000] ^= 1;
+    fs::write(&pixels, &bytes).expect("writable");
+    for limit in [&[][..], &["--resident-limit", "0"]] {
+        let run = place.path("damaged");
+        let line = error(place.train(&run, &[&SMALL[..], limit].concat()), 1);
+        assert!(line.contains("train/pixels.npy: block 1 (bytes 262144 to 524287)"), "{line}");
+        assert!(!run.join("last.safetensors").exists());
+        fs::remove_dir_all(&run).ok();
+    }
+}
+
+#[test]
+fn a_run_that_does_not_fit_is_refused_with_what_would() {
+    let place = photographs();
+    // More than any machine has: 30 images of 3500 x 3500, each of them 3 GiB after the first convolution.
+    let run = place.path("large");
+    let line = error(place.train(&run, &["--width", "64", "--size", "3500", "--batch", "1024"]), 1);
+    assert!(line.contains("batch 1024 needs") && line.contains("are free: "), "{line}");
+    assert!(!run.exists());
+}
+
+#[test]
+fn a_step_in_parts_goes_on_from_its_middle_after_a_kill() {
+    let more = ["--accumulate", "4", "--epochs", "4"];
+    assert_kills_change_nothing(&photographs(), &[&SMALL[..], &more].concat(), 6);
+    let place = photographs();
+    let memory = |name: &str, more: &[&str]| {
+        let run = place.path(name);
+        ok(place.train(&run, &[&SMALL[..], &["--size", "32"], more].concat()));
+        timeless_result(&run)["peak_bytes"].as_u64().expect("a number")
+    };
+    assert!(memory("parts", &more) < memory("whole", &more[2..]), "parts take less memory");
+    for (parts, said) in [("3", "accumulate must divide the batch of 16"), ("0", "accumulate must divide")] {
+        assert!(error(place.train(&place.path("refused"), &["--accumulate", parts]), 1).contains(said));
+    }
+    let line = error(place.train(&place.path("refused"), &["--accumulate", "2", "--sam", "0.1"]), 1);
+    assert!(line.contains("SAM"), "{line}");
+}
+
+#[test]
 fn info_predicts_the_memory() {
     let place = photographs();
     for (name, limit) in [("resident", &[][..]), ("streamed", &["--resident-limit", "0"])] {
         for device in ["cpu", "emulator"] {
             let run = place.path(&format!("{name}-{device}"));
-            let chosen = [&SMALL[..], limit, &["--device", device, "--batch", "16", "--epochs", "1"]].concat();
+            let chosen = [&SMALL[..], limit, &["--device", device, "--batch", "16"]].concat();
             ok(place.train(&run, &chosen));
             let store = place.store();
             let info = [&["info", "--json", "--data", text(&store), "--model", "resnet20"], &chosen[..]].concat();
