@@ -1,6 +1,7 @@
 //! Every kernel by itself, as ResNet-32 calls it: an op that is several kernels is measured as a whole.
 
 mod photos;
+mod values;
 
 use std::time::Instant;
 
@@ -158,64 +159,6 @@ impl Bench<'_> {
 
     fn free(&mut self) {
         self.tensors.get_mut().drain(..).for_each(|tensor| self.backend.free(tensor.buffer));
-    }
-
-    /// Memory for a tensor, zeroed.
-    fn alloc(&self, shape: &[usize], dtype: DType) -> Result<Tensor> {
-        let tensor = self.backend.tensor(shape, dtype, "a tensor of the bench")?;
-        self.tensors.borrow_mut().push(tensor);
-        Ok(tensor)
-    }
-
-    /// Values of both signs, no two neighbours alike, of any floating-point type.
-    fn tensor(&self, shape: &[usize], dtype: DType) -> Result<Tensor> {
-        let tensor = self.alloc(shape, dtype)?;
-        let values: Vec<f64> = (0..tensor.elements()).map(|i| (i * 37 % 251) as f64 / 125.0 - 1.0).collect();
-        write_floats(self.backend, tensor, &values)?;
-        Ok(tensor)
-    }
-
-    fn place(&self, shape: &[usize], dtype: DType, bytes: &[u8]) -> Result<Tensor> {
-        let tensor = self.alloc(shape, dtype)?;
-        self.backend.upload(tensor, bytes)?;
-        Ok(tensor)
-    }
-
-    fn compute(&self, shape: &[usize]) -> Result<Tensor> {
-        self.tensor(shape, self.backend.precision().compute())
-    }
-
-    fn computes<const N: usize>(&self, shape: &[usize]) -> Result<[Tensor; N]> {
-        let mut made = [self.compute(shape)?; N];
-        made[1..].iter_mut().try_for_each(|tensor| self.compute(shape).map(|new| *tensor = new))?;
-        Ok(made)
-    }
-
-    fn float(&self, shape: &[usize]) -> Result<Tensor> {
-        self.tensor(shape, self.backend.precision().accumulate())
-    }
-
-    fn floats<const N: usize>(&self, shape: &[usize]) -> Result<[Tensor; N]> {
-        let mut made = [self.float(shape)?; N];
-        made[1..].iter_mut().try_for_each(|tensor| self.float(shape).map(|new| *tensor = new))?;
-        Ok(made)
-    }
-
-    fn scratch(&self, bytes: usize) -> Result<Tensor> {
-        self.alloc(&[bytes], DType::U8)
-    }
-
-    /// Indices below `limit`.
-    fn indices(&self, count: usize, limit: usize) -> Result<Tensor> {
-        let values: Vec<i32> = (0..count).map(|i| (i * 97 % limit) as i32).collect();
-        self.place(&[count], DType::I32, bytemuck::cast_slice(&values))
-    }
-
-    /// A step's scalars.
-    fn step(&self) -> Result<Tensor> {
-        let cut = [4, 24, 8, 28].map(|edge| edge * self.sizes.extent as i32 / 32);
-        let params = StepParams { lambda: 0.4, cut, lr: 1e-6, coefficients: [0.5; 3], ..Default::default() };
-        self.place(&[STEP_WORDS], DType::I32, bytemuck::bytes_of(&params))
     }
 
     fn convolutions(&mut self) -> Result<()> {
