@@ -10,13 +10,12 @@ use wildmatch::WildMatch;
 
 use super::{Ceilings, Workload};
 use crate::error::{Error, Result};
-use crate::memory::write_floats;
 use crate::ops::Backend;
 use crate::ops::augment_mix::{AugmentMix, Augmentation, Mixing, View};
 use crate::ops::batch_norm_apply::{self, Shortcut};
 use crate::ops::batch_norm_statistics::{self, BatchNormStatistics};
 use crate::ops::classify::Classify;
-use crate::ops::load_step::{LoadStep, STEP_WORDS, StepParams, row_words};
+use crate::ops::load_step::{LoadStep, row_words};
 use crate::ops::sam::{Climb, PART};
 use crate::ops::scale_columns;
 use crate::ops::sgd::{Sgd, SgdConfig};
