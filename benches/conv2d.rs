@@ -1,5 +1,6 @@
 //! The CPU's convolutions, layer by layer: forward, input gradient and weight gradient of every distinct layer of
-//! ResNet-32 with 3x3 kernels, at width 16 (128 images) and width 64 (32 images).
+//! ResNet-32 with 3x3 kernels, at width 16 (128 images) and width 64 (32 images); and those of ResNet-50 and ResNeXt-50 that
+//! are of other kinds, on 16 images of 224 x 224: the stem, 1x1 kernels, groups.
 //!
 //! `cargo bench --bench conv2d [-- FILTER]`; elements per second are floating-point operations per second. The
 //! environment variable `THREADS` sets the number of threads (all processors by default).
@@ -34,8 +35,37 @@ fn layers(width: usize, batch: usize) -> Vec<Geometry> {
     ]
 }
 
+fn imagenet_layers() -> Vec<Geometry> {
+    let layer = |extent, channels, filters, kernel, stride, groups| Geometry {
+        batch: 16,
+        height: extent,
+        width: extent,
+        channels,
+        filters,
+        kernel,
+        stride,
+        padding: kernel / 2,
+        views: 1,
+        groups,
+    };
+    vec![
+        layer(224, 3, 64, 7, 2, 1),
+        layer(56, 64, 256, 1, 1, 1),
+        layer(56, 256, 64, 1, 1, 1),
+        layer(56, 256, 512, 1, 2, 1),
+        layer(28, 512, 128, 1, 1, 1),
+        layer(14, 1024, 256, 1, 1, 1),
+        layer(7, 512, 2048, 1, 1, 1),
+        layer(56, 128, 128, 3, 1, 32),
+        layer(56, 256, 256, 3, 2, 32),
+        layer(28, 256, 256, 3, 1, 32),
+        layer(14, 512, 512, 3, 1, 32),
+        layer(7, 1024, 1024, 3, 1, 32),
+    ]
+}
+
 fn conv2d(c: &mut Criterion) {
-    for g in [layers(16, 128), layers(64, 32)].concat() {
+    for g in [layers(16, 128), layers(64, 32), imagenet_layers()].concat() {
         let cpu = common::cpu();
         let cpu = cpu.as_ref();
         let [x, dx, y, dy] = [g.input(), g.input(), g.output(), g.output()].map(|shape| activations(cpu, &shape));
@@ -43,7 +73,10 @@ fn conv2d(c: &mut Criterion) {
         let sums = floats(cpu, &[g.views, cpu.conv2d_sum_parts(&g), 2, g.filters]);
         let scratch = Some(scratch(cpu, cpu.conv2d_backward_scratch(&g)));
 
-        let name = format!("{0}x{0}x{1}->{2}/{3}", g.height, g.channels, g.filters, g.stride);
+        let mut name = format!("{0}x{0}x{1}->{2}/{3}", g.height, g.channels, g.filters, g.stride);
+        if g.kernel != 3 || g.groups > 1 {
+            name += &format!(" {0}x{0} in {1}", g.kernel, g.groups);
+        }
         let mut group = c.benchmark_group(format!("{name} batch {}", g.batch));
         group.throughput(Throughput::Elements(g.flops() as u64));
         group.bench_function("forward", |b| {

@@ -163,13 +163,15 @@ impl Bench<'_> {
     fn convolutions(&mut self) -> Result<()> {
         let Sizes { width, batch, extent, .. } = self.sizes;
         let stem = self.backend.stem_channels();
-        for (name, extent, channels, filters, stride) in [
-            ("stem", extent, stem, width, 1),
-            ("layer1", extent, width, width, 1),
-            ("into layer2", extent, width, 2 * width, 2),
-            ("layer2", extent / 2, 2 * width, 2 * width, 1),
-            ("into layer3", extent / 2, 2 * width, 4 * width, 2),
-            ("layer3", extent / 4, 4 * width, 4 * width, 1),
+        let groups = if width.is_multiple_of(4) { width / 4 } else { 1 };
+        for (name, extent, channels, filters, stride, groups) in [
+            ("stem", extent, stem, width, 1, 1),
+            ("layer1", extent, width, width, 1, 1),
+            ("layer1 in groups of 4", extent, width, width, 1, groups),
+            ("into layer2", extent, width, 2 * width, 2, 1),
+            ("layer2", extent / 2, 2 * width, 2 * width, 1, 1),
+            ("into layer3", extent / 2, 2 * width, 4 * width, 2, 1),
+            ("layer3", extent / 4, 4 * width, 4 * width, 1, 1),
         ] {
             let g = conv2d::Geometry {
                 batch: VIEWS * batch,
@@ -181,7 +183,7 @@ impl Bench<'_> {
                 stride,
                 padding: 1,
                 views: VIEWS,
-                groups: 1,
+                groups,
             };
             let [x, dx] = self.computes(&g.input())?;
             let [y, dy] = self.computes(&g.output())?;
