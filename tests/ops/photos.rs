@@ -1,9 +1,10 @@
 //! `augment_photos`: each transform against torchvision's, all of them on every device, and what the CPU refuses.
 
+use glmc_engine::backend;
 use glmc_engine::ops::augment_mix::{Mixing, View};
 use glmc_engine::ops::augment_photos::{DRAW_WORDS, PhotoConfig, PhotoDraw, Photos, augment_photos};
 use glmc_engine::ops::load_step::{StepParams, StepVars};
-use glmc_engine::tensor::DType;
+use glmc_engine::tensor::{DType, Precision};
 
 use crate::common::array::{Array, Random};
 use crate::common::devices::{self, ORACLE};
@@ -190,7 +191,8 @@ fn mirrored(suite: &mut Suite) {
     suite.close("mirrored", case, vec![("flip", Array::filled(&[4, size, size, 3], 1.0))]);
 }
 
-/// What the host must not draw, the CPU names.
+/// What the host must not draw, the CPU names; of a box that is not in its image the emulator does, where a GPU takes what
+/// there is.
 fn refusals(suite: &mut Suite) {
     let good = PhotoDraw::of_box([1, 2, 3, 4], 5);
     let (nan, infinite) = (f32::NAN, f32::INFINITY);
@@ -216,6 +218,18 @@ fn refusals(suite: &mut Suite) {
         };
         let config = PhotoConfig { size: 5, stride: 1, mean: MEAN, std: STD };
         let case = case(name, "out", Mixing::Evaluate, config, StepParams::default(), inputs);
+        let (of_box, on_emulator) = (says.starts_with("a box"), case.clone());
+        if of_box {
+            suite.check(format!("augment_photos::refusal::{name} on the emulator"), move || {
+                // Of its own: after a failure a device is of no use.
+                let emulator = backend::open("emulator:checked", Precision::F32, 1).map_err(|e| e.to_string())?;
+                match on_emulator.run(emulator.as_ref()) {
+                    Err(error) if error.to_string().contains("__trap at ") => Ok(()),
+                    Err(error) => Err(format!("\"{error}\" tells of no __trap")),
+                    Ok(_) => Err("it was not refused".into()),
+                }
+            });
+        }
         suite.check(format!("augment_photos::refusal::{name} on {}", ORACLE.label()), move || {
             match case.run(&*devices::open(&ORACLE)) {
                 Err(error) if error.to_string().contains(says) => Ok(()),

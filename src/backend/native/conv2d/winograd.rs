@@ -19,6 +19,10 @@ const INPUT_FLOATS: usize = 128 * 1024;
 const MOST_TILES: usize = 64;
 /// Pieces of work wanted, if there are as many images.
 const PIECES: usize = 32;
+/// From as many floats of transformed weights on, which no near cache holds, more inputs share each look at them...
+const HEAVY_WEIGHTS: usize = 1 << 20;
+/// ... by this factor.
+const HEAVY_SHARE: usize = 4;
 
 /// Whether Winograd handles this shape, and is faster there.
 pub(super) fn applies(g: &Geometry) -> bool {
@@ -311,8 +315,9 @@ impl Correlation<'_> {
     }
 
     fn new(level: Level, from: Image, to: Image, zeros: usize, batch: usize, weight: &[f32]) -> Correlation<'_> {
-        let tiles = (INPUT_FLOATS / (POINTS * from.channels)).clamp(LANES, MOST_TILES);
-        let tiling = Tiling::new(&to, tiles, batch / PIECES);
+        let share = if POINTS * from.channels * to.channels < HEAVY_WEIGHTS { 1 } else { HEAVY_SHARE };
+        let tiles = (share * INPUT_FLOATS / (POINTS * from.channels)).clamp(LANES, MOST_TILES);
+        let tiling = Tiling::new(&to, tiles, share * batch / PIECES);
         let choice = tile::choose(level, 1, LANES, LANES);
         let transformed =
             Transformed { blocks: from.channels / LANES, tiles: tiling.tiles().next_multiple_of(choice.cols) };
