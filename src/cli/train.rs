@@ -238,13 +238,14 @@ pub(super) fn located(data: &Path) -> Result<PathBuf> {
 /// Whether a store is what a preset is meant for: the number of classes must be, the rest is worth a warning.
 pub(super) fn check_data(preset: &Preset, store: &Store, any_data: bool) -> Result<()> {
     let (name, counts) = (&preset.name, &store.meta().counts);
-    let DataSet::Cifar { classes, imbalance } = preset.data else { return Ok(()) };
+    let Some(classes) = preset.data.classes() else { return Ok(()) };
     if counts.len() != classes && !any_data {
         let found = counts.len();
         let what =
             format!("has {found} classes, but --preset {name} is meant for {classes}: --any-data takes it anyway");
         return Err(Error::file(store.path(), what));
     }
+    let DataSet::Cifar { imbalance, .. } = preset.data else { return Ok(()) };
     let (most, least) = (counts.iter().max().copied().unwrap_or(0), counts.iter().min().copied().unwrap_or(0));
     let found = most as f64 / least.max(1) as f64;
     let side = (store.train().height(), store.train().width());

@@ -2,7 +2,9 @@
 
 use super::second_stage::{SECOND_STAGES, SecondStage};
 use super::{Sam, Settings};
+use crate::data::published::{IMAGENET_LT, INATURALIST_2018, PLACES_LT, Published as Lists};
 use crate::error::{Error, Result};
+use crate::method::schedule::SetAt;
 use crate::method::{METHODS, Method, Published, Training, method};
 
 /// The data that a preset is meant for.
@@ -17,13 +19,29 @@ pub enum DataSet {
         /// Largest class over smallest class; 1 is the whole, balanced set.
         imbalance: usize,
     },
+    /// Published lists of photographs.
+    Lists(&'static Lists),
+    /// All of ImageNet (ILSVRC 2012), about as many photographs in each class.
+    ImageNet,
 }
 
 impl DataSet {
+    /// How many classes it has; of the demo's nothing is asked.
+    pub fn classes(&self) -> Option<usize> {
+        match *self {
+            DataSet::Demo => None,
+            DataSet::Cifar { classes, .. } => Some(classes),
+            DataSet::Lists(lists) => Some(lists.classes),
+            DataSet::ImageNet => Some(1000),
+        }
+    }
+
     /// As `--list-presets` names it.
     pub fn title(&self) -> String {
         match self {
             DataSet::Demo => "synthetic, made on the spot".into(),
+            DataSet::Lists(lists) => lists.title.into(),
+            DataSet::ImageNet => "ImageNet, balanced".into(),
             DataSet::Cifar { classes, imbalance: 1 } => format!("CIFAR-{classes}, balanced"),
             DataSet::Cifar { classes, imbalance } => format!("CIFAR-{classes}-LT, {imbalance}"),
         }
@@ -51,6 +69,8 @@ pub struct Preset {
     gamma: f64,
     k: f64,
     resample: f64,
+    /// What it sets besides, as TOML.
+    more: &'static str,
 }
 
 /// What follows a preset's training.
@@ -116,6 +136,7 @@ pub fn presets() -> Vec<Preset> {
         gamma: 1.0,
         k: 1.0,
         resample: 0.2,
+        more: "",
     };
     let on_cifar = |method: &'static Method, width: usize, suffix: &str, then: Then| {
         let suffix = suffix.to_string();
@@ -143,6 +164,7 @@ pub fn presets() -> Vec<Preset> {
                 gamma,
                 k,
                 resample,
+                more: "",
             }
         })
     };
@@ -157,8 +179,95 @@ pub fn presets() -> Vec<Preset> {
     });
     let glmc =
         [(64, ""), (16, "-w16")].into_iter().flat_map(|(width, name)| on_cifar(glmc, width, name, Then::Nothing));
-    [demo].into_iter().chain(glmc).chain(others).chain(staged).collect()
+    [demo].into_iter().chain(glmc).chain(others).chain(staged).chain(of_photographs()).collect()
 }
+
+/// GLMC's ImageNet-LT and iNaturalist 2018 (README and code of the authors). `clean` sets the rate before the epoch and ends its
+/// warm-up where it should. Of Places-LT and ImageNet they published no settings: these are ImageNet-LT's. Plain cross-entropy is
+/// Decoupling's first stage (Kang et al., ICLR 2020).
+fn of_photographs() -> Vec<Preset> {
+    let glmc = METHODS[0];
+    let training = |epochs, batch, weight_decay| Training {
+        epochs,
+        batch,
+        lr: 0.1,
+        steps: &[],
+        warmup: 10,
+        warmup_from: 0.0,
+        set: SetAt::Before,
+        weight_decay,
+    };
+    let row = |name: &str, data, training, published: Option<f64>, source, more| Preset {
+        name: name.into(),
+        data,
+        method: glmc,
+        model: "resnext50_32x4d",
+        width: 64,
+        training,
+        published,
+        then: Then::Nothing,
+        source,
+        gamma: 10.0,
+        k: 1.0,
+        resample: 0.2,
+        more,
+    };
+    let authors = "GLMC's code, README";
+    let imagenet_lt = DataSet::Lists(&IMAGENET_LT);
+    let ce = METHODS.iter().find(|method| method.name == "ce").expect("plain cross-entropy is a method");
+    let decoupling = Training { lr: 0.2, warmup: 0, set: SetAt::StepBefore, ..training(90, 512, 5e-4) };
+    let baseline = Preset {
+        method: ce,
+        ..row("imagenet-lt-ce", imagenet_lt, decoupling, Some(44.4), "facebookresearch/classifier-balancing", JITTERED)
+    };
+    vec![
+        row("imagenet-lt", imagenet_lt, training(135, 120, 2e-4), Some(56.3), authors, AS_PUBLISHED),
+        row("imagenet-lt-clean", imagenet_lt, training(135, 120, 2e-4), None, "", PHOTOGRAPHS),
+        baseline,
+        row(
+            "inat2018",
+            DataSet::Lists(&INATURALIST_2018),
+            training(120, 128, 1e-4),
+            Some(72.21),
+            authors,
+            AS_PUBLISHED,
+        ),
+        row("places-lt", DataSet::Lists(&PLACES_LT), training(135, 120, 2e-4), None, "ours, unpublished", PHOTOGRAPHS),
+        row("imagenet", DataSet::ImageNet, training(135, 120, 2e-4), None, "ours, unpublished", NEARLY_BALANCED),
+    ]
+}
+
+/// Photographs as GLMC's code sees them.
+const PHOTOGRAPHS: &str = r#"
+    size = 224
+    eval_resize = 256
+    photos = { kind = "glmc" }
+"#;
+
+/// The same without the rebalanced classifier: classes of 732 to 1300 photographs count as balanced.
+const NEARLY_BALANCED: &str = r#"
+    size = 224
+    eval_resize = 256
+    photos = { kind = "glmc" }
+    recipe = { heads = { fc_cb = false, fc = { coefficient = { course = "constant" } } }, evaluate = "fc" }
+"#;
+
+/// The same, and its rate: set after the epoch, with a warm-up that rises once too often.
+const AS_PUBLISHED: &str = r#"
+    size = 224
+    eval_resize = 256
+    photos = { kind = "glmc" }
+    lr_schedule = "cosine-ahead"
+    lr_set = "after"
+    warmup_inclusive = true
+"#;
+
+/// Crops, mirroring and colour jitter.
+const JITTERED: &str = r#"
+    size = 224
+    eval_resize = 256
+    photos = { kind = "jitter" }
+"#;
 
 /// The preset of that name.
 ///
@@ -195,9 +304,9 @@ impl Preset {
         };
         let (title, data, epochs) = (method.title, data.title(), training.epochs);
         let what = format!("{title}{then}; {data}; {model} width {width}, {epochs} epochs");
-        match published {
-            Some(_) => format!("{what}; {source}"),
-            None => what,
+        match source.is_empty() || (published.is_none() && !source.starts_with("ours")) {
+            true => what,
+            false => format!("{what}; {source}"),
         }
     }
 
@@ -209,7 +318,8 @@ impl Preset {
 
     pub fn settings(&self) -> Settings {
         let Training { epochs, batch, lr, warmup, warmup_from, set, weight_decay, .. } = self.training;
-        Settings {
+        let more: Settings = toml::from_str(self.more).expect("a test reads every preset");
+        let settings = Settings {
             model: Some(self.model.into()),
             width: Some(self.width),
             method: Some(self.method),
@@ -226,6 +336,7 @@ impl Preset {
             resample: Some(self.resample),
             sam: self.sam(),
             ..Settings::default()
-        }
+        };
+        more.or(settings)
     }
 }

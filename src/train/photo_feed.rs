@@ -67,6 +67,9 @@ struct Piece {
     offset: usize,
 }
 
+/// Of a step: images and the rows of the index that are theirs, by image; and each image once.
+type Order = (Vec<(u32, u32)>, Vec<Piece>);
+
 /// The device's side of photographs, besides their pixels and labels.
 pub(super) struct PhotoFeed {
     shown: Shown,
@@ -76,8 +79,8 @@ pub(super) struct PhotoFeed {
     pub index: Tensor,
     /// I32 (sets * batch, 16).
     pub draws: Tensor,
-    /// Of a step: images and the rows of the index that are theirs, by image; and each image once.
-    order: RefCell<(Vec<(u32, u32)>, Vec<Piece>)>,
+    /// Room for a step's, kept between them.
+    order: RefCell<Order>,
 }
 
 /// What lies in a page-locked buffer behind the draws, in this order; a resident feed has the draws alone.

@@ -6,7 +6,7 @@
 //!
 //! A 1x1 convolution of stride 1 is a matrix product already: rows of channels, one a pixel. Every pixel then counts as an
 //! image of its own, which leaves kernels no window to find, and makes those of the same channels one, whatever the image.
-//! Convolutions in groups have kernels of their own ([`grouped`]).
+//! Convolutions in groups have kernels of their own (`grouped.rs`).
 
 mod grouped;
 

@@ -25,7 +25,7 @@ fn photographs_of(scale: u32) -> Place {
         for i in 0..30 - 10 * class {
             let [width, height] = [5 + (i * 7 + class) % 25, 5 + (i * 11 + class * 3) % 31].map(|side| side * scale);
             let image = RgbImage::from_fn(width, height, |x, y| {
-                let noise = ((x * 31 + y * 17 + i * 53 + class * 7) * 2_654_435_761u32 >> 8) % 120;
+                let noise = (((x * 31 + y * 17 + i * 53 + class * 7) * 2_654_435_761u32) >> 8) % 120;
                 Rgb([noise as u8 + class as u8 * 60, noise as u8, 255 - noise as u8 - class as u8 * 40])
             });
             image.save(folder.join(format!("{i:02}.png"))).expect("an image");
