@@ -95,7 +95,7 @@ fn predict(args: &InfoArgs) -> Result<Value> {
     let stand_in = StandIn::of(of.data)?;
     match &store {
         Some(store) => config.settle(store)?,
-        None => config.settle_sizes(Sides::One([stand_in.size; 2]))?,
+        None => config.settle_shapes(Sides::One([stand_in.size; 2]))?,
     }
     // Any GPU plans alike, so that one that is absent, or too small, is no obstacle.
     let backend = backend::planner(&config.placement.device, config.placement.precision)?;

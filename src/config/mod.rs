@@ -346,11 +346,7 @@ impl Config {
     /// When something was asked for that this store or network does not have.
     pub fn settle(&mut self, store: &Store) -> Result<()> {
         self.select = Some(Select::resolve(self.select, store)?);
-        self.settle_sizes(Sides::of(store))?;
-        let train = store.train();
-        let side = self.size.unwrap_or(train.height().min(train.width()));
-        self.stem = encoder::stem(&self.model, self.stem, side)?;
-        Ok(())
+        self.settle_shapes(Sides::of(store))
     }
 
     /// What the optimiser does besides the learning rate.

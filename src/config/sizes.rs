@@ -4,6 +4,7 @@ use super::Config;
 use crate::data::store::{ImageSet, Store};
 use crate::error::{Error, Result};
 use crate::method::photos::{Framing, Photos};
+use crate::nn::encoder;
 
 /// The size that photographs are trained at, if the images are that large and nothing else is said.
 const USUAL: usize = 224;
@@ -50,6 +51,21 @@ pub fn usual_resize(size: usize) -> usize {
 }
 
 impl Config {
+    /// Settles the sizes for images of these sides, and the network's stem.
+    ///
+    /// # Errors
+    /// When this network or these images do not have what was asked for.
+    pub fn settle_shapes(&mut self, sides: Sides) -> Result<()> {
+        self.settle_sizes(sides)?;
+        let side = match (self.size, sides) {
+            (Some(size), _) => size,
+            (None, Sides::One(sides)) => sides[0].min(sides[1]),
+            (None, Sides::Mixed { median }) => median,
+        };
+        self.stem = encoder::stem(&self.model, self.stem, side)?;
+        Ok(())
+    }
+
     /// Settles the sizes for images of these sides: which, if any, photographs are trained and evaluated at.
     ///
     /// # Errors

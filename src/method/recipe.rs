@@ -374,6 +374,9 @@ fn merge(table: &mut toml::Table, changes: &toml::Table) {
     for (key, change) in changes {
         match (table.get_mut(key), change) {
             (Some(toml::Value::Table(_)), toml::Value::Boolean(false)) => drop(table.remove(key)),
+            // A classifier that balanced data does not have is not there anyway.
+            (None, toml::Value::Boolean(false))
+                if [HeadKind::Fc, HeadKind::FcCb].iter().any(|head| head.name() == key) => {}
             (Some(toml::Value::Table(old)), toml::Value::Table(new))
                 if new.get("kind").is_none_or(|kind| old.get("kind") == Some(kind)) =>
             {

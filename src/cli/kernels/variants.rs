@@ -4,7 +4,9 @@ use std::collections::HashSet;
 
 use super::super::stand_in::StandIn;
 use crate::backend::launched::Launched;
-use crate::config::{Config, Every, OptimizerConfig, PlacementSettings, Preset, Projection, Sam, Settings, presets};
+use crate::config::{
+    Config, Every, OptimizerConfig, PlacementSettings, Preset, Projection, Sam, Settings, Sides, presets,
+};
 use crate::driver::Variant;
 use crate::driver::dry_run::DryRun;
 use crate::error::Result;
@@ -49,13 +51,19 @@ pub fn variants() -> Result<Vec<Variant>> {
 /// The variants of some presets on a GPU of this architecture, with that many multiprocessors and that much shared memory
 /// a block.
 fn list(presets: &[Preset], (arch, multiprocessors, shared_bytes): (&str, u32, u32)) -> Result<Vec<Variant>> {
-    let (mut planned, mut split) = (HashSet::new(), HashSet::new());
+    let (mut planned, mut split, mut networks) = (HashSet::new(), HashSet::new(), HashSet::new());
     let mut known = HashSet::new();
     let mut variants = Vec::new();
     for preset in presets {
         let settings = Settings { placement: PlacementSettings::on("none"), ..Settings::default() };
-        let config = Config::resolve(settings.or(preset.settings()))?;
+        let mut config = Config::resolve(settings.or(preset.settings()))?;
         let data = StandIn::of(preset.data)?;
+        config.settle_shapes(Sides::One([data.size; 2]))?;
+        // Of networks on photographs one preset's step: the others' batches and last batches cut their products no further.
+        let large = config.size.is_some();
+        if large && !networks.insert(config.model.clone()) {
+            continue;
+        }
         let recipe = config.recipe(&data.counts)?;
         // Counts of the same classes differ in nothing that is launched, and methods in views and heads alone.
         let heads: Vec<_> = recipe.classifiers().into_iter().map(|(_, head)| (head.shape, head.loss)).collect();
@@ -65,7 +73,7 @@ fn list(presets: &[Preset], (arch, multiprocessors, shared_bytes): (&str, u32, u
             continue;
         }
         // Only the number of views decides how a last batch of any size is cut, before branches and in them.
-        let every_size = split.insert((shapes, recipe.views.len(), recipe.branches));
+        let every_size = split.insert((shapes, recipe.views.len(), recipe.branches)) && !large;
         for precision in [Precision::F32, Precision::Bf16] {
             let driver = DryRun::new(arch, multiprocessors, shared_bytes);
             let listing = driver.listing();
@@ -223,7 +231,7 @@ fn losses(backend: &Launched) -> Result<()> {
 
 /// A run's engine, and the step of a last batch of any size: other copies of the data leave other remainders.
 fn steps(backend: &Launched, config: &Config, data: &Data<'_>, every_size: bool) -> Result<()> {
-    let engine = Engine::new(backend, config, data)?;
+    let engine = Engine::planned(backend, config, &Data { framing: config.framing(), ..*data })?;
     if let Some(compute) = engine.parameters.compute {
         backend.cast_weights(engine.parameters.master, compute)?;
     }
