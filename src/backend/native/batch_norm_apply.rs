@@ -132,7 +132,7 @@ fn apply<T: Real>(
     let option_a = OptionA::new(g);
     native.pool.install(|| {
         for (view, (z, c)) in z.chunks_mut(layout.view()).zip(coefficients.chunks_exact(3 * layout.row)).enumerate() {
-            let c = Coefficients::new(c, layout.row);
+            let c = Coefficients::new(c, layout.row, layout.channels);
             for_chunks(Rows(z, layout.channels), layout.pixels, layout.chunk, &|first, z| {
                 let range = layout.elements(view, first);
                 let x = &x[range.clone()];

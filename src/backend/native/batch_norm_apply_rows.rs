@@ -13,12 +13,19 @@ pub struct Coefficients<'a, T> {
     mean: &'a [T],
     scale: &'a [T],
     shift: &'a [T],
+    /// Of a layer of few channels.
+    narrow: bool,
 }
 
+/// Layers of fewer channels round a normalised value once: what the first layers of a deep, narrow network lose, those that
+/// follow multiply (see `conv2d/stem.rs`). In wider ones errors average out, and the double arithmetic would be seen.
+const NARROW: usize = 16;
+
 impl<'a, T> Coefficients<'a, T> {
-    /// Three times `row` values.
-    pub fn new(values: &'a [T], row: usize) -> Coefficients<'a, T> {
-        Coefficients { mean: &values[..row], scale: &values[row..2 * row], shift: &values[2 * row..3 * row] }
+    /// Three times `row` values, of a layer of so many channels.
+    pub fn new(values: &'a [T], row: usize, channels: usize) -> Coefficients<'a, T> {
+        let [mean, scale, shift] = [0, 1, 2].map(|at| &values[at * row..][..row]);
+        Coefficients { mean, scale, shift, narrow: channels < NARROW }
     }
 }
 
@@ -28,11 +35,13 @@ fn relu<T: Real>(v: T) -> T {
     if v < T::ZERO { T::ZERO } else { v }
 }
 
-/// `(x - mean) * scale + shift`, rounded once: what the first layers of a deep, narrow network lose, those that follow multiply (see
-/// `conv2d/stem.rs`).
+/// `(x - mean) * scale + shift`; of a narrow layer rounded once.
 #[inline(always)]
-fn normalised<T: Real>(x: T, mean: T, scale: T, shift: T) -> T {
-    T::from_f64((x.to_f64() - mean.to_f64()) * scale.to_f64() + shift.to_f64())
+fn normalised<T: Real, const NARROW: bool>(x: T, mean: T, scale: T, shift: T) -> T {
+    match NARROW {
+        true => T::from_f64((x.to_f64() - mean.to_f64()) * scale.to_f64() + shift.to_f64()),
+        false => (x - mean) * scale + shift,
+    }
 }
 
 /// The gradient past the ReLU whose output is `z`.
@@ -42,21 +51,26 @@ fn masked<T: Real, const RELU: bool>(dz: T, z: T) -> T {
 }
 
 #[inline(always)]
-fn forward_row<T: Real, const RELU: bool>(x: &[T], z: &mut [T], c: Coefficients<'_, T>) {
+fn forward_row<T: Real, const RELU: bool, const NARROW: bool>(x: &[T], z: &mut [T], c: Coefficients<'_, T>) {
     let n = z.len();
     let (x, mean, scale, shift) = (&x[..n], &c.mean[..n], &c.scale[..n], &c.shift[..n]);
     for i in 0..n {
-        let v = normalised(x[i], mean[i], scale[i], shift[i]);
+        let v = normalised::<T, NARROW>(x[i], mean[i], scale[i], shift[i]);
         z[i] = if RELU { relu(v) } else { v };
     }
 }
 
 #[inline(always)]
-fn forward_row_plus<T: Real, const RELU: bool>(x: &[T], shortcut: &[T], z: &mut [T], c: Coefficients<'_, T>) {
+fn forward_row_plus<T: Real, const RELU: bool, const NARROW: bool>(
+    x: &[T],
+    shortcut: &[T],
+    z: &mut [T],
+    c: Coefficients<'_, T>,
+) {
     let n = z.len();
     let (x, shortcut, mean, scale, shift) = (&x[..n], &shortcut[..n], &c.mean[..n], &c.scale[..n], &c.shift[..n]);
     for i in 0..n {
-        let v = normalised(x[i], mean[i], scale[i], shift[i]) + shortcut[i];
+        let v = normalised::<T, NARROW>(x[i], mean[i], scale[i], shift[i]) + shortcut[i];
         z[i] = if RELU { relu(v) } else { v };
     }
 }
@@ -64,29 +78,40 @@ fn forward_row_plus<T: Real, const RELU: bool>(x: &[T], shortcut: &[T], z: &mut 
 /// `z = relu(bn(x) + shortcut)` over whole pixels.
 pub fn forward<T: Real>(x: &[T], shortcut: Option<&[T]>, z: &mut [T], c: Coefficients<'_, T>, relu: bool) {
     #[inline(always)]
-    fn run<T: Real, const RELU: bool>(x: &[T], shortcut: Option<&[T]>, z: &mut [T], c: Coefficients<'_, T>) {
+    fn run<T: Real, const RELU: bool, const NARROW: bool>(
+        x: &[T],
+        shortcut: Option<&[T]>,
+        z: &mut [T],
+        c: Coefficients<'_, T>,
+    ) {
         let row = c.mean.len();
         // Loops, not `for_each`: that would be called, not inlined, and so miss the wide vectors.
         match shortcut {
             None => {
                 for (x, z) in x.chunks(row).zip(z.chunks_mut(row)) {
-                    forward_row::<T, RELU>(x, z, c);
+                    forward_row::<T, RELU, NARROW>(x, z, c);
                 }
             }
             Some(shortcut) => {
                 for ((x, z), shortcut) in x.chunks(row).zip(z.chunks_mut(row)).zip(shortcut.chunks(row)) {
-                    forward_row_plus::<T, RELU>(x, shortcut, z, c);
+                    forward_row_plus::<T, RELU, NARROW>(x, shortcut, z, c);
                 }
             }
         }
     }
     vectorize(
         #[inline(always)]
-        || if relu { run::<T, true>(x, shortcut, z, c) } else { run::<T, false>(x, shortcut, z, c) },
+        || match (relu, c.narrow) {
+            (true, false) => run::<T, true, false>(x, shortcut, z, c),
+            (false, false) => run::<T, false, false>(x, shortcut, z, c),
+            (true, true) => run::<T, true, true>(x, shortcut, z, c),
+            (false, true) => run::<T, false, true>(x, shortcut, z, c),
+        },
     );
 }
 
-/// [`forward`] with option A: `source(pixel)` is added to the channels `reached`. Rows are pixels.
+/// [`forward`] with option A, which deep, narrow networks do not have: `source(pixel)` is added to the channels `reached`. Rows
+/// are pixels.
 pub fn forward_option_a<'a, T: Real>(
     x: &[T],
     source: impl Fn(usize) -> &'a [T],
@@ -100,6 +125,7 @@ pub fn forward_option_a<'a, T: Real>(
         mean: &c.mean[from..to],
         scale: &c.scale[from..to],
         shift: &c.shift[from..to],
+        narrow: false,
     };
     let (front, middle, back) = (part(0, reached.start), part(reached.start, reached.end), part(reached.end, channels));
     vectorize(
@@ -111,13 +137,13 @@ pub fn forward_option_a<'a, T: Real>(
                 let (x_front, x_middle, x_back) = (&x[..reached.start], &x[reached.clone()], &x[reached.end..]);
                 let shortcut = source(pixel);
                 if relu {
-                    forward_row::<T, true>(x_front, z_front, front);
-                    forward_row_plus::<T, true>(x_middle, shortcut, z_middle, middle);
-                    forward_row::<T, true>(x_back, z_back, back);
+                    forward_row::<T, true, false>(x_front, z_front, front);
+                    forward_row_plus::<T, true, false>(x_middle, shortcut, z_middle, middle);
+                    forward_row::<T, true, false>(x_back, z_back, back);
                 } else {
-                    forward_row::<T, false>(x_front, z_front, front);
-                    forward_row_plus::<T, false>(x_middle, shortcut, z_middle, middle);
-                    forward_row::<T, false>(x_back, z_back, back);
+                    forward_row::<T, false, false>(x_front, z_front, front);
+                    forward_row_plus::<T, false, false>(x_middle, shortcut, z_middle, middle);
+                    forward_row::<T, false, false>(x_back, z_back, back);
                 }
             }
         },
