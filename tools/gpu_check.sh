@@ -11,7 +11,7 @@
 #   SMALL=1 DEVICE=emulator tools/gpu_check.sh OUT
 #   SMALL=1 tools/mock_cuda.sh tools/gpu_check.sh OUT    the same through the CUDA driver's code
 # Environment: DEVICE (default cuda), SMALL (a few seconds of everything), EPOCHS (default 200), PARTS (default all: facts
-# suite verify sanitizer step pytorch ops layers kernels streamed train peer).
+# suite verify sanitizer step pytorch ops layers kernels imagenet streamed train peer).
 set -uo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -44,7 +44,7 @@ out=${1:?usage: $0 OUT [DIR [STORE]] | $0 pack DIR}
 dir=${2:-$here}
 store=${3:-}
 device=${DEVICE:-cuda}
-parts=${PARTS:-facts suite verify sanitizer step pytorch ops layers kernels streamed train peer}
+parts=${PARTS:-facts suite verify sanitizer step pytorch ops layers kernels imagenet streamed train peer}
 mkdir -p "$out"
 out=$(cd "$out" && pwd)
 glmc=$dir/bin/glmc-engine
@@ -128,6 +128,20 @@ if wants step; then
     for method in ce ldam-drw bbn sam-ce; do
         part "step-$method" "$glmc" bench step --model $model --method $method --width "${other%:*}" --batch "${other#*:}" --device "$device" \
             --seconds $seconds --json && summary "step-$method" 2
+    done
+fi
+if wants imagenet; then
+    # Networks on photographs of 224 pixels, a batch of GLMC's ImageNet-LT runs; small ones in a rehearsal.
+    networks="resnet50:64:224:120 resnext50_32x4d:64:224:120 resnet18:64:224:120"
+    [ -z "${SMALL:-}" ] || networks="resnet18:4:32:2 resnext50_32x4d:16:32:2"
+    for network in $networks; do
+        IFS=: read -r name width side batch <<<"$network"
+        shape=(--model "$name" --width "$width" --size "$side" --batch "$batch" --classes 1000 --seconds $seconds)
+        part "step-$name" "$glmc" bench step "${shape[@]}" --photos --device "$device" --json && summary "step-$name" 2
+        if [ "$device" != emulator ] && has_pytorch; then
+            part "pytorch-$name" timeout 300 python3 tools/bench_pytorch.py "${shape[@]}" --device cuda --precision bf16 \
+                --mode best --limit 120 --json && summary "pytorch-$name" 2
+        fi
     done
 fi
 if wants pytorch && [ "$device" != emulator ] && has_pytorch; then
