@@ -180,7 +180,7 @@ fn lists_as_they_come() {
     assert_eq!(sizes(store.train()), [(16, 24), (16, 16), (16, 24)]);
     let elsewhere = text(&set.at("train.txt")).to_string();
     for (list, line) in [
-        ("a/wide.png 0\n../root/b/odd.png 1\n", "line 2: ../root/b/odd.png leads out of"),
+        ("a/wide.png 0\n../other/b/odd.png 1\n", "line 2: ../other/b/odd.png leads out of"),
         ("a/wide.png 0\na/../b/odd.png 1\n", "line 2: a/../b/odd.png leads out of"),
         (&format!("a/wide.png 0\n{elsewhere} 1\n"), "leads out of"),
     ] {
