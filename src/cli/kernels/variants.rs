@@ -16,7 +16,6 @@ use crate::ops::augment_mix::{AugmentMixKernels, Mixing, View};
 use crate::ops::augment_photos::{AugmentPhotos, AugmentPhotosKernels, DRAW_WORDS, INDEX_WORDS, PhotoConfig};
 use crate::ops::ceilings::CeilingKernels;
 use crate::ops::checksum::{ChecksumKernels, SCRATCH};
-use crate::ops::conv2d::{self, Conv2dKernels};
 use crate::ops::load_step::STEP_WORDS;
 use crate::ops::max_pool::{self, MaxPoolKernels};
 use crate::ops::sgd::SgdKernels;
@@ -104,7 +103,6 @@ fn run(backend: &Launched, config: &Config, stand_in: &StandIn, every_size: bool
     backend.ceilings_copy(from?, to?)?;
     losses(backend)?;
     pooling(backend)?;
-    groups(backend)?;
     let scratch = tensor(&[SCRATCH], DType::U8, "parts of a checksum")?;
     backend.checksum(scalars, scratch).map(|_| ())
 }
@@ -166,37 +164,6 @@ fn pooling(backend: &Launched) -> Result<()> {
         let taps = backend.tensor(&[2, 8, 8, channels], DType::U8, "taps")?;
         backend.max_pool_forward(x, y, Some(taps), config)?;
         backend.max_pool_backward(y, taps, Grad::write(x), config)?;
-    }
-    Ok(())
-}
-
-/// Convolutions in groups of 4, 8, 16 and 32 channels, those of ResNeXt-50 on images of 224 pixels.
-fn groups(backend: &Launched) -> Result<()> {
-    for (extent, channels, stride) in [(56, 128, 1), (56, 256, 2), (14, 512, 1), (7, 1024, 1)] {
-        let g = conv2d::Geometry {
-            batch: 64,
-            height: extent,
-            width: extent,
-            channels,
-            filters: channels,
-            kernel: 3,
-            stride,
-            padding: 1,
-            views: 2,
-            groups: 32,
-        };
-        let compute = backend.precision().compute();
-        let [x, dx] = [0; 2].map(|_| backend.tensor(&g.input(), compute, "input"));
-        let [y, dy] = [0; 2].map(|_| backend.tensor(&g.output(), compute, "output"));
-        let (weight, dy) = (backend.tensor(&g.weight(), compute, "weight")?, dy?);
-        let sums = [g.views, backend.conv2d_sum_parts(&g), 2, g.filters];
-        let sums = Some(backend.tensor(&sums, DType::F32, "sums")?);
-        let scratch = backend.conv2d_backward_scratch(&g);
-        let scratch = Some(backend.tensor(&[scratch], DType::U8, "partial sums")?);
-        let (x, dweight) = (x?, backend.tensor(&g.weight(), DType::F32, "gradient")?);
-        backend.conv2d_forward(&g, &conv2d::Forward { x, weight, y: y?, sums })?;
-        backend.conv2d_input_grad(&g, &conv2d::InputGrad { dy, weight, dx: Grad::write(dx?) })?;
-        backend.conv2d_weight_grad(&g, &conv2d::WeightGrad { x, dy, dweight, scratch })?;
     }
     Ok(())
 }
