@@ -2,9 +2,9 @@
 
 use std::ffi::OsString;
 use std::fs::{self, File, FileType, OpenOptions};
-use std::io::{self, Read};
+use std::io::{self, BufWriter, Read, Write};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 
@@ -94,19 +94,81 @@ pub fn buffer<T>(n: usize) -> Result<Vec<T>, String> {
 /// # Errors
 /// When the system refuses; the temporary file is then removed.
 pub fn write_atomically(path: &Path, write: impl FnOnce(&mut File) -> Result<()>) -> Result<()> {
-    let mut name = path.file_name().unwrap_or_default().to_os_string();
-    name.push(".partial");
-    let partial = path.with_file_name(name);
-    let mut file = open_to_write(&partial, OpenOptions::new().write(true).truncate(true))?;
-    let written = write(&mut file)
-        .and_then(|()| file.sync_all().map_err(Error::io(&partial)))
-        .and_then(|()| fs::rename(&partial, path).map_err(Error::io(path)));
-    if let Err(error) = written {
-        // The error at hand says more than a failure to clean up would.
-        let _ = fs::remove_file(&partial);
-        return Err(error);
+    let mut pending = Pending::begin(path)?;
+    write(pending.file.get_mut())?;
+    pending.publish()
+}
+
+/// A file that is written piece by piece beside its place, and gets its name when it is whole. Dropping it removes it.
+pub struct Pending {
+    file: BufWriter<File>,
+    path: PathBuf,
+    partial: PathBuf,
+    published: bool,
+}
+
+impl Pending {
+    /// Begins the file that will be at `path`.
+    ///
+    /// # Errors
+    /// As for [`open_to_write`].
+    pub fn begin(path: &Path) -> Result<Pending> {
+        let mut name = path.file_name().unwrap_or_default().to_os_string();
+        name.push(".partial");
+        let partial = path.with_file_name(name);
+        let file = open_to_write(&partial, OpenOptions::new().write(true).truncate(true))?;
+        Ok(Pending { file: BufWriter::new(file), path: path.to_path_buf(), partial, published: false })
     }
-    sync_folder(path.parent().unwrap_or(Path::new(".")))
+
+    /// Appends bytes.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn append(&mut self, bytes: &[u8]) -> Result<()> {
+        self.file.write_all(bytes).map_err(Error::io(&self.path))
+    }
+
+    /// Gives the whole file its name, in place of an older one.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn publish(mut self) -> Result<()> {
+        self.file.flush().map_err(Error::io(&self.path))?;
+        self.file.get_ref().sync_all().map_err(Error::io(&self.partial))?;
+        fs::rename(&self.partial, &self.path).map_err(Error::io(&self.path))?;
+        self.published = true;
+        sync_folder(self.path.parent().unwrap_or(Path::new(".")))
+    }
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        if !self.published {
+            // The error at hand says more than a failure to clean up would.
+            let _ = fs::remove_file(&self.partial);
+        }
+    }
+}
+
+/// Refuses a place that the file of an option cannot be written to, before anything is computed for it.
+///
+/// # Errors
+/// When it is a folder, when there is a file already that is not to be replaced, or when its folder is missing.
+pub fn check_place(path: &Path, option: &str, force: bool) -> Result<()> {
+    if path.is_dir() {
+        return Err(Error::file(path, format!("is a folder where {option} must name a file")));
+    }
+    match (path.symlink_metadata(), path.metadata()) {
+        // To replace a device would take it away.
+        (_, Ok(there)) if !there.is_file() => return Err(Error::file(path, "is there and is no plain file")),
+        (Ok(_), _) if !force => return Err(Error::file(path, "exists already; --force replaces it")),
+        _ => {}
+    }
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    match folder.is_dir() {
+        true => Ok(()),
+        false => Err(Error::file(folder, format!("no such folder; {option} needs one that is there"))),
+    }
 }
 
 /// The names in a folder; none where there is no folder.

@@ -3,7 +3,7 @@
 mod font;
 mod sheet;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::self_test::TrustArgs;
 use super::train::{check_data, located};
@@ -11,6 +11,7 @@ use crate::config::{Config, DEVICE, PlacementSettings, Preset, Settings, preset}
 use crate::console::{self, tell};
 use crate::data::store::Store;
 use crate::error::{Error, Result};
+use crate::files;
 use crate::train::engine::Data;
 use crate::train::preview;
 
@@ -63,7 +64,7 @@ pub fn run(args: PreviewArgs) -> Result<()> {
         return Err(Error::Usage(format!("--samples {samples}: must be 1 to {MOST}")));
     }
     let epoch = epoch.checked_sub(1).ok_or_else(|| Error::Usage("--epoch 0: epochs count from 1".into()))?;
-    check_out(&out, force)?;
+    files::check_place(&out, "--out", force)?;
     let (in_file, named_in_file) = match &file {
         Some(path) => Settings::read(path)?,
         None => (Settings::default(), None),
@@ -85,25 +86,10 @@ pub fn run(args: PreviewArgs) -> Result<()> {
     let data = Data::of(&store, config.framing());
     let preview = preview::preview(backend.as_ref(), &config, &data, epoch, samples)?;
     let bytes = sheet::png(&preview, &store.meta().class_names).map_err(|what| Error::file(&out, what))?;
-    crate::files::write_atomically(&out, |file| std::io::Write::write_all(file, &bytes).map_err(Error::io(&out)))?;
+    files::write_atomically(&out, |file| std::io::Write::write_all(file, &bytes).map_err(Error::io(&out)))?;
     let ([height, width], shown) = (preview.size, preview.samples.len());
     let views = preview.samples.first().map_or(0, |sample| sample.views.len());
     let views = if views == 1 { "one view".to_string() } else { format!("{views} views") };
     tell!("{}: {shown} samples of epoch {}, {views} each of {width}x{height}", out.display(), epoch + 1);
     console::finish()
-}
-
-/// Refuses what the sheet cannot be written to, before anything is computed.
-fn check_out(out: &Path, force: bool) -> Result<()> {
-    if out.is_dir() {
-        return Err(Error::file(out, "is a folder where --out must name a file"));
-    }
-    if out.symlink_metadata().is_ok() && !force {
-        return Err(Error::file(out, "exists already; --force replaces it"));
-    }
-    let folder = out.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    match folder.is_dir() {
-        true => Ok(()),
-        false => Err(Error::file(folder, "no such folder; --out FILE.png needs one that is there")),
-    }
 }
