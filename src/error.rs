@@ -140,9 +140,18 @@ pub fn word(path: impl AsRef<OsStr>) -> String {
 
 /// [`shown`] in full.
 pub fn escaped(path: impl AsRef<OsStr>) -> String {
+    decoded(path.as_ref(), escape)
+}
+
+/// A path as text for files: only bytes that are no text are escaped.
+pub fn as_text(path: impl AsRef<OsStr>) -> String {
+    decoded(path.as_ref(), |valid, text| text.push_str(valid))
+}
+
+fn decoded(path: &OsStr, add: impl Fn(&str, &mut String)) -> String {
     let mut text = String::new();
-    for chunk in path.as_ref().as_encoded_bytes().utf8_chunks() {
-        escape(chunk.valid(), &mut text);
+    for chunk in path.as_encoded_bytes().utf8_chunks() {
+        add(chunk.valid(), &mut text);
         for byte in chunk.invalid() {
             // Writing to a string cannot fail.
             let _ = write!(text, "\\x{byte:02x}");
@@ -230,6 +239,7 @@ mod tests {
             assert_eq!(shown(text), text);
         }
         assert_eq!(shown(OsStr::from_bytes(b"caf\xe9/\xff")), "caf\\xe9/\\xff");
+        assert_eq!(as_text(OsStr::from_bytes(b"a,\n\xe9\"/\xff")), "a,\n\\xe9\"/\\xff");
     }
 
     #[test]

@@ -201,5 +201,5 @@ fn subject(args: &ImportArgs, config: &Config, classes: usize) -> Result<Subject
         }
     };
     let (mean, std) = (three("mean", &args.mean, mean, 0.0)?, three("std", &args.std, std, 1e-6)?);
-    Ok(Subject { class_names, mean, std, height: size, width: size })
+    Ok(Subject { class_names, mean, std, height: size, width: size, prepared: None })
 }

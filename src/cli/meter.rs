@@ -1,36 +1,35 @@
-//! How far the work on images is: a bar on a terminal, a line every few seconds elsewhere.
+//! How far work on images is: a bar on a terminal, a line every few seconds elsewhere.
 
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
 
 use crate::console::{self, Stream, note};
-use crate::data::images::Step;
 
 /// Time between two lines where there is no terminal, and between two measurements on one.
 const LINE_EVERY: Duration = Duration::from_secs(5);
 const SHOWN_EVERY: Duration = Duration::from_millis(200);
 
 /// A progress bar, or lines.
-pub(super) struct Meter {
+pub struct Meter {
     bar: ProgressBar,
     last: Mutex<Last>,
-    /// Images decoded by this process.
-    decoded: AtomicUsize,
+    /// Images that count for the speed.
+    counted: AtomicUsize,
 }
 
 /// What was shown last.
 struct Last {
-    step: Step,
+    step: &'static str,
     at: Instant,
-    /// When the first image was decoded.
+    /// When the first image counted.
     start: Option<Instant>,
 }
 
 impl Meter {
-    pub(super) fn new() -> Meter {
+    pub fn new() -> Meter {
         // Hidden by itself where stderr is no terminal.
         let bar = ProgressBar::with_draw_target(Some(0), console::bar_target());
         let template = match console::width(Stream::Err) {
@@ -39,37 +38,30 @@ impl Meter {
         };
         let style = ProgressStyle::with_template(template);
         bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-        let last = Last { step: Step::Check, at: Instant::now(), start: None };
-        Meter { bar, last: Mutex::new(last), decoded: AtomicUsize::new(0) }
+        let last = Last { step: "", at: Instant::now(), start: None };
+        Meter { bar, last: Mutex::new(last), counted: AtomicUsize::new(0) }
+    }
+
+    /// Measures the speed from now on, and not from the first image that counts: images may come many at a time.
+    pub fn start(&self) {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner).start = Some(Instant::now());
     }
 
     /// Takes the bar away.
-    pub(super) fn end(&self) {
+    pub fn end(&self) {
         self.bar.finish_and_clear();
     }
 
-    pub(super) fn tick(&self, step: Step, done: usize, total: usize) {
-        let name = match step {
-            Step::Resume => return self.say(&format!("going on with {done} of {total} images done")),
-            Step::Lost => {
-                return self
-                    .say(&format!("{done} of {total} images are not as they were written and are decoded again"));
-            }
-            Step::Check => "check",
-            Step::Recall => "reread",
-            Step::Decode(subset) => subset.name(),
-        };
-        let decoded = match step {
-            Step::Decode(_) => 1 + self.decoded.fetch_add(1, Ordering::Relaxed),
-            _ => 0,
-        };
+    /// Shows that so many images of a step are done; `counts` says whether they count for the speed. Called from any thread.
+    pub fn tick(&self, step: &'static str, counts: bool, done: usize, total: usize) {
+        let counted = if counts { 1 + self.counted.fetch_add(1, Ordering::Relaxed) } else { 0 };
         if !self.bar.is_hidden() {
             self.bar.set_position(done as u64);
         }
         // Where another thread is here already, nothing is lost.
         let Ok(mut last) = self.last.try_lock() else { return };
         let now = Instant::now();
-        let start = match decoded {
+        let start = match counted {
             0 => now,
             _ => *last.start.get_or_insert(now),
         };
@@ -78,31 +70,31 @@ impl Meter {
             let other = last.step != step || self.bar.length() != Some(total as u64);
             if other {
                 self.bar.set_length(total as u64);
-                self.bar.set_prefix(name);
+                self.bar.set_prefix(step);
             }
             if other || passed >= SHOWN_EVERY {
                 (last.step, last.at) = (step, now);
-                self.bar.set_message(speed(decoded, since, total - done).join("  "));
+                self.bar.set_message(speed(counted, since, total - done).join("  "));
             }
-        } else if passed >= LINE_EVERY || (done == total && matches!(step, Step::Decode(_))) {
+        } else if passed >= LINE_EVERY || (done == total && counts) {
             (last.step, last.at) = (step, now);
-            let mut line = vec![format!("{name}: {done}/{total} images")];
-            line.extend(speed(decoded, since, total - done));
+            let mut line = vec![format!("{step}: {done}/{total} images")];
+            line.extend(speed(counted, since, total - done));
             note!("{}", line.join(", "));
         }
     }
 
     /// A line above the bar, if there is one.
-    fn say(&self, line: &str) {
+    pub fn say(&self, line: &str) {
         self.bar.suspend(|| note!("{line}"));
     }
 }
 
-/// Images a second, and the time that is left; nothing before any were decoded.
-fn speed(decoded: usize, since: Duration, left: usize) -> Vec<String> {
-    let rate = decoded as f64 / since.as_secs_f64().max(1e-3);
+/// Images a second, and the time that is left; nothing before any counted.
+fn speed(counted: usize, since: Duration, left: usize) -> Vec<String> {
+    let rate = counted as f64 / since.as_secs_f64().max(1e-3);
     let mut parts = Vec::new();
-    if decoded > 0 {
+    if counted > 0 {
         parts.push(format!("{rate:.0} images/s"));
         if left > 0 {
             // Rates are above 0, and a list is no longer than a file may be.

@@ -7,6 +7,7 @@ mod finetune;
 mod import;
 mod info;
 pub mod kernels;
+mod meter;
 mod posthoc;
 mod prepare;
 mod preview;

@@ -1,17 +1,15 @@
 //! `glmc-engine prepare`: builds or checks a store.
 
-mod meter;
-
 use std::path::PathBuf;
 
 use clap::builder::ArgPredicate;
 use clap::{Args, Subcommand};
 
-use self::meter::Meter;
+use super::meter::Meter;
 use crate::console::{note, say};
 use crate::data::cifar::{self, Cifar, CifarConfig};
 use crate::data::decode::{Exif, MAX_FILE_PIXELS};
-use crate::data::images::{self, ImagesConfig, Normalise, Source};
+use crate::data::images::{self, ImagesConfig, Normalise, Source, Step};
 use crate::data::longtail::{LongTail, Pick, Profile};
 use crate::data::published::{self, Published};
 use crate::data::resize::Resize;
@@ -172,12 +170,26 @@ struct DecodeArgs {
     /// Leave out files that cannot be decoded (each is named) instead of refusing the set
     #[arg(long)]
     skip_broken: bool,
+    #[command(flatten)]
+    limits: DecodeLimits,
+}
+
+/// What decoding an image file may take.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct DecodeLimits {
     /// Most pixels of an image file
     #[arg(long, value_name = "N", default_value_t = MAX_FILE_PIXELS)]
-    max_pixels: u64,
+    pub max_pixels: u64,
     /// Memory for the images that are being decoded, in MiB [default: half of what is free, at most 8192]
     #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..=1 << 30))]
     decode_memory: Option<u64>,
+}
+
+impl DecodeLimits {
+    /// Bytes of memory for the images that are being decoded, where that was said.
+    pub fn memory(&self) -> Option<u64> {
+        self.decode_memory.map(|mebibytes| mebibytes << 20)
+    }
 }
 
 #[derive(Debug, Clone, Args)]
@@ -320,8 +332,8 @@ fn prepare_images(args: &ImagesArgs) -> Result<Summary> {
         normalise: args.normalise,
         exif: args.exif,
         skip_broken: args.decode.skip_broken,
-        max_pixels: args.decode.max_pixels,
-        decode_memory: args.decode.decode_memory.map(|mebibytes| mebibytes << 20),
+        max_pixels: args.decode.limits.max_pixels,
+        decode_memory: args.decode.limits.memory(),
         force: args.out.force,
     };
     run_images(&args.out, &config)
@@ -341,17 +353,29 @@ fn prepare_published(published: &'static Published, args: &PublishedArgs) -> Res
         normalise: published.normalise,
         exif: args.exif,
         skip_broken: args.decode.skip_broken,
-        max_pixels: args.decode.max_pixels,
-        decode_memory: args.decode.decode_memory.map(|mebibytes| mebibytes << 20),
+        max_pixels: args.decode.limits.max_pixels,
+        decode_memory: args.decode.limits.memory(),
         force: args.out.force,
     };
     run_images(&args.out, &config)
 }
 
+fn show(meter: &Meter, step: Step, done: usize, total: usize) {
+    match step {
+        Step::Resume => meter.say(&format!("going on with {done} of {total} images done")),
+        Step::Lost => {
+            meter.say(&format!("{done} of {total} images are not as they were written and are decoded again"));
+        }
+        Step::Check => meter.tick("check", false, done, total),
+        Step::Recall => meter.tick("reread", false, done, total),
+        Step::Decode(subset) => meter.tick(subset.name(), true, done, total),
+    }
+}
+
 /// Makes a store of images and shows how far that is.
 fn run_images(out: &OutArgs, config: &ImagesConfig) -> Result<Summary> {
     let meter = Meter::new();
-    let summary = images::prepare(&out.out, config, &|step, done, total| meter.tick(step, done, total));
+    let summary = images::prepare(&out.out, config, &|step, done, total| show(&meter, step, done, total));
     meter.end();
     let summary = summary?;
     for (path, why) in &summary.broken {

@@ -179,6 +179,7 @@ pub fn prepare(out: &Path, config: &CifarConfig) -> Result<Summary> {
         split: Some(config.long_tail),
         seed: None,
         coarse,
+        prepared: None,
         arrays: Default::default(),
     };
     let summary = Summary::new(out, &meta, archive.test.labels.len(), chosen.short);

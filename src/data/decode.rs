@@ -18,6 +18,7 @@ use std::sync::Once;
 use clap::ValueEnum;
 use image::metadata::Orientation;
 use image::{ColorType, ImageDecoder, ImageFormat, ImageReader};
+use serde::{Deserialize, Serialize};
 
 use crate::error;
 use crate::files;
@@ -30,7 +31,8 @@ pub const MAX_FILE_PIXELS: u64 = 178_956_970;
 const SMALL: u64 = 1 << 20;
 
 /// What to do with the orientation that cameras write into a file's EXIF data.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Exif {
     /// Turn the image upright.
     #[default]

@@ -5,7 +5,6 @@
 //! same settings, lists, files by length and date, and program) reads those pixels again, which is much faster than decoding, and goes
 //! on behind them. Since images are appended in the order of their list whatever the threads, the store has the same bytes then.
 
-mod budget;
 mod journal;
 mod work;
 
@@ -13,11 +12,11 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicUsize;
 
-use self::budget::Budget;
 use self::journal::Journal;
 use self::work::{Hash, How, Work};
-use super::decode::{Exif, Options};
+use super::decode::Exif;
 use super::listing::{self, Listing, MAX_NAMES};
+use super::loader::{Loader, Prepared};
 use super::longtail::{LongTail, hold_out};
 use super::meta::{FORMAT, Meta};
 use super::published::Published;
@@ -220,10 +219,10 @@ fn make(
     }
     let images: usize = works.iter().map(|work| work.paths.len()).sum();
 
-    let budget = Budget::new(config.decode_memory.unwrap_or_else(budget::default_bytes));
-    let options = Options { exif: config.exif, max_pixels: config.max_pixels, max_memory: budget.total() };
-    let (resize, skip_broken) = (config.resize, config.skip_broken);
-    let mut how = How { resize, options, budget: &budget, skip_broken, total: images, done: AtomicUsize::new(0) };
+    let prepared = Prepared { resize: config.resize, exif: config.exif };
+    let loader = Loader::new(prepared, config.max_pixels, config.decode_memory);
+    let skip_broken = config.skip_broken;
+    let mut how = How { loader: &loader, skip_broken, total: images, done: AtomicUsize::new(0) };
     let mut broken = work::check(&mut works, &how, progress)?;
     if !broken.is_empty() && !config.skip_broken {
         return Err(undecodable(&config.source, &broken, images));
@@ -272,6 +271,7 @@ fn make(
         split: config.long_tail,
         seed: None,
         coarse: None,
+        prepared: Some(prepared),
         arrays: Default::default(),
     };
     let count = |subset| works.iter().find(|work| work.subset == subset).map_or(0, |work| work.labels.len());
@@ -289,8 +289,8 @@ fn make(
 /// Opens the journal of a process that was interrupted when it made this very store, or begins one.
 fn begin(out: &Path, writer: &mut StoreWriter, works: &[Work], how: &How, progress: Progress) -> Result<Journal> {
     let mut hasher = blake3::Hasher::new();
-    let Options { exif, max_pixels, .. } = how.options;
-    let settings = format!("{VERSION} {} {exif:?} {max_pixels} {}\n", how.resize, how.skip_broken);
+    let Loader { prepared: Prepared { resize, exif }, max_pixels, .. } = how.loader;
+    let settings = format!("{VERSION} {resize} {exif:?} {max_pixels} {}\n", how.skip_broken);
     hasher.update(settings.as_bytes());
     works.iter().for_each(|work| work.identify(&mut hasher));
     let fingerprint = hasher.finalize().to_hex();

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use super::loader::Prepared;
 use super::longtail::LongTail;
 use super::npy::Dtype;
 use crate::{Error, Result};
@@ -43,6 +44,9 @@ pub struct Meta {
     /// CIFAR-100's superclasses.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub coarse: Option<Coarse>,
+    /// What was made of image files; absent where the images came from elsewhere, and in older stores.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prepared: Option<Prepared>,
     /// Every array by its path in the store, `train/pixels.npy` and so on.
     pub arrays: BTreeMap<String, ArrayMeta>,
 }
@@ -176,6 +180,7 @@ mod tests {
             std: [0.24703233, 0.24348505, 0.26158768],
             split: Some(split),
             seed: None,
+            prepared: None,
             coarse: Some(Coarse { names: vec!["x".into()], of_class: vec![0, 0] }),
             arrays: [("train/labels.npy".to_string(), array)].into(),
         }

@@ -3,10 +3,12 @@
 //! [`store`] is the format, [`cifar`], [`images`] and [`synthetic`] are the ways into it, [`longtail`] and [`shots`] are the
 //! definitions that make a set long-tailed.
 
+mod budget;
 pub mod cifar;
 pub mod decode;
 pub mod images;
 pub mod listing;
+pub mod loader;
 pub mod longtail;
 pub mod meta;
 pub mod npy;

@@ -17,6 +17,8 @@ pub enum Dtype {
     I32,
     /// Offsets and sizes.
     I64,
+    /// Logits and features, which no store has.
+    F32,
 }
 
 impl Dtype {
@@ -26,6 +28,7 @@ impl Dtype {
             Dtype::U8 => "|u1",
             Dtype::I32 => "<i4",
             Dtype::I64 => "<i8",
+            Dtype::F32 => "<f4",
         }
     }
 
@@ -33,7 +36,7 @@ impl Dtype {
     pub fn size(self) -> usize {
         match self {
             Dtype::U8 => 1,
-            Dtype::I32 => 4,
+            Dtype::I32 | Dtype::F32 => 4,
             Dtype::I64 => 8,
         }
     }

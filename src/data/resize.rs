@@ -6,6 +6,7 @@ use std::str::FromStr;
 
 use fast_image_resize::images::{Image, ImageRef};
 use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
+use serde::{Deserialize, Serialize};
 
 use super::decode::{Rgb, one_line};
 use super::store::MAX_SIDE;
@@ -15,7 +16,8 @@ use crate::files;
 const KEPT: usize = 64 << 20;
 
 /// What size images get.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Resize {
     /// The shorter side is resized to this, and the middle cut out.
     Square(usize),
@@ -23,6 +25,8 @@ pub enum Resize {
     Short(usize),
     /// As they are.
     None,
+    /// These rows and columns, out of the middle of the smallest image of the same aspect that has them.
+    Middle(usize, usize),
 }
 
 impl Resize {
@@ -33,7 +37,9 @@ impl Resize {
     /// Says what is allowed.
     pub fn check_side(self) -> Result<(), String> {
         match self {
-            Resize::Square(size) | Resize::Short(size) if !(1..=MAX_SIDE).contains(&size) => {
+            Resize::Square(size) | Resize::Short(size) | Resize::Middle(size, _) | Resize::Middle(_, size)
+                if !(1..=MAX_SIDE).contains(&size) =>
+            {
                 Err(format!("size {size}: must be 1 to {MAX_SIDE}"))
             }
             _ => Ok(()),
@@ -54,10 +60,11 @@ impl Resize {
                 (size * height / short, size * width / short)
             }
             Resize::None => (height, width),
+            Resize::Middle(height, width) => (height, width),
         };
         let pixels = new_height as u64 * new_width as u64;
-        // A square is as large as the user said.
-        if !matches!(self, Resize::Square(_)) {
+        // A middle is as large as was said.
+        if !matches!(self, Resize::Square(_) | Resize::Middle(..)) {
             let would = || format!("{width}x{height} would be stored as {new_width}x{new_height}");
             if pixels > max_pixels {
                 return Err(format!("{}, more than {max_pixels} pixels (see --max-pixels)", would()));
@@ -76,6 +83,7 @@ impl fmt::Display for Resize {
             Resize::Square(size) => write!(f, "square:{size}"),
             Resize::Short(size) => write!(f, "short:{size}"),
             Resize::None => write!(f, "none"),
+            Resize::Middle(height, width) => write!(f, "middle:{width}x{height}"),
         }
     }
 }
@@ -104,8 +112,8 @@ pub struct Scaler {
 }
 
 impl Scaler {
-    /// Brings `image` to `height` x `width`, into `out` (so many times 3 bytes): what lies beyond after its shorter side was resized
-    /// to the shorter one of these is cut off on both sides.
+    /// Brings `image` to `height` x `width`, into `out` (3 bytes for each pixel): resized so that it just covers these, of squares the
+    /// shorter side, and what lies beyond is cut off on both sides.
     ///
     /// # Errors
     ///
@@ -117,8 +125,10 @@ impl Scaler {
             return Ok(());
         }
         // torchvision: the longer side is truncated, the crop's corner rounded half to even as Python does.
-        let (short, size) = (from_width.min(from_height), width.min(height));
-        let (new_width, new_height) = (size * from_width / short, size * from_height / short);
+        let (new_width, new_height) = match from_width * height >= width * from_height {
+            true => (height * from_width / from_height, height),
+            false => (width, width * from_height / from_width),
+        };
         let corner = |long: usize, kept: usize| ((long - kept) as f64 / 2.0).round_ties_even();
         // Only the pixels that survive the crop are computed: the box of the source that the crop comes from.
         let (scale_x, scale_y) = (from_width as f64 / new_width as f64, from_height as f64 / new_height as f64);
@@ -212,6 +222,32 @@ mod tests {
         assert_eq!(Resize::None.target(30, 40, 1200), Ok((30, 40, 8400)));
         assert!(Resize::None.target(30, 40, 1199).is_err());
         assert_eq!(Resize::Square(8).target(5000, 1, 1), Ok((8, 8, 448)));
+    }
+
+    /// Of a shape with another aspect, the part that is kept is as wide or as high as the image.
+    #[test]
+    fn any_shape_is_covered() {
+        let mut scaler = Scaler::default();
+        for (width, height) in [(7, 40), (40, 7), (32, 48), (1, 1), (1, 300), (300, 1), (33, 49)] {
+            // Columns count up, or rows do.
+            let ramp = |by_row: bool| {
+                let value = move |x: usize, y: usize| if by_row { y * 250 / height } else { x * 250 / width };
+                (0..height).flat_map(|y| (0..width).flat_map(move |x| [value(x, y) as u8; 3])).collect()
+            };
+            for by_row in [false, true] {
+                let image = Rgb { pixels: ramp(by_row), width, height };
+                let mut out = vec![0; 48 * 32 * 3];
+                scaler.scale(&image, (48, 32), &mut out).unwrap();
+                let whole = if by_row { width * 48 >= 32 * height } else { width * 48 <= 32 * height };
+                let (first, last) = (i32::from(out[0]), i32::from(out[48 * 32 * 3 - 1]));
+                let full = i32::from(image.pixels[3 * width * height - 1]);
+                if whole {
+                    assert!(first <= 8 && last >= full - 8, "{width}x{height} {by_row}: {first} to {last} of {full}");
+                } else if full > 200 && width.max(height) > 3 * width.min(height) {
+                    assert!(first > 20 && last < full - 20, "{width}x{height} {by_row}: {first} to {last} of {full}");
+                }
+            }
+        }
     }
 
     /// A square from the middle is what is in the middle of the whole.

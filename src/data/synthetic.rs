@@ -117,6 +117,7 @@ pub fn prepare(out: &Path, config: &SyntheticConfig) -> Result<Summary> {
         split: None,
         seed: Some(config.seed),
         coarse: None,
+        prepared: None,
         arrays: Default::default(),
     };
     let summary = Summary::new(out, &meta, config.classes * config.test_per_class, Vec::new());

@@ -10,6 +10,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::config::Config;
+use crate::data::loader::Prepared;
 use crate::data::shots::ShotRule;
 use crate::data::store::{MAX_SIDE, Store};
 use crate::error::{Error, Result};
@@ -56,6 +57,9 @@ pub struct Subject {
     pub height: usize,
     /// Columns likewise.
     pub width: usize,
+    /// What was made of image files before they were stored; absent where that is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prepared: Option<Prepared>,
 }
 
 impl Subject {
@@ -68,6 +72,7 @@ impl Subject {
             std: meta.std,
             height: size.unwrap_or(train.height()),
             width: size.unwrap_or(train.width()),
+            prepared: meta.prepared,
         }
     }
 }
@@ -203,6 +208,7 @@ impl Manifest {
         if ![data.height, data.width].iter().all(|side| (1..=MAX_SIDE).contains(side)) {
             return Err(format!("images of {}x{}", data.height, data.width));
         }
+        data.prepared.map_or(Ok(()), |prepared| prepared.resize.check_side())?;
         self.progress.validate(epochs)
     }
 

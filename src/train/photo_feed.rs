@@ -221,7 +221,9 @@ impl PhotoFeed {
             }
             let mut rest = &mut to.pixels[..used];
             let mut begin = 0;
-            for part in pieces.chunks(pieces.len().div_ceil(PARTS)) {
+            // Some for each thread: those of one part are waited for before the next begins.
+            let images_of_part = pieces.len().div_ceil(PARTS).max(4 * rayon::current_num_threads());
+            for part in pieces.chunks(images_of_part) {
                 let end = part.last().map_or(begin, |last| last.offset + size(images.entry(last.image as usize)));
                 let (now, later) = rest.split_at_mut(end - begin);
                 idle.watch(backend, || read(images, part, now))?;

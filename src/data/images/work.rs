@@ -1,29 +1,22 @@
 //! The images of one subset on their way into a store.
 
-use std::cell::RefCell;
-use std::io::BufReader;
 use std::ops::Range;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rayon::prelude::*;
 
-use super::budget::Budget;
 use super::journal::{Chunk, Journal};
 use super::{Broken, Progress, Step};
-use crate::data::decode::{Options, decode, header};
 use crate::data::listing::Listing;
+use crate::data::loader::{Loader, Plan};
 use crate::data::longtail::LongTail;
-use crate::data::resize::{Resize, Scaler};
 use crate::data::sizes::{self, Sizes};
 use crate::data::store::Subset;
 use crate::data::sums::Sums;
 use crate::data::writer::{PixelWriter, StoreWriter};
 use crate::{Error, Result, files, stop};
 
-/// Longest image file that is read.
-const MAX_FILE: u64 = 1 << 28;
 /// Pixels that are decoded before they are written; twice this is held, as one chunk is written while the next is decoded.
 const CHUNK_BYTES: usize = 32 << 20;
 /// Images of a chunk, for each thread, at most: what a kill may cost, and enough that threads seldom wait for the last image.
@@ -31,23 +24,6 @@ const CHUNK_IMAGES: usize = 64;
 
 /// Half a checksum of a file: enough to tell any two of a billion files apart.
 pub(super) type Hash = [u8; 16];
-
-/// What a file's header says will be stored, and which file that was.
-#[derive(Debug, Clone, Copy)]
-struct Plan {
-    height: u32,
-    width: u32,
-    /// Bytes of memory that decoding and resizing it take.
-    memory: u64,
-    /// The file's length, and when it was changed: seconds, nanoseconds.
-    stamp: (u64, i64, i64),
-}
-
-impl Plan {
-    fn bytes(&self) -> usize {
-        3 * self.height as usize * self.width as usize
-    }
-}
 
 /// The files of one subset.
 pub(super) struct Work {
@@ -60,9 +36,7 @@ pub(super) struct Work {
 
 /// How images are decoded and what happens to those that cannot be.
 pub(super) struct How<'b> {
-    pub resize: Resize,
-    pub options: Options,
-    pub budget: &'b Budget,
+    pub loader: &'b Loader,
     pub skip_broken: bool,
     /// Images of all subsets, and how many of them are done.
     pub total: usize,
@@ -88,7 +62,7 @@ pub(super) fn check(works: &mut [Work], how: &How, progress: Progress) -> Result
             if stop::signal().is_some() {
                 return Err(String::new());
             }
-            let plan = plan(path, how).map_err(|e| e.without_path());
+            let plan = how.loader.plan(path).map_err(|e| e.without_path());
             progress(Step::Check, 1 + done.fetch_add(1, Ordering::Relaxed), how.total);
             plan
         };
@@ -107,27 +81,6 @@ pub(super) fn check(works: &mut [Work], how: &How, progress: Progress) -> Result
         work.plans = kept;
     }
     Ok(broken)
-}
-
-fn plan(path: &Path, how: &How) -> Result<Plan> {
-    let file = files::open(path)?;
-    let stat = file.metadata().map_err(Error::io(path))?;
-    if stat.len() > MAX_FILE {
-        return Err(Error::file(path, format!("is larger than {MAX_FILE} bytes")));
-    }
-    let options = &how.options;
-    let header = header(BufReader::new(file), options).map_err(|why| Error::file(path, why))?;
-    let target = how.resize.target(header.height, header.width, options.max_pixels);
-    let (height, width, more) = target.map_err(|why| Error::file(path, why))?;
-    let memory = header.memory + more;
-    if memory > options.max_memory {
-        let [needed, limit] = [memory, options.max_memory].map(|bytes| bytes.div_ceil(1 << 20));
-        let what = format!("takes up to {needed} MiB of memory, more than {limit} (see --decode-memory)");
-        return Err(Error::file(path, format!("{}x{} to {width}x{height} {what}", header.width, header.height)));
-    }
-    // A stored side is at most MAX_SIDE.
-    let stamp = (stat.len(), stat.mtime(), stat.mtime_nsec());
-    Ok(Plan { height: height as u32, width: width as u32, memory, stamp })
 }
 
 fn retain<T>(items: &mut Vec<T>, good: &[bool]) {
@@ -297,7 +250,7 @@ impl Work {
     fn next_chunk(&self, from: usize, how: &How) -> Range<usize> {
         let threads = rayon::current_num_threads();
         // Each thread has an image to decode, as far as the finished ones may take a quarter of the memory.
-        let memory = (how.budget.total() / 4) as usize;
+        let memory = (how.loader.memory() / 4) as usize;
         let (mut to, mut bytes) = (from, 0);
         while to < self.plans.len() && to - from < CHUNK_IMAGES * threads {
             bytes += self.plans[to].bytes();
@@ -323,7 +276,7 @@ impl Work {
         let bytes = plans.iter().map(Plan::bytes).sum();
         if pixels.capacity() < bytes {
             *pixels = Vec::new();
-            let no_room = |what| Error::Config(format!("resize {}: {what}", how.resize));
+            let no_room = |what| Error::Config(format!("resize {}: {what}", how.loader.prepared.resize));
             *pixels = files::buffer(bytes.max(CHUNK_BYTES.min(bytes * 5 / 4))).map_err(no_room)?;
         }
         pixels.resize(bytes, 0);
@@ -402,21 +355,7 @@ fn checksum(pixels: &[u8]) -> String {
 
 /// Decodes one file into `out`.
 fn decode_one(path: &Path, plan: &Plan, how: &How, out: &mut [u8]) -> Result<(Sums, Hash), String> {
-    thread_local! {
-        /// Its buffers are as good for the next image.
-        static SCALER: RefCell<Scaler> = RefCell::default();
-    }
-    let _granted = how.budget.take(plan.memory);
-    // More than the header said before is another file than it was.
-    let options = Options { max_memory: plan.memory, ..how.options };
-    let bytes = files::read(path, MAX_FILE).map_err(|e| e.without_path())?;
-    let image = decode(&bytes, &options)?;
-    let size = (plan.height as usize, plan.width as usize);
-    match how.resize.target(image.height, image.width, options.max_pixels) {
-        Ok((height, width, _)) if (height, width) == size => {}
-        _ => return Err("has another size than its header said before".into()),
-    }
-    SCALER.with_borrow_mut(|scaler| scaler.scale(&image, size, out))?;
+    let bytes = how.loader.load(path, plan, out)?;
     let mut hash = Hash::default();
     hash.copy_from_slice(&blake3::hash(&bytes).as_bytes()[..16]);
     Ok((Sums::of(out), hash))

@@ -36,6 +36,7 @@ fn mixed(root: &Path, index: [[i64; 3]; 3], total: usize) -> Result<Store> {
         split: None,
         seed: None,
         coarse: None,
+        prepared: None,
         arrays,
     };
     fs::write(root.join("meta.json"), meta.to_text()).unwrap();

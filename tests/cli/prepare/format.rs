@@ -20,6 +20,7 @@ fn meta() -> Meta {
         split: None,
         seed: None,
         coarse: None,
+        prepared: None,
         arrays: Default::default(),
     }
 }
