@@ -3,12 +3,13 @@
 use std::path::{Path, PathBuf};
 
 use super::device::DeviceArgs;
+use super::predictions::{Confusion, Format, Lines, Of, Subject};
 use super::self_test::TrustArgs;
 use super::trained::{StoreArgs, Trained};
 use crate::console::{Column, Table, say, tell};
 use crate::data::shots::{ShotRule, Shots};
 use crate::error::{Error, Result};
-use crate::files::write_atomically;
+use crate::files::{check_place, write_atomically};
 use crate::method::photos::Framing;
 use crate::nn::HeadKind;
 use crate::train::checkpoint::Checkpoint;
@@ -42,6 +43,18 @@ pub struct EvalArgs {
     /// Write a line for each class: its name, training images, group, test images and recall
     #[arg(long, value_name = "FILE.csv")]
     per_class: Option<PathBuf>,
+    /// Write a line for each test image, as CSV or JSON Lines: its class and what it was taken for
+    #[arg(long, value_name = "FILE.csv|FILE.jsonl")]
+    predictions: Option<PathBuf>,
+    /// Write how often images of each class (rows) were taken for each class (columns)
+    #[arg(long, value_name = "FILE.csv")]
+    confusion: Option<PathBuf>,
+    /// Classes of a line of --predictions
+    #[arg(long, value_name = "K", default_value_t = 5, requires = "predictions")]
+    top: usize,
+    /// Replace existing files of --predictions and --confusion
+    #[arg(long)]
+    force: bool,
     #[command(flatten)]
     store: StoreArgs,
     /// Print JSON
@@ -55,6 +68,16 @@ pub struct EvalArgs {
 
 /// Runs the subcommand.
 pub fn run(args: EvalArgs) -> Result<()> {
+    if args.top == 0 {
+        return Err(Error::Usage("--top 0: must be 1 or more".into()));
+    }
+    for (option, path) in [("--predictions", &args.predictions), ("--confusion", &args.confusion)] {
+        path.as_ref().map_or(Ok(()), |path| check_place(path, option, args.force))?;
+    }
+    if args.predictions.is_some() && args.predictions == args.confusion {
+        return Err(Error::Usage("--predictions and --confusion name the same file".into()));
+    }
+    let format = args.predictions.as_ref().map(|path| Format::of(path, "--predictions")).transpose()?;
     let file = checkpoint_file(&args.checkpoint, None)?;
     let checkpoint = Checkpoint::read(&file)?;
     let trained = Trained::open(file, checkpoint, &args.data, args.store)?;
@@ -71,9 +94,20 @@ pub fn run(args: EvalArgs) -> Result<()> {
     let flip = args.flip.unwrap_or(config.eval_flip);
     let (feed, batch) = trained.feed(backend, test, flip)?;
     let head = args.head.or(config.head).unwrap_or(recipe.evaluate);
-    let how =
-        EvaluationConfig { look: Look { augmentation, flip, batch, arena: None }, head, groups: rule.groups(counts) };
-    let evaluation = Evaluator::new(backend, &model, &parameters, &feed, how)?.run(backend, &feed)?;
+    let look = Look { augmentation, flip, batch, arena: None };
+    let answers = args.predictions.is_some() || args.confusion.is_some();
+    let how = EvaluationConfig { look, head, groups: rule.groups(counts), answers };
+    let evaluator = Evaluator::new(backend, &model, &parameters, &feed, how)?;
+    let names = &subject.class_names;
+    let begin = |format| Lines::begin(format, args.predictions.as_deref(), Of::Labels, args.top, names);
+    let (mut lines, mut confusion) = (format.map(begin).transpose()?, Confusion::default());
+    let evaluation = evaluator.run_with(backend, &feed, &mut |image, answer| {
+        let (label, guesses) = (test.labels[image] as usize, answer.top(args.top));
+        confusion.add(label, guesses[0].class);
+        lines.as_mut().map_or(Ok(()), |lines| lines.add(image, Subject::Label(label), Ok(&guesses)))
+    })?;
+    lines.map_or(Ok(()), Lines::finish)?;
+    args.confusion.as_ref().map_or(Ok(()), |path| confusion.write(path, names))?;
     if let Some(file) = &args.per_class {
         write_classes(file, &evaluation, rule, &subject.class_names, counts, test.labels)?;
     }
@@ -100,8 +134,10 @@ pub fn run(args: EvalArgs) -> Result<()> {
         });
         tell!("{} test images{framed}, classifier {head}{flipped}, accuracy in percent", evaluation.images);
         print(&evaluation, rule, &subject.class_names, counts);
-        if let Some(file) = &args.per_class {
-            tell!("Class by class in {}", file.display());
+        for (what, file) in
+            [("Class by class", &args.per_class), ("Image by image", &args.predictions), ("Confusion", &args.confusion)]
+        {
+            file.iter().for_each(|file| tell!("{what} in {}", file.display()));
         }
     }
     Ok(())

@@ -9,6 +9,8 @@ mod info;
 pub mod kernels;
 mod meter;
 mod posthoc;
+mod predict;
+mod predictions;
 mod prepare;
 mod preview;
 mod self_test;
@@ -53,6 +55,7 @@ enum Command {
     Sweep(Box<sweep::SweepArgs>),
     Eval(eval::EvalArgs),
     Posthoc(posthoc::PosthocArgs),
+    Predict(Box<predict::PredictArgs>),
     Import(import::ImportArgs),
     #[command(args_override_self = true)]
     Preview(Box<preview::PreviewArgs>),
@@ -137,6 +140,7 @@ fn run(command: Command) -> Result<()> {
         Command::Sweep(args) => sweep::run(*args),
         Command::Eval(args) => eval::run(args),
         Command::Posthoc(args) => posthoc::run(args),
+        Command::Predict(args) => predict::run(*args),
         Command::Import(args) => import::run(&args),
         Command::Preview(args) => preview::run(*args),
         Command::Verify(args) => verify::run(args),

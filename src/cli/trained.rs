@@ -1,9 +1,12 @@
-//! A trained model and the store that it is used on: what `eval` and `posthoc` begin with.
+//! A trained model, and the store or the files that it is used on: what `eval`, `posthoc` and `predict` begin with.
 
 use std::path::{Path, PathBuf};
 
 use crate::config::{Config, Sides};
 use crate::console::note;
+use crate::data::decode::Exif;
+use crate::data::loader::Prepared;
+use crate::data::resize::Resize;
 use crate::data::store::Store;
 use crate::error::{Error, Result};
 use crate::method::Recipe;
@@ -89,12 +92,7 @@ impl Trained {
     /// # Errors
     /// When the checkpoint is of another model than it says, or the device fails.
     pub fn load(&self, backend: &dyn Backend) -> Result<(Recipe, Model, ParameterStore)> {
-        let manifest = &self.checkpoint.manifest;
-        let recipe = manifest.config.recipe(&manifest.counts)?;
-        let model = model(&manifest.config, &recipe, manifest.counts.len(), backend)?;
-        let parameters = ParameterStore::new(backend, model.specs().clone())?;
-        self.checkpoint.load(backend, &parameters, false)?;
-        Ok((recipe, model, parameters))
+        load(&self.checkpoint, backend)
     }
 
     /// Images on the device, as many of them as fit, and how many are looked at at a time.
@@ -110,6 +108,82 @@ impl Trained {
         let feed = Feed::new(backend, images, batch, room, shown)?;
         feed.fill(backend)?;
         Ok((feed, batch))
+    }
+}
+
+/// The model of a checkpoint on a device.
+///
+/// # Errors
+/// When the checkpoint is of another model than it says, or the device fails.
+pub fn load(checkpoint: &Checkpoint, backend: &dyn Backend) -> Result<(Recipe, Model, ParameterStore)> {
+    let manifest = &checkpoint.manifest;
+    let recipe = manifest.config.recipe(&manifest.counts)?;
+    let model = model(&manifest.config, &recipe, manifest.counts.len(), backend)?;
+    let parameters = ParameterStore::new(backend, model.specs().clone())?;
+    checkpoint.load(backend, &parameters, false)?;
+    Ok((recipe, model, parameters))
+}
+
+/// A checkpoint that is used on image files.
+pub struct OnFiles {
+    pub checkpoint: Checkpoint,
+    /// What inputs are normalised by, and what classes are called.
+    pub subject: Subject,
+    /// How photographs are looked at; `None` where images are taken as they are.
+    pub framing: Option<Framing>,
+    /// What is made of files before they are looked at: what was made of those that were trained on.
+    pub prepared: Prepared,
+}
+
+impl OnFiles {
+    /// Takes what a checkpoint says, or says in its place the store that it was trained on, and `resize` and `exif` where they are
+    /// given.
+    ///
+    /// # Errors
+    /// When the checkpoint says too little, the store is another one, or `resize` is of no use.
+    pub fn open(
+        file: &Path,
+        checkpoint: Checkpoint,
+        from_store: Option<&Path>,
+        (resize, exif): (Option<Resize>, Option<Exif>),
+    ) -> Result<OnFiles> {
+        let manifest = &checkpoint.manifest;
+        let mut config = manifest.config.clone();
+        let subject = match (&manifest.data, from_store) {
+            (_, Some(path)) => {
+                let (store, classes) = (Store::open(path)?, manifest.counts.len());
+                if store.classes() != classes {
+                    let what = format!("has {} classes, but the checkpoint was trained on {classes}", store.classes());
+                    return Err(Error::file(path, what));
+                }
+                Subject::of(&store, config.size)
+            }
+            (Some(subject), None) => subject.clone(),
+            (None, None) => {
+                let what = "was written by an older version, without mean, std, class names and image size: --from-store STORE \
+                            takes those of the store that it was trained on";
+                return Err(Error::file(file, what));
+            }
+        };
+        if manifest.imported.is_some() {
+            // Nothing is known of the images that it was trained on but their size.
+            config.settle_sizes(Sides::One([subject.height, subject.width]))?;
+        }
+        let framing = config.framing();
+        let known = subject.prepared.map(|prepared| prepared.resize);
+        let resize = match (framing, resize) {
+            (None, Some(_)) => {
+                let what = format!(
+                    "--resize: this model sees whole images of {}x{}, which is what files are resized to",
+                    subject.height, subject.width
+                );
+                return Err(Error::Usage(what));
+            }
+            (None, None) => Resize::Middle(subject.height, subject.width),
+            (Some(framing), resize) => resize.or(known).unwrap_or(Resize::Short(framing.resize)),
+        };
+        let exif = exif.or(subject.prepared.map(|prepared| prepared.exif)).unwrap_or_default();
+        Ok(OnFiles { checkpoint, subject, framing, prepared: Prepared { resize, exif } })
     }
 }
 

@@ -11,7 +11,7 @@ use crate::error::{escaped, one_line, shown};
 use crate::{Error, Result, files};
 
 /// Longest list file: 10 million lines.
-const MAX_LIST: u64 = 2 << 30;
+pub(super) const MAX_LIST: u64 = 2 << 30;
 /// Most names that an error spells out.
 pub(super) const MAX_NAMES: usize = 20;
 
@@ -155,7 +155,7 @@ pub fn read_names(path: &Path, classes: usize) -> Result<Vec<String>> {
 }
 
 /// What a class folder's images are called.
-const IMAGES: [&str; 10] = ["jpg", "jpeg", "jpe", "jfif", "png", "webp", "gif", "bmp", "tif", "tiff"];
+pub(super) const IMAGES: [&str; 10] = ["jpg", "jpeg", "jpe", "jfif", "png", "webp", "gif", "bmp", "tif", "tiff"];
 
 /// A folder that has a folder per class.
 #[derive(Debug, Default)]
@@ -171,7 +171,7 @@ pub struct Folder {
 pub struct Skipped(BTreeMap<String, (usize, PathBuf)>);
 
 impl Skipped {
-    fn add(&mut self, why: impl Into<String>, path: PathBuf) {
+    pub(super) fn add(&mut self, why: impl Into<String>, path: PathBuf) {
         self.0.entry(why.into()).or_insert((0, path)).0 += 1;
     }
 
@@ -247,12 +247,12 @@ fn add_deeper(folder: &Path, skipped: &mut Skipped) -> Result<usize> {
     Ok(images)
 }
 
-fn is_hidden(entry: &DirEntry) -> bool {
+pub(super) fn is_hidden(entry: &DirEntry) -> bool {
     entry.file_name().as_encoded_bytes().starts_with(b".")
 }
 
 /// Whether this is a folder, or a link to one.
-fn is_folder(entry: &DirEntry) -> bool {
+pub(super) fn is_folder(entry: &DirEntry) -> bool {
     match entry.file_type() {
         Ok(kind) if kind.is_symlink() => entry.path().is_dir(),
         Ok(kind) => kind.is_dir(),
@@ -260,12 +260,12 @@ fn is_folder(entry: &DirEntry) -> bool {
     }
 }
 
-fn is_image(path: &Path) -> bool {
+pub(super) fn is_image(path: &Path) -> bool {
     let end = path.extension().and_then(OsStr::to_str).map(str::to_ascii_lowercase);
     end.is_some_and(|end| IMAGES.contains(&end.as_str()))
 }
 
-fn sorted_entries(folder: &Path) -> Result<Vec<DirEntry>> {
+pub(super) fn sorted_entries(folder: &Path) -> Result<Vec<DirEntry>> {
     let entries = std::fs::read_dir(folder).map_err(Error::io(folder))?;
     let mut entries: Vec<DirEntry> = entries.collect::<Result<_, _>>().map_err(Error::io(folder))?;
     entries.sort_by_key(DirEntry::file_name);

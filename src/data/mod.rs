@@ -7,6 +7,7 @@ mod budget;
 pub mod cifar;
 pub mod decode;
 pub mod images;
+pub mod inputs;
 pub mod listing;
 pub mod loader;
 pub mod longtail;

@@ -201,6 +201,11 @@ impl Model {
         &self.specs
     }
 
+    /// Values of a feature vector.
+    pub fn features(&self) -> usize {
+        self.encoder.features()
+    }
+
     /// Records the encoder on images (batch, height, width, stem channels); returns features (batch, features).
     ///
     /// # Errors

@@ -158,7 +158,12 @@ impl<'a> Engine<'a> {
             let look =
                 Look { augmentation: data.augmentation, flip: config.eval_flip, batch, arena: Some(step.arena()) };
             let head = config.head.unwrap_or(recipe.evaluate);
-            let how = EvaluationConfig { look, head, groups: config.shots(data.counts.len()).groups(data.counts) };
+            let how = EvaluationConfig {
+                look,
+                head,
+                groups: config.shots(data.counts.len()).groups(data.counts),
+                answers: false,
+            };
             let evaluator = Evaluator::new(backend, &model, &parameters, &feed, how)?;
             Ok(Some((feed, evaluator)))
         };
@@ -247,8 +252,12 @@ pub fn plan_config(config: &Config, data: &Data<'_>) -> Result<PlanConfig> {
 
 /// How many images are evaluated at a time.
 pub fn evaluation_batch(images: &Images<'_>, framing: Option<Framing>) -> usize {
-    let most = if framing.is_some() { EVALUATION_PHOTOS } else { EVALUATION_BATCH };
-    most.min(images.len())
+    batch_of_evaluation(framing).min(images.len())
+}
+
+/// How many images are evaluated at a time, where there are as many.
+pub fn batch_of_evaluation(framing: Option<Framing>) -> usize {
+    if framing.is_some() { EVALUATION_PHOTOS } else { EVALUATION_BATCH }
 }
 
 /// An augmentation with another mean and standard deviation.

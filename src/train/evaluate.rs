@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::answers::{Answer, AnswerReader};
 use super::feed::Feed;
 use super::passes::{Look, Passes};
 use crate::data::shots::Shot;
@@ -124,6 +125,8 @@ pub struct EvaluationConfig {
     pub head: HeadKind,
     /// Each class's shots.
     pub groups: Vec<Shot>,
+    /// Whether the answers about single images are wanted.
+    pub answers: bool,
 }
 
 /// The evaluation of one head over one feed, planned once.
@@ -133,6 +136,7 @@ pub struct Evaluator {
     confidences: Tensor,
     losses: Tensor,
     groups: Vec<Shot>,
+    reader: AnswerReader,
 }
 
 impl Evaluator {
@@ -147,7 +151,7 @@ impl Evaluator {
         feed: &Feed<'_>,
         config: EvaluationConfig,
     ) -> Result<Evaluator> {
-        let EvaluationConfig { look, head, groups } = config;
+        let EvaluationConfig { look, head, groups, answers } = config;
         let images = feed.images().len();
         let ranks = backend.tensor(&[images], DType::I32, "ranks")?;
         let confidences = backend.tensor(&[images], DType::F32, "confidences")?;
@@ -157,14 +161,28 @@ impl Evaluator {
             let features = model.record_features(r, seen.images)?;
             let (logits, scale) = model.record_classifier(r, head, features)?;
             classify(&mut r.tape, backend, (&logits, scale), seen.labels, seen.vars, results)?;
-            Ok(None)
+            Ok(if answers { logits } else { Vec::new() })
         })?;
-        Ok(Evaluator { passes, ranks, confidences, losses, groups })
+        let reader = AnswerReader::new(model, head, look.views(), false)?;
+        Ok(Evaluator { passes, ranks, confidences, losses, groups, reader })
     }
 
     /// Evaluates the parameters as they are now.
     pub fn run(&self, backend: &dyn Backend, feed: &Feed<'_>) -> Result<Evaluation> {
-        self.passes.run(backend, feed, &mut |_, _| Ok(()))?;
+        self.run_with(backend, feed, &mut |_, _| Ok(()))
+    }
+
+    /// As [`Evaluator::run`]; where answers were asked for, `each` is given every image's.
+    ///
+    /// # Errors
+    /// Those of `each`; or the images cannot be read, or the device fails.
+    pub fn run_with(
+        &self,
+        backend: &dyn Backend,
+        feed: &Feed<'_>,
+        each: &mut dyn FnMut(usize, &Answer<'_>) -> Result<()>,
+    ) -> Result<Evaluation> {
+        self.passes.run(backend, feed, &mut |images, kept| self.reader.read(images, kept, each))?;
         let images = feed.images().len();
         let mut ranks = vec![0i32; images];
         let (mut confidences, mut losses) = (vec![0f32; images], vec![0f32; images]);

@@ -3,7 +3,6 @@
 use super::feed::Feed;
 use super::passes::{Look, Passes};
 use crate::error::Result;
-use crate::memory::read_floats;
 use crate::nn::{Model, ParameterStore};
 use crate::ops::Backend;
 
@@ -28,11 +27,11 @@ impl Features {
         look: Look,
     ) -> Result<Features> {
         let passes =
-            Passes::new(backend, store, feed, &look, &|r, seen| model.record_features(r, seen.images).map(Some))?;
+            Passes::new(backend, store, feed, &look, &|r, seen| Ok(vec![model.record_features(r, seen.images)?]))?;
         let views = look.views();
         let (mut values, mut width) = (Vec::new(), 0);
-        passes.run(backend, feed, &mut |images, features| {
-            let (batch, found) = (images.len(), read_floats(backend, features)?);
+        passes.run(backend, feed, &mut |images, kept| {
+            let (batch, found) = (images.len(), &kept[0].values);
             width = found.len() / (views * batch);
             for n in 0..batch {
                 let rows = (0..views).map(|view| (view * batch + n) * width);

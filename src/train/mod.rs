@@ -1,5 +1,6 @@
 //! Training: the step as one program, evaluation, checkpoints, the run folder, and the loop that ties them together.
 
+pub mod answers;
 pub mod checkpoint;
 pub mod engine;
 pub mod evaluate;
@@ -16,6 +17,7 @@ pub mod parent;
 pub mod passes;
 pub mod photo_feed;
 pub mod posthoc;
+pub mod predict;
 pub mod preview;
 pub mod report;
 pub mod run_folder;

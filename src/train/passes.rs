@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::feed::Feed;
 use crate::error::Result;
-use crate::memory::Replay;
+use crate::memory::{Replay, read_floats};
 use crate::method::EpochPlan;
 use crate::nn::{Mode, ParameterStore, Recorder};
 use crate::ops::Backend;
@@ -54,7 +54,33 @@ struct SizedPass {
     cursor: Tensor,
     replay: Option<Box<dyn Replay>>,
     steps: Range<usize>,
-    kept: Option<Var>,
+    kept: Vec<Var>,
+}
+
+/// Hears which images a step was of, and what was kept of them.
+pub type Each<'a> = &'a mut dyn FnMut(Range<usize>, &[Kept]) -> Result<()>;
+
+/// What a recording kept of a step, on the host.
+#[derive(Clone, Debug)]
+pub struct Kept {
+    /// The numbers in its order.
+    pub values: Vec<f64>,
+    /// What they were computed in.
+    pub dtype: DType,
+}
+
+impl SizedPass {
+    fn start(&self, backend: &dyn Backend) -> Result<()> {
+        match &self.replay {
+            Some(replay) => replay.replay(),
+            None => self.program.forward(backend),
+        }
+    }
+
+    fn read(&self, backend: &dyn Backend) -> Result<Vec<Kept>> {
+        let tensors = self.kept.iter().map(|&kept| self.program.value(kept));
+        tensors.map(|tensor| Ok(Kept { values: read_floats(backend, tensor)?, dtype: tensor.dtype })).collect()
+    }
 }
 
 /// Programs that look at all images of a feed, planned once.
@@ -64,7 +90,7 @@ pub struct Passes {
 }
 
 impl Passes {
-    /// Plans them; `record` records what is made of a batch, and may return a value that is read after each step.
+    /// Plans them; `record` records what is made of a batch, and returns what is to be read after each step.
     ///
     /// # Errors
     /// Those of `record`; or shapes do not fit, or the device has too little memory.
@@ -73,7 +99,7 @@ impl Passes {
         store: &ParameterStore,
         feed: &Feed<'_>,
         look: &Look,
-        record: &dyn Fn(&mut Recorder<'_>, Seen) -> Result<Option<Var>>,
+        record: &dyn Fn(&mut Recorder<'_>, Seen) -> Result<Vec<Var>>,
     ) -> Result<Passes> {
         let plan = EpochPlan::evaluation(feed.images().len(), look.batch);
         let mixing = evaluation(look.flip);
@@ -92,9 +118,7 @@ impl Passes {
             let vars = load_step(&mut r.tape, table_var, cursor_var, size)?;
             let images = feed.record(&mut r.tape, backend, vars, mixing, look.augmentation)?;
             let kept = record(&mut r, Seen { images, labels, vars })?;
-            if let Some(kept) = kept {
-                r.tape.keep(kept);
-            }
+            kept.iter().for_each(|&kept| r.tape.keep(kept));
             let program = r.tape.plan_in(backend, false, look.arena)?;
             let mut pass = SizedPass { program, cursor, replay: None, steps, kept };
             pass.replay = backend.capture(&mut || pass.program.forward(backend))?;
@@ -103,33 +127,34 @@ impl Passes {
         Ok(Passes { plan, sized })
     }
 
-    /// Runs them on the parameters as they are now. `each` is given the images of every step, and the value that the
-    /// recording returned.
+    /// Runs them on the parameters as they are now. `each` is given the images of every step, and what the recording kept of
+    /// them. While the device computes a step, the images of the next are read and what was kept of the last is used.
     ///
     /// # Errors
     /// Those of `each`; or the images cannot be read, or the device fails.
-    pub fn run(
-        &self,
-        backend: &dyn Backend,
-        feed: &Feed<'_>,
-        each: &mut dyn FnMut(Range<usize>, Tensor) -> Result<()>,
-    ) -> Result<()> {
+    pub fn run(&self, backend: &dyn Backend, feed: &Feed<'_>, each: Each<'_>) -> Result<()> {
         let mut first = 0;
+        let mut running: Option<(&SizedPass, Range<usize>)> = None;
         for pass in &self.sized {
-            backend.zero(pass.cursor)?;
             for step in pass.steps.clone() {
                 feed.stage(backend, &self.plan, step)?;
-                match &pass.replay {
-                    Some(replay) => replay.replay()?,
-                    None => pass.program.forward(backend)?,
+                // Read before the next step overwrites it, used when that has begun.
+                let done = running.take().map(|(pass, images)| Ok((images, pass.read(backend)?))).transpose()?;
+                if step == pass.steps.start {
+                    backend.zero(pass.cursor)?;
+                }
+                pass.start(backend)?;
+                if let Some((images, kept)) = done {
+                    each(images, &kept)?;
                 }
                 let images = first..first + self.plan.indices(step).0.len();
                 first = images.end;
-                if let Some(kept) = pass.kept {
-                    each(images, pass.program.value(kept))?;
-                }
+                running = Some((pass, images)).filter(|_| !pass.kept.is_empty());
             }
         }
-        Ok(())
+        match running {
+            Some((pass, images)) => each(images, &pass.read(backend)?),
+            None => Ok(()),
+        }
     }
 }
