@@ -7,6 +7,7 @@ mod bench;
 mod common;
 mod cpu_level;
 mod output;
+mod predict;
 mod prepare;
 mod preview;
 mod screens;

@@ -118,6 +118,53 @@ fn training_with_an_error_at_any_call_loses_nothing() {
     }
 }
 
+/// Predictions into three files, of which older ones are there.
+#[test]
+fn predictions_disturbed_at_any_call_leave_whole_files() {
+    let scene = Scene::new();
+    let Some(faults) = Faults::new(&scene) else { return };
+    let [images, place] = ["images", "answers"].map(|name| scene.path(name));
+    [&images, &place].into_iter().for_each(|folder| fs::create_dir(folder).expect("a folder"));
+    for i in 0..40u32 {
+        let image = image::RgbImage::from_fn(8, 8, |x, y| image::Rgb([(x * 30) as u8, (y * 30) as u8, i as u8 * 6]));
+        image.save(images.join(format!("{i:02}.png"))).expect("an image");
+    }
+    let outputs = ["a.csv", "l.npy", "f.npy"].map(|name| place.join(name));
+    let predict = || {
+        let mut command = Command::new(BIN);
+        command.args(["predict", "--device", "cpu", "--threads", "1", "--force", "--checkpoint", text(scene.whole())]);
+        command.arg(&images).args(["--out", text(&outputs[0]), "--logits", text(&outputs[1])]);
+        command.args(["--features", text(&outputs[2])]);
+        command
+    };
+    end(&mut predict(), "undisturbed").ok();
+    let whole = outputs.each_ref().map(|path| fs::read(path).expect("an output"));
+    let calls = faults.calls(&mut predict(), &scene).expect("a number");
+    for (seed, fault) in [(11, "kill"), (12, "eio"), (13, "enospc"), (14, "full")] {
+        let mut counts = Counts::new(format!("predictions with {fault} at their {calls} calls"));
+        for moment in moments(calls, cases(6, 0), seed) {
+            outputs.iter().for_each(|path| fs::write(path, "older").expect("writable"));
+            let mut command = predict();
+            faults.with(&mut command, &format!("{fault}:{moment}"));
+            let (what, ending) = (format!("{fault} at call {moment}"), end(&mut command, "predictions"));
+            counts.add(match fault {
+                "kill" if ending.was_killed() => "killed",
+                _ if ending.succeeded() => "unharmed",
+                _ => "one line",
+            });
+            for (path, whole) in outputs.iter().zip(&whole) {
+                let found = fs::read(path).expect("an output");
+                assert!(found == b"older" || found == *whole, "{what}: {} is half-written", path.display());
+            }
+            // What a kill leaves, the next one replaces.
+            if fault != "kill" {
+                assert_eq!(names(&place), ["a.csv", "f.npy", "l.npy"], "{what}");
+            }
+        }
+        assert!(counts.of("one line") + counts.of("killed") > 0, "{fault} never struck");
+    }
+}
+
 /// Kills and errors while a store is written over another.
 #[test]
 fn preparing_disturbed_at_any_call_leaves_a_whole_store() {

@@ -5,7 +5,7 @@ mod cifar;
 mod corruption;
 mod format;
 mod hostile;
-mod images;
+pub mod images;
 mod listed;
 mod photos;
 mod place;
