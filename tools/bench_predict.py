@@ -98,6 +98,7 @@ class Subject:
     """The network of a checkpoint, and its normalisation."""
 
     def __init__(self, path: Path, head: str | None, device: torch.device) -> None:
+        path = path / "last.safetensors" if path.is_dir() else path
         with safe_open(path, "pt") as file:
             self.manifest = json.loads((file.metadata() or {})["glmc_engine"])
             tensors = {key: file.get_tensor(key) for key in file.keys()}

@@ -1,5 +1,6 @@
 //! How far work on images is: a bar on a terminal, a line every few seconds elsewhere.
 
+use std::io::{self, IsTerminal};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -81,6 +82,14 @@ impl Meter {
             let mut line = vec![format!("{step}: {done}/{total} images")];
             line.extend(speed(counted, since, total - done));
             note!("{}", line.join(", "));
+        }
+    }
+
+    /// Writes to standard output, with the bar out of the way where both are on one terminal.
+    pub fn beside<T>(&self, write: impl FnOnce() -> T) -> T {
+        match io::stdout().is_terminal() {
+            true => self.bar.suspend(write),
+            false => write(),
         }
     }
 

@@ -134,7 +134,7 @@ pub fn run(args: PredictArgs) -> Result<()> {
             meter.say(&format!("failed: {} ({why})", shown(path)));
         }
         let guesses = answer.map(|answer| answer.top(args.top));
-        lines.add(at, Subject::File(path), guesses.as_deref().map_err(|why| *why))?;
+        meter.beside(|| lines.add(at, Subject::File(path), guesses.as_deref().map_err(|why| *why)))?;
         let answer = answer.ok();
         logits.as_mut().map_or(Ok(()), |rows| rows.add(answer.map(|answer| answer.logits)))?;
         features.as_mut().map_or(Ok(()), |rows| rows.add(answer.map(|answer| answer.features)))?;
