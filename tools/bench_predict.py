@@ -1,20 +1,20 @@
 #!/usr/bin/env python3
 """PyTorch beside `glmc-engine predict`: the same network's answers about the same image files, and how fast they come.
 
-    python tools/bench_predict.py --checkpoint RUN/last.safetensors photos --engine target/release/glmc-engine --threads 2
-    python tools/bench_predict.py --checkpoint resnet50.safetensors photos --engine target/release/glmc-engine --copies 4
-    python tools/bench_predict.py --checkpoint RUN/last.safetensors photos --engine target/release/glmc-engine --check --json
-    python tools/bench_predict.py --checkpoint RUN/last.safetensors photos --engine ... --device cuda --threads 16 --batch 256
+    python tools/bench_predict.py --checkpoint RUN photos --engine target/release/glmc-engine --threads 2 --copies 4
+    python tools/bench_predict.py --checkpoint RUN photos --engine target/release/glmc-engine --check --json
+    python tools/bench_predict.py --checkpoint RUN photos --engine target/release/glmc-engine --device cuda --batch 256
 
-The checkpoint is this program's own (`glmc-engine import` makes one of a state dict). PATHs are what `predict` takes; the
-files that it could read are those that both are timed on, `--copies` times over.
+The checkpoint is this program's own (`glmc-engine import` makes one of a state dict). PATHs are what `predict` takes;
+the files that it could read are those that both are timed on, `--copies` times over.
 
 PyTorch reads files with Pillow, turned upright, resized and cut by torchvision's transforms as the checkpoint says, and
-computes on batches in channels_last under inference_mode. Forms: `pool` decodes the next batches in `--threads` Python
-threads (Pillow releases the interpreter's lock) while a batch is computed, `workers` in as many processes of a DataLoader;
-both with batch normalisations as they are and folded into the convolutions (`folded`). Each form is warmed up and its
-start is not counted: that of glmc-engine is, with reading the checkpoint. What is printed is the median of `--repeat`
-rounds, in turns, so that all see the same machine. `--check` compares answers instead of times: top-1 and logits.
+computes on batches in channels_last under inference_mode, with `--threads` threads. Forms: `pool` decodes the next
+batches in as many Python threads meanwhile (Pillow releases the interpreter's lock), `workers` in as many processes of
+a DataLoader; both with batch normalisations as they are and folded into the convolutions (`folded`). On a machine with
+more cores than `--threads` PyTorch thus has the use of twice as many. Each form is warmed up and its start is not
+counted: that of glmc-engine is, with reading the checkpoint. What is printed is the median of `--repeat` rounds, in
+turns, so that all see the same machine. `--check` compares answers instead of times: top-1 and logits.
 """
 
 from __future__ import annotations
@@ -158,7 +158,9 @@ def run(subject: Subject, form: Form, files: Files, options: argparse.Namespace)
     return torch.cat([subject.answer(form.model, batch).cpu() for batch in batches(form, files, options)])
 
 
-def engine(options: argparse.Namespace, head: str, paths: list[str], folder: Path) -> tuple[float, np.ndarray, list[dict]]:
+def engine(
+    options: argparse.Namespace, head: str, paths: list[str], folder: Path
+) -> tuple[float, np.ndarray, list[dict]]:
     """Seconds of the whole program, its logits, and its lines."""
     out, logits = folder / "out.csv", folder / "logits.npy"
     command = [options.engine, "predict", "--checkpoint", options.checkpoint, "--head", head, "--flip=false"]
@@ -191,8 +193,11 @@ def check(subject: Subject, files: Files, ours: np.ndarray, options: argparse.Na
 def bench(subject: Subject, paths: list[str], options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Images per second of each form and of the engine."""
     plain, folded = subject.model, subject.folded()
-    forms = [Form(f"{name}{kind}", model, name == "workers") for name in ("pool", "workers") for kind, model in
-             (("", plain), (", folded", folded))]
+    forms = [
+        Form(f"{name}{kind}", model, name == "workers")
+        for name in ("pool", "workers")
+        for kind, model in (("", plain), (", folded", folded))
+    ]
     rates: dict[str, list[float]] = {form.name: [] for form in forms}
     rates["glmc-engine"] = []
     failed: dict[str, str] = {}
@@ -255,7 +260,7 @@ def main() -> int:
         try:
             subject = Subject(options.checkpoint, options.head, torch.device(options.device))
             _, logits, lines = engine(options, subject.head, options.paths, folder)
-            read = [at for at, line in enumerate(lines) if not line["error"]]
+            read = [at for at, line in enumerate(lines) if not line["error"] and os.path.exists(line["path"])]
             paths = [os.path.abspath(lines[at]["path"]) for at in read]
             if options.check:
                 result = check(subject, Files(paths, subject.manifest), logits[read], options)

@@ -138,7 +138,7 @@ fn a_file_that_may_not_be_read() {
     let place = Place::small();
     let run = place.trained();
     let closed = place.path("files/00.png");
-    fs::set_permissions(&closed, fs::Permissions::from_mode(0)).expect("permissions");
+    fs::set_permissions(&closed, fs::Permissions::from_mode(0o0)).expect("permissions");
     if fs::read(&closed).is_ok() {
         println!("skipped: this user may read everything");
         return;
