@@ -2,12 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
 use super::{Place, columns, csv_of, evaluated, npy, predict, predicted};
 use crate::common::checkpoints::forge;
-use crate::{error, glmc, ok, text};
+use crate::common::signals::heeding;
+use crate::{BIN, error, glmc, ok, text};
 
 #[test]
 fn outputs_are_not_replaced_unless_asked() {
@@ -185,4 +188,32 @@ fn an_imported_model_sees_photographs_as_torchvision_does() {
     assert_eq!(with(&["--resize", "short:82"]), columns(&told, &["probability"]));
     assert_ne!(with(&["--resize", "none"]), columns(&told, &["probability"]));
     assert_eq!(npy(&logits).len(), 12);
+}
+
+#[test]
+fn a_signal_leaves_nothing_behind() {
+    let place = Place::small();
+    let run = place.trained();
+    let list = place.path("long.txt");
+    fs::write(&list, "files/00.png\n".repeat(200_000)).expect("a list");
+    let (out, logits) = (place.path("a.csv"), place.path("l.npy"));
+    let mut command = Command::new(BIN);
+    command.args(["predict", "--threads", "1", "--checkpoint", text(&run), text(&list), "--batch", "64"]);
+    command.args(["--out", text(&out), "--logits", text(&logits)]).stderr(Stdio::piped());
+    let child = heeding(&mut command).spawn().expect("the program starts");
+    let partial = place.path("l.npy.partial");
+    let begun = Instant::now();
+    // Some rows are written.
+    while fs::metadata(&partial).map_or(0, |stat| stat.len()) < 10_000 {
+        assert!(begun.elapsed() < Duration::from_secs(60), "nothing is written");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    assert!(Command::new("kill").args(["-TERM", &child.id().to_string()]).status().expect("kill").success());
+    let output = child.wait_with_output().expect("an end");
+    assert_eq!(output.status.code(), Some(128 + 15));
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(stderr.contains("stopping: nothing is written") && stderr.contains("error: stopped"), "{stderr}");
+    for name in ["a.csv", "l.npy", "a.csv.partial", "l.npy.partial"] {
+        assert!(!place.path(name).exists(), "{name} is left");
+    }
 }
