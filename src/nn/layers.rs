@@ -64,6 +64,11 @@ impl<'a> Recorder<'a> {
         Recorder { tape, backend, mode, shares: None, parameters, norms }
     }
 
+    /// Every parameter's value on the tape, in the order of declaration.
+    pub fn parameters(&self) -> &[Var] {
+        &self.parameters
+    }
+
     /// A parameter's value on the tape.
     pub fn parameter(&self, id: ParameterId) -> Var {
         self.parameters[id.index()]

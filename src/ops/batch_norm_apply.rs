@@ -2,9 +2,10 @@
 //! momentum 0.1, epsilon 1e-5), by each view's own statistics from `batch_norm_statistics` or by the running ones. The
 //! backward is that of both halves.
 
+use super::batch_norm_statistics::EPSILON;
 use super::{Backend, expect, four};
 use crate::error::{Error, Result};
-use crate::tape::{Op, Pass, Run, Scratch, Tape, Var};
+use crate::tape::{Formula, Op, Pass, Run, Scratch, Tape, Var};
 use crate::tensor::{DType, Grad, Tensor};
 
 /// The op's name at every layer.
@@ -283,6 +284,14 @@ impl Op for Record {
             }
             _ => None,
         }
+    }
+
+    fn formula(&self) -> Option<Formula> {
+        let Record { parameters, x, shortcut, z: y, .. } = *self;
+        let shortcut = shortcut.map(|source| (source, self.geometry.shortcut));
+        let inference =
+            Formula::Normalisation { x, parameters, epsilon: EPSILON, shortcut, relu: self.geometry.relu, y };
+        self.statistics.is_none().then_some(inference)
     }
 
     fn forward(&self, run: &Run<'_>) -> Result<()> {

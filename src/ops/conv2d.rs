@@ -2,7 +2,7 @@
 
 use super::{Backend, expect, four};
 use crate::error::{Error, Result};
-use crate::tape::{Op, Pass, Run, Scratch, Tape, Var};
+use crate::tape::{Formula, Op, Pass, Run, Scratch, Tape, Var};
 use crate::tensor::{Grad, Tensor};
 
 /// The op's name at every layer.
@@ -254,6 +254,11 @@ impl Op for Conv2d {
     fn flops(&self, pass: Pass, wanted: &[Var]) -> f64 {
         let products = if pass == Pass::Forward { 1 } else { wanted.len() };
         products as f64 * self.geometry.flops()
+    }
+
+    fn formula(&self) -> Option<Formula> {
+        let Conv2d { geometry, x, weight, y, .. } = *self;
+        Some(Formula::Convolution { x, weight, y, geometry })
     }
 
     fn forward(&self, run: &Run<'_>) -> Result<()> {

@@ -2,7 +2,7 @@
 
 use super::{Backend, four};
 use crate::error::Result;
-use crate::tape::{Op, Pass, Run, Tape, Var};
+use crate::tape::{Formula, Op, Pass, Run, Tape, Var};
 use crate::tensor::{Grad, Tensor};
 
 /// The op's name at every layer.
@@ -65,6 +65,10 @@ impl Op for GlobalAvgPool {
     fn flops(&self, pass: Pass, _wanted: &[Var]) -> f64 {
         let [b, h, w, c] = self.extents;
         (b * c * if pass == Pass::Forward { h * w } else { 1 }) as f64
+    }
+
+    fn formula(&self) -> Option<Formula> {
+        Some(Formula::MeanOfPixels { x: self.x, y: self.y })
     }
 
     fn forward(&self, run: &Run<'_>) -> Result<()> {

@@ -4,7 +4,7 @@
 
 use super::{Backend, expect, two};
 use crate::error::{Error, Result};
-use crate::tape::{Op, Pass, Run, Tape, Var};
+use crate::tape::{Formula, Op, Pass, Run, Tape, Var};
 use crate::tensor::{DType, Grad, Tensor};
 
 /// The op's name at every layer.
@@ -99,6 +99,11 @@ impl Op for JoinBranches {
         let [batch, features] = self.extents;
         let branches = if pass == Pass::Forward { 2 } else { wanted.len() };
         (branches * batch * features) as f64
+    }
+
+    fn formula(&self) -> Option<Formula> {
+        // In evaluation features are as they are.
+        self.shares.is_none().then_some(Formula::SideBySide { parts: self.branches, y: self.y })
     }
 
     fn forward(&self, run: &Run<'_>) -> Result<()> {

@@ -3,7 +3,7 @@
 
 use super::{Backend, expect, two};
 use crate::error::Result;
-use crate::tape::{Op, Pass, Run, Tape, Var};
+use crate::tape::{Formula, Op, Pass, Run, Tape, Var};
 use crate::tensor::{Grad, Tensor};
 
 /// The op's name at every layer.
@@ -121,6 +121,11 @@ impl Op for Linear {
         // The bias is added forward and summed backward.
         let bias = if self.bias.is_some() { b * o } else { 0.0 };
         products as f64 * 2.0 * b * i * o + bias
+    }
+
+    fn formula(&self) -> Option<Formula> {
+        let Linear { x, weight, bias, y, .. } = *self;
+        Some(Formula::Affine { x, weight, bias, y })
     }
 
     fn forward(&self, run: &Run<'_>) -> Result<()> {

@@ -7,7 +7,7 @@
 
 use super::{Backend, four};
 use crate::error::{Error, Result};
-use crate::tape::{Op, Pass, Run, Tape, Var};
+use crate::tape::{Formula, Op, Pass, Run, Tape, Var};
 use crate::tensor::{DType, Grad, Tensor};
 
 /// The op's name at every layer.
@@ -135,6 +135,11 @@ impl Op for MaxPool {
     fn flops(&self, pass: Pass, _wanted: &[Var]) -> f64 {
         let taps = self.config.kernel * self.config.kernel;
         (self.outputs * if pass == Pass::Forward { taps } else { 1 }) as f64
+    }
+
+    fn formula(&self) -> Option<Formula> {
+        let MaxPool { config, x, y, .. } = *self;
+        Some(Formula::LargestOfWindows { x, config, y })
     }
 
     fn forward(&self, run: &Run<'_>) -> Result<()> {

@@ -3,7 +3,7 @@
 
 use super::{Backend, two};
 use crate::error::Result;
-use crate::tape::{Op, Pass, Run, Tape, Var};
+use crate::tape::{Formula, Op, Pass, Run, Tape, Var};
 use crate::tensor::{Grad, Tensor};
 
 /// The op's name at every layer.
@@ -74,6 +74,10 @@ impl Op for NormalizeRows {
     fn flops(&self, pass: Pass, _wanted: &[Var]) -> f64 {
         let [rows, features] = self.extents.map(|extent| extent as f64);
         rows * features * if pass == Pass::Forward { 3.0 } else { 7.0 }
+    }
+
+    fn formula(&self) -> Option<Formula> {
+        Some(Formula::UnitRows { x: self.x, epsilon: EPSILON, y: self.y })
     }
 
     fn forward(&self, run: &Run<'_>) -> Result<()> {

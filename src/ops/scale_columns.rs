@@ -4,7 +4,7 @@
 
 use super::{Backend, expect, two};
 use crate::error::Result;
-use crate::tape::{Op, Pass, Run, Tape, Var};
+use crate::tape::{Formula, Op, Pass, Run, Tape, Var};
 use crate::tensor::{Grad, Tensor};
 
 /// The op's name at every layer.
@@ -91,6 +91,11 @@ impl Op for ScaleColumns {
             Pass::Backward => wanted.iter().map(|&var| if var == self.scales { 2.0 } else { 1.0 }).sum(),
         };
         rows * columns * each
+    }
+
+    fn formula(&self) -> Option<Formula> {
+        let ScaleColumns { x, scales, y, .. } = *self;
+        Some(Formula::ScaledColumns { x, scales, y })
     }
 
     fn forward(&self, run: &Run<'_>) -> Result<()> {

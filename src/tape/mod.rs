@@ -6,11 +6,13 @@
 //! nothing, peak memory is known before the first step, and a device can capture the whole step as a graph, since
 //! addresses never change.
 
+mod formula;
 mod outline;
 mod plan;
 mod rotation;
 mod timing;
 
+pub use formula::Formula;
 pub use plan::{Arena, Pass, Program};
 pub(crate) use rotation::{Operands, Place, Room};
 pub use timing::OpTime;
@@ -120,6 +122,11 @@ pub trait Op: fmt::Debug + Send {
     /// Bytes of a value that a pass looks at, or of its gradient that it adds to, if it is not all of it: some images of the
     /// data set, a row of a table.
     fn touches(&self, _var: Var) -> Option<usize> {
+        None
+    }
+    /// What it computes in inference; `None` of ops that have no part in it. Whoever writes a network for another program
+    /// knows it by this alone.
+    fn formula(&self) -> Option<Formula> {
         None
     }
     /// Computes the outputs.
