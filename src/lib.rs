@@ -16,6 +16,7 @@ pub mod console;
 pub mod data;
 pub mod driver;
 pub mod error;
+pub mod export;
 pub mod files;
 pub mod memory;
 pub mod method;

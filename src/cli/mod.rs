@@ -3,6 +3,7 @@
 mod bench;
 mod device;
 mod eval;
+mod export;
 mod finetune;
 mod import;
 mod info;
@@ -56,6 +57,7 @@ enum Command {
     Eval(eval::EvalArgs),
     Posthoc(posthoc::PosthocArgs),
     Predict(Box<predict::PredictArgs>),
+    Export(Box<export::ExportArgs>),
     Import(import::ImportArgs),
     #[command(args_override_self = true)]
     Preview(Box<preview::PreviewArgs>),
@@ -141,6 +143,7 @@ fn run(command: Command) -> Result<()> {
         Command::Eval(args) => eval::run(args),
         Command::Posthoc(args) => posthoc::run(args),
         Command::Predict(args) => predict::run(*args),
+        Command::Export(args) => export::run(&args),
         Command::Import(args) => import::run(&args),
         Command::Preview(args) => preview::run(*args),
         Command::Verify(args) => verify::run(args),

@@ -37,6 +37,13 @@ pub struct StoreArgs {
     eval_resize: Option<usize>,
 }
 
+impl StoreArgs {
+    /// Those of a command that has no such flags.
+    pub fn taking(from_store: bool) -> StoreArgs {
+        StoreArgs { ignore_names: false, from_store, size: None, eval_resize: None }
+    }
+}
+
 /// A checkpoint, checked, and an open store with the same classes.
 pub struct Trained {
     pub file: PathBuf,

@@ -142,7 +142,14 @@ fn write(path: &Path, mut manifest: Manifest, mut entries: Vec<&Entry>) -> Resul
     let contents = entries.iter().map(|e| (e.name.as_str(), e.dtype, e.shape.as_slice(), e.bytes.as_slice()));
     manifest.checksum = String::new();
     manifest.checksum = checksum(&manifest.to_json(), manifest.is_old(), contents);
-    let metadata = std::collections::HashMap::from([(KEY.to_string(), manifest.to_json())]);
+    let bytes = serialised(path, &entries, (KEY, manifest.to_json()))?;
+    write_atomically(path, |file| file.write_all(&bytes).map_err(Error::io(path)))
+}
+
+/// A safetensors file's bytes; `path` is for messages.
+fn serialised(path: &Path, entries: &[&Entry], (key, text): (&str, String)) -> Result<Vec<u8>> {
+    // One key alone: the format's writer has no order of several.
+    let metadata = std::collections::HashMap::from([(key.to_string(), text)]);
     let views = entries
         .iter()
         .map(|e| match TensorView::new(e.dtype, e.shape.clone(), &e.bytes) {
@@ -150,9 +157,12 @@ fn write(path: &Path, mut manifest: Manifest, mut entries: Vec<&Entry>) -> Resul
             Err(error) => Err(Error::file(path, format!("{}: {error}", e.name))),
         })
         .collect::<Result<Vec<_>>>()?;
-    let bytes = safetensors::serialize(views, Some(metadata))
-        .map_err(|e| Error::file(path, format!("cannot be written: {e}")))?;
-    write_atomically(path, |file| file.write_all(&bytes).map_err(Error::io(path)))
+    safetensors::serialize(views, Some(metadata)).map_err(|e| Error::file(path, format!("cannot be written: {e}")))
+}
+
+/// Whether a tensor of a file is a parameter or statistic of the model.
+fn is_model(name: &str) -> bool {
+    ![MOMENTUM, LIMIT, LOSSES].iter().any(|prefix| name.starts_with(prefix))
 }
 
 impl Checkpoint {
@@ -203,8 +213,7 @@ impl Checkpoint {
 
     /// The names of the model's parameters and running statistics.
     pub fn model(&self) -> impl Iterator<Item = &str> {
-        let is_model = |name: &&str| ![MOMENTUM, LIMIT, LOSSES].iter().any(|prefix| name.starts_with(prefix));
-        self.tensors.iter().map(|(name, ..)| name.as_str()).filter(is_model)
+        self.tensors.iter().map(|(name, ..)| name.as_str()).filter(|name| is_model(name))
     }
 
     /// Writes the model with some of its tensors changed; `what` says what was done to it. The optimiser's and the run's state
@@ -213,31 +222,65 @@ impl Checkpoint {
     /// # Errors
     /// When this checkpoint's file is not what it was, or the file system fails.
     pub fn save_changed(&self, path: &Path, what: String, changed: &[(String, Vec<f64>)]) -> Result<()> {
-        let bytes = crate::files::read(&self.path, MAX_BYTES)?;
-        let gone = || Error::file(&self.path, "has changed meanwhile: try again");
-        let tensors = SafeTensors::deserialize(&bytes).map_err(|_| gone())?;
-        let mut entries = Vec::new();
-        for (name, view) in tensors.tensors() {
-            if name.starts_with("optimizer.") || name.starts_with("run.") {
-                continue;
+        let mut entries = self.model_entries()?;
+        let mut found = 0;
+        for entry in &mut entries {
+            if let Some((name, values)) = changed.iter().find(|(name, _)| *name == entry.name) {
+                let precision = if entry.dtype == Dtype::F64 { Precision::F64 } else { Precision::F32 };
+                *entry = Entry::floats(name.clone(), &entry.shape, values, precision);
+                found += 1;
             }
-            let values = match changed.iter().find(|(changed, _)| *changed == name) {
-                Some((_, values)) => Some(values.as_slice()),
-                None => self.tensors.iter().find(|(known, ..)| *known == name).map(|(.., values)| values.as_slice()),
-            };
-            let shape = view.shape();
-            entries.push(match values {
-                Some(values) if view.dtype() == Dtype::F64 => Entry::floats(name, shape, values, Precision::F64),
-                Some(values) => Entry::floats(name, shape, values, Precision::F32),
-                None => Entry { name, dtype: view.dtype(), shape: shape.to_vec(), bytes: view.data().to_vec() },
-            });
         }
-        if entries.iter().filter(|entry| changed.iter().any(|(name, _)| *name == entry.name)).count() != changed.len() {
-            return Err(gone());
+        if found != changed.len() {
+            return Err(self.changed_meanwhile());
         }
         let mut manifest = self.manifest.clone();
         manifest.posthoc = Some(what);
         write(path, manifest, entries.iter().collect())
+    }
+
+    /// The model's tensors that `keep` names, and `more` with their shapes, in single precision, as the bytes of a safetensors file:
+    /// a plain state dict. Its metadata has one key, `about`.
+    ///
+    /// # Errors
+    /// When this checkpoint's file is not what it was.
+    pub fn weights(
+        &self,
+        keep: impl Fn(&str) -> bool,
+        more: Vec<(String, Vec<usize>, Vec<f64>)>,
+        about: String,
+    ) -> Result<Vec<u8>> {
+        let mut entries = self.model_entries()?;
+        entries.retain(|entry| keep(&entry.name));
+        for entry in entries.iter_mut().filter(|entry| entry.dtype == Dtype::F64) {
+            let values: Vec<f64> = bytemuck::pod_collect_to_vec(&entry.bytes);
+            *entry = Entry::floats(entry.name.clone(), &entry.shape, &values, Precision::F32);
+        }
+        entries.extend(
+            more.iter().map(|(name, shape, values)| Entry::floats(name.clone(), shape, values, Precision::F32)),
+        );
+        entries.sort_by(|a, b| a.name.cmp(&b.name));
+        serialised(&self.path, &entries.iter().collect::<Vec<_>>(), ("about", about))
+    }
+
+    fn changed_meanwhile(&self) -> Error {
+        Error::file(&self.path, "has changed meanwhile: try again")
+    }
+
+    /// The model's tensors. Numbers are those that were read and checked; counters are not kept in memory and are read again.
+    fn model_entries(&self) -> Result<Vec<Entry>> {
+        let bytes = crate::files::read(&self.path, MAX_BYTES)?;
+        let tensors = SafeTensors::deserialize(&bytes).map_err(|_| self.changed_meanwhile())?;
+        let of_model = tensors.tensors().into_iter().filter(|(name, _)| is_model(name));
+        let entry = |(name, view): (String, TensorView<'_>)| {
+            let (dtype, shape) = (view.dtype(), view.shape());
+            let precision = if dtype == Dtype::F64 { Precision::F64 } else { Precision::F32 };
+            match self.tensors.iter().find(|(known, ..)| *known == name) {
+                Some((.., values)) => Entry::floats(name, shape, values, precision),
+                None => Entry { name, dtype, shape: shape.to_vec(), bytes: view.data().to_vec() },
+            }
+        };
+        Ok(of_model.map(entry).collect())
     }
 
     /// One tensor's values.

@@ -17,7 +17,7 @@ const FLOORS: &[&[&str]] = &[
     &["data"],
     &["config"],
     &["train"],
-    &["bench", "verify"],
+    &["bench", "export", "verify"],
     &["cli"],
 ];
 
