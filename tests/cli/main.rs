@@ -6,6 +6,7 @@ mod bench;
 #[path = "../common/mod.rs"]
 mod common;
 mod cpu_level;
+mod export;
 mod output;
 mod predict;
 mod prepare;
