@@ -42,6 +42,9 @@ const CASES: &[(&str, usize, &str, &str, &str)] = &[
     ("resnext50, stem of ImageNet", 33, "--model resnext50_32x4d --width 16 --stem imagenet", "", "--input f32"),
 ];
 
+/// Largest difference here, as a share of the largest value: `--check` leaves room for networks that are wider.
+const CLOSE: f64 = 2e-5;
+
 pub fn trials() -> Vec<Trial> {
     let each = CASES.iter().map(|case| Trial::test(format!("networks: {}", case.0), move || agrees(case)));
     let more = [
@@ -80,7 +83,7 @@ fn check(figures: &serde_json::Value, (top1, images): (f64, u64), words: &str) {
         let found = &figures[set][output];
         let (difference, largest) = (found["largest_difference"].as_f64(), found["largest_value"].as_f64());
         let (difference, largest) = (difference.expect("a number"), largest.expect("a number"));
-        assert!(difference <= LIMIT * largest.max(1.0) && largest > 0.0, "{set} {output}: {difference} of {largest}");
+        assert!(difference <= CLOSE * largest.max(1.0) && largest > 0.0, "{set} {output}: {difference} of {largest}");
     }
 }
 
@@ -90,7 +93,10 @@ fn agrees(&(_, size, training, stage, words): &(&str, usize, &str, &str, &str)) 
     let mut run = place.train(&store, training)?;
     if !stage.is_empty() {
         let second = place.path("second");
-        ok(glmc(&format!("finetune --method {stage} --epochs 1 --device cpu --out"), &[&second, &run]))?;
+        ok(glmc(
+            &format!("finetune --method {stage} --epochs 1 --lr-schedule constant --device cpu --out"),
+            &[&second, &run],
+        ))?;
         run = second;
     }
     let (file, figures) = exported(&place, &run, words)?;
