@@ -7,6 +7,9 @@
 //! - `spans`: which of their channels go with which filters, in groups;
 //! - `correlate`: direct forward and input gradient;
 //! - `weight_grad`: direct weight gradient;
+//! - `product`: the innermost loop of matrix products;
+//! - `indirect`: forward and input gradient of wide layers as such products;
+//! - `indirect_grad`: weight gradient of these;
 //! - `transform`: Winograd's linear maps;
 //! - `winograd`: forward and input gradient by these;
 //! - `winograd_grad`: weight gradient by these;
@@ -14,8 +17,11 @@
 //! - `patches`: double precision.
 
 mod correlate;
+mod indirect;
+mod indirect_grad;
 pub(super) mod lanes;
 mod patches;
+mod product;
 mod spans;
 mod stem;
 mod strip;
@@ -62,10 +68,24 @@ fn widened(g: &Geometry) -> Geometry {
     }
 }
 
+/// Weight gradient of a layer, and the floats of scratch that it wants.
+type Gradient = (fn(Level, &Geometry, &[f32], &[f32], &mut [f32], &mut [f32]), fn(&Geometry) -> usize);
+
+/// The weight gradient that is fastest on this shape.
+fn gradient(g: &Geometry) -> Gradient {
+    if winograd::applies(g) {
+        (winograd_grad::weight_grad, winograd_grad::scratch_floats)
+    } else if indirect_grad::takes(g) {
+        (indirect_grad::weight_grad, indirect_grad::scratch_floats)
+    } else {
+        (weight_grad::weight_grad, weight_grad::scratch_floats)
+    }
+}
+
 impl Convolve for f32 {
     fn scratch(g: &Geometry) -> usize {
         let g = &widened(g);
-        if winograd::applies(g) { winograd_grad::scratch_floats(g) } else { weight_grad::scratch_floats(g) }
+        (gradient(g).1)(g)
     }
 
     fn forward(g: &Geometry, x: &[f32], weight: &[f32], y: &mut [f32], sums: Option<&mut [f32]>) {
@@ -73,20 +93,31 @@ impl Convolve for f32 {
             return stem::forward(g, x, weight, y, sums);
         }
         let g = &widened(g);
-        let run = if winograd::applies(g) { winograd::forward } else { correlate::forward };
+        let run = if winograd::applies(g) {
+            winograd::forward
+        } else if indirect::takes_forward(g) {
+            indirect::forward
+        } else {
+            correlate::forward
+        };
         run(Level::in_use(), g, x, weight, y, sums);
     }
 
     fn input_grad(g: &Geometry, dy: &[f32], weight: &[f32], dx: &mut [f32], accumulate: bool) {
         let g = &widened(g);
-        let run = if winograd::applies(g) { winograd::input_grad } else { correlate::input_grad };
+        let run = if winograd::applies(g) {
+            winograd::input_grad
+        } else if indirect::takes_input_grad(g) {
+            indirect::input_grad
+        } else {
+            correlate::input_grad
+        };
         run(Level::in_use(), g, dy, weight, dx, accumulate);
     }
 
     fn weight_grad(g: &Geometry, x: &[f32], dy: &[f32], dweight: &mut [f32], scratch: &mut [f32]) {
         let g = &widened(g);
-        let run = if winograd::applies(g) { winograd_grad::weight_grad } else { weight_grad::weight_grad };
-        run(Level::in_use(), g, x, dy, dweight, scratch);
+        (gradient(g).0)(Level::in_use(), g, x, dy, dweight, scratch);
     }
 }
 

@@ -23,41 +23,50 @@ const STRIP_FLOATS: usize = 96 * 1024;
 
 /// Every `spread`-th output pixel both ways, and what it takes.
 #[derive(Clone, Copy, Debug)]
-struct Phase {
+pub(super) struct Phase {
     /// The first output row and column.
-    first: [usize; 2],
+    pub first: [usize; 2],
     /// Output rows and columns of this phase.
-    extent: [usize; 2],
+    pub extent: [usize; 2],
     /// Rows and columns of the strip before the first tap of the first pixel.
-    shift: [usize; 2],
+    pub shift: [usize; 2],
     /// Kernel rows and columns.
-    taps: [usize; 2],
+    pub taps: [usize; 2],
     /// The first of them in the full kernel, and the step from one to the next.
     tap: [(usize, isize); 2],
     /// Taps of the phases before.
-    taps_before: usize,
+    pub taps_before: usize,
+}
+
+impl Phase {
+    /// Which taps of a full kernel of that extent these are, by row and column.
+    pub(super) fn taps_of(&self, kernel: usize) -> impl Iterator<Item = usize> {
+        let [rows, cols] = self.tap.map(|(first, step)| move |i: usize| first.wrapping_add_signed(step * i as isize));
+        let taps = self.taps;
+        (0..taps[0] * taps[1]).map(move |i| rows(i / taps[1]) * kernel + cols(i % taps[1]))
+    }
 }
 
 /// One correlation of a batch of images.
 #[derive(Debug)]
-struct Correlation {
-    from: Image,
-    to: Image,
-    kernel: usize,
+pub(super) struct Correlation {
+    pub from: Image,
+    pub to: Image,
+    pub kernel: usize,
     /// From a pixel's taps to the next one's, in strip pixels.
-    stride: usize,
+    pub stride: usize,
     /// From a pixel of a phase to the next, in output pixels.
-    spread: usize,
+    pub spread: usize,
     /// Zeros before the first row, and before the first column.
-    zeros: [usize; 2],
-    phases: SmallVec<[Phase; 4]>,
+    pub zeros: [usize; 2],
+    pub phases: SmallVec<[Phase; 4]>,
     groups: usize,
     /// Output channels are the weight's input channels.
-    transposed: bool,
+    pub transposed: bool,
 }
 
 impl Correlation {
-    fn forward(g: &Geometry) -> Correlation {
+    pub(super) fn forward(g: &Geometry) -> Correlation {
         let extent = [g.out_height(), g.out_width()];
         let phase =
             Phase { first: [0; 2], extent, shift: [0; 2], taps: [g.kernel; 2], tap: [(0, 1); 2], taps_before: 0 };
@@ -74,7 +83,7 @@ impl Correlation {
         }
     }
 
-    fn input_grad(g: &Geometry) -> Correlation {
+    pub(super) fn input_grad(g: &Geometry) -> Correlation {
         let s = g.stride;
         // Input pixel s*a + phase takes output pixel a + reach - t by the tap first + s*t.
         let taps = |phase: usize| g.kernel.saturating_sub((phase + g.padding) % s).div_ceil(s);
@@ -131,33 +140,27 @@ impl Correlation {
         for phase in &self.phases {
             for channel in (first_channel..last_channel).step_by(strip.block) {
                 let width = strip.block.min(self.from.channels - channel);
-                for row in 0..phase.taps[0] {
-                    for col in 0..phase.taps[1] {
-                        let at = |axis: usize, i: usize| {
-                            phase.tap[axis].0.wrapping_add_signed(phase.tap[axis].1 * i as isize)
-                        };
-                        let tap = at(0, row) * self.kernel + at(1, col);
-                        let block = blocks.next().expect("the taps of all phases are those of the kernel");
-                        if lanes < LANES || width < strip.block || self.groups > 1 {
-                            block.fill(0.0);
-                        }
-                        if self.transposed {
-                            for (i, to) in block.chunks_exact_mut(LANES).enumerate().take(width) {
-                                let group = spans.outputs(channel + i);
-                                let (begin, end) = (group.start.max(first), group.end.min(first + lanes));
-                                if begin < end {
-                                    let from = ((channel + i) * area + tap) * group.len() + begin - group.start;
-                                    to[begin - first..end - first].copy_from_slice(&weight[from..from + end - begin]);
-                                }
+                for tap in phase.taps_of(self.kernel) {
+                    let block = blocks.next().expect("the taps of all phases are those of the kernel");
+                    if lanes < LANES || width < strip.block || self.groups > 1 {
+                        block.fill(0.0);
+                    }
+                    if self.transposed {
+                        for (i, to) in block.chunks_exact_mut(LANES).enumerate().take(width) {
+                            let group = spans.outputs(channel + i);
+                            let (begin, end) = (group.start.max(first), group.end.min(first + lanes));
+                            if begin < end {
+                                let from = ((channel + i) * area + tap) * group.len() + begin - group.start;
+                                to[begin - first..end - first].copy_from_slice(&weight[from..from + end - begin]);
                             }
-                        } else {
-                            for lane in 0..lanes {
-                                let group = spans.inputs(first + lane);
-                                let (begin, end) = (group.start.max(channel), group.end.min(channel + width));
-                                let from = ((first + lane) * area + tap) * group.len();
-                                for i in begin..end {
-                                    block[(i - channel) * LANES + lane] = weight[from + i - group.start];
-                                }
+                        }
+                    } else {
+                        for lane in 0..lanes {
+                            let group = spans.inputs(first + lane);
+                            let (begin, end) = (group.start.max(channel), group.end.min(channel + width));
+                            let from = ((first + lane) * area + tap) * group.len();
+                            for i in begin..end {
+                                block[(i - channel) * LANES + lane] = weight[from + i - group.start];
                             }
                         }
                     }

@@ -228,6 +228,19 @@ macro_rules! instantiate {
 }
 pub(in crate::backend::native) use instantiate;
 
+/// Asks for the cache line of an address, which may be anyone's.
+#[inline(always)]
+pub(super) fn prefetch(at: *const f32) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a prefetch of any address does nothing but move memory, if there is some, towards the processor.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T1>(at.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = at;
+}
+
 /// Asks for memory that will be read next, a little at a time, while arithmetic keeps the processor busy: what follows
 /// a slice, which is what the same thread mostly needs next. Nothing is read, so it may be anyone's memory.
 pub(super) struct Ahead {
@@ -248,12 +261,7 @@ impl Ahead {
     pub(super) fn step(&mut self) {
         let lines = self.at_once.min(self.lines);
         for _ in 0..lines {
-            #[cfg(target_arch = "x86_64")]
-            // SAFETY: a prefetch of any address does nothing but move memory, if there is some, towards the processor.
-            unsafe {
-                use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
-                _mm_prefetch::<_MM_HINT_T1>(self.next.cast());
-            }
+            prefetch(self.next);
             self.next = self.next.wrapping_add(LANES);
         }
         self.lines -= lines;

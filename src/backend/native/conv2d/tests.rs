@@ -4,7 +4,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use super::super::cpu::Level;
-use super::{Convolve, correlate, patches, weight_grad, widened, winograd, winograd_grad};
+use super::{Convolve, correlate, indirect, indirect_grad, patches, weight_grad, widened, winograd, winograd_grad};
 use crate::ops::conv2d::Geometry;
 
 fn integers(rng: &mut StdRng, elements: usize) -> Vec<f32> {
@@ -39,6 +39,45 @@ type Forward = fn(Level, &Geometry, &[f32], &[f32], &mut [f32], Option<&mut [f32
 type InputGrad = fn(Level, &Geometry, &[f32], &[f32], &mut [f32], bool);
 type WeightGrad = fn(Level, &Geometry, &[f32], &[f32], &mut [f32], &mut [f32]);
 
+/// One of the ways to convolve.
+struct Way {
+    name: &'static str,
+    /// Whether it can take that shape.
+    takes: fn(&Geometry) -> bool,
+    forward: Forward,
+    input_grad: InputGrad,
+    weight_grad: WeightGrad,
+    scratch: fn(&Geometry) -> usize,
+}
+
+const WAYS: [Way; 3] = [
+    Way {
+        name: "direct",
+        takes: |_| true,
+        forward: correlate::forward,
+        input_grad: correlate::input_grad,
+        weight_grad: weight_grad::weight_grad,
+        scratch: weight_grad::scratch_floats,
+    },
+    Way {
+        name: "Winograd",
+        takes: winograd::applies,
+        forward: winograd::forward,
+        input_grad: winograd::input_grad,
+        weight_grad: winograd_grad::weight_grad,
+        scratch: winograd_grad::scratch_floats,
+    },
+    // Narrow layers as well, which it is not chosen for.
+    Way {
+        name: "indirect",
+        takes: |g| g.groups == 1,
+        forward: indirect::forward,
+        input_grad: indirect::input_grad,
+        weight_grad: indirect_grad::weight_grad,
+        scratch: indirect_grad::scratch_floats,
+    },
+];
+
 fn check(g: &Geometry, seed: u64, levels: &[Level]) {
     let mut rng = StdRng::seed_from_u64(seed);
     let size = |extents: [usize; 4]| extents.iter().product::<usize>();
@@ -59,34 +98,23 @@ fn check(g: &Geometry, seed: u64, levels: &[Level]) {
     let added: Vec<f32> = dx.iter().zip(&before).map(|(a, b)| a + b).collect();
     let nan = |like: &[f32]| vec![f32::NAN; like.len()];
     for &level in levels {
-        for by_winograd in [false, true] {
-            if by_winograd && !winograd::applies(g) {
-                continue;
-            }
-            let (forward, input_grad): (Forward, InputGrad) = match by_winograd {
-                true => (winograd::forward, winograd::input_grad),
-                false => (correlate::forward, correlate::input_grad),
-            };
-            let (weight_grad, scratch): (WeightGrad, usize) = match by_winograd {
-                true => (winograd_grad::weight_grad, winograd_grad::scratch_floats(g)),
-                false => (weight_grad::weight_grad, weight_grad::scratch_floats(g)),
-            };
-            let how = format!("{level:?}, Winograd: {by_winograd}, {g:?}");
+        for way in WAYS.iter().filter(|way| (way.takes)(g)) {
+            let how = format!("{level:?}, {}, {g:?}", way.name);
             let (mut out, mut out_sums) = (nan(&y), nan(&sums));
-            forward(level, g, &x, &w, &mut out, Some(&mut out_sums));
+            (way.forward)(level, g, &x, &w, &mut out, Some(&mut out_sums));
             assert!(out == y, "forward, {how}");
             assert!(out_sums == sums, "sums, {how}");
             out.fill(f32::NAN);
-            forward(level, g, &x, &w, &mut out, None);
+            (way.forward)(level, g, &x, &w, &mut out, None);
             assert!(out == y, "forward without sums, {how}");
             let mut out = nan(&dx);
-            input_grad(level, g, &dy, &w, &mut out, false);
+            (way.input_grad)(level, g, &dy, &w, &mut out, false);
             assert!(out == dx, "input gradient, {how}");
             out.copy_from_slice(&before);
-            input_grad(level, g, &dy, &w, &mut out, true);
+            (way.input_grad)(level, g, &dy, &w, &mut out, true);
             assert!(out == added, "input gradient added, {how}");
-            let (mut out, mut scratch) = (nan(&dw), vec![f32::NAN; scratch]);
-            weight_grad(level, g, &x, &dy, &mut out, &mut scratch);
+            let (mut out, mut scratch) = (nan(&dw), vec![f32::NAN; (way.scratch)(g)]);
+            (way.weight_grad)(level, g, &x, &dy, &mut out, &mut scratch);
             assert!(out == dw, "weight gradient, {how}");
         }
     }
@@ -135,6 +163,11 @@ fn layers_of_the_networks() {
         geometry(7, [7, 5], [96, 48], [3, 1, 0]),
         geometry(67, [8, 8], [80, 112], [3, 1, 1]),
         geometry(1, [3, 300], [32, 32], [3, 1, 2]),
+        // Several tiles, blocks of terms and panels; small images together; one group of images and several.
+        geometry(3, [7, 7], [192, 130], [1, 1, 0]),
+        geometry(5, [6, 6], [128, 192], [3, 2, 1]),
+        geometry(2, [17, 16], [64, 64], [1, 2, 0]),
+        geometry(40, [4, 4], [64, 256], [3, 2, 1]),
         // Too large for one strip: in bands.
         geometry(1, [70, 230], [20, 17], [3, 1, 1]),
         geometry(1, [75, 150], [33, 5], [3, 2, 1]),
@@ -240,7 +273,7 @@ fn threads_do_not_change_a_bit_of_groups() {
 #[test]
 fn threads_do_not_change_a_bit() {
     let g = geometry(37, [9, 11], [48, 80], [3, 1, 1]);
-    assert!(winograd::applies(&g));
+    assert!(WAYS.iter().all(|way| (way.takes)(&g)));
     let mut rng = StdRng::seed_from_u64(1);
     let mut floats = |e: [usize; 4]| (0..e.iter().product()).map(|_| rng.random_range(-1.0..1.0)).collect::<Vec<f32>>();
     let (x, w, dy) = (floats(g.input()), floats(g.weight()), floats(g.output()));
@@ -248,27 +281,23 @@ fn threads_do_not_change_a_bit() {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         pool.install(|| {
             let level = Level::in_use();
-            let outputs = || [vec![0.0; dy.len()], vec![0.0; g.batch * 2 * g.filters], w.clone(), x.clone()];
-            let ([mut y, mut sums, mut dw, mut dx], mut scratch) =
-                (outputs(), vec![0.0; weight_grad::scratch_floats(&g)]);
-            correlate::forward(level, &g, &x, &w, &mut y, Some(&mut sums));
-            weight_grad::weight_grad(level, &g, &x, &dy, &mut dw, &mut scratch);
-            correlate::input_grad(level, &g, &dy, &w, &mut dx, false);
-            let direct = [y, sums, dw, dx].concat();
-            let ([mut y, mut sums, mut dw, mut dx], mut scratch) =
-                (outputs(), vec![0.0; winograd_grad::scratch_floats(&g)]);
-            winograd::forward(level, &g, &x, &w, &mut y, Some(&mut sums));
-            winograd_grad::weight_grad(level, &g, &x, &dy, &mut dw, &mut scratch);
-            winograd::input_grad(level, &g, &dy, &w, &mut dx, false);
-            let by_winograd = [y, sums, dw, dx].concat();
-            [direct, by_winograd].concat().iter().map(|v| v.to_bits()).collect::<Vec<u32>>()
+            let mut bits = Vec::new();
+            for way in &WAYS {
+                let (mut y, mut sums) = (vec![0.0; dy.len()], vec![0.0; g.batch * 2 * g.filters]);
+                let (mut dw, mut dx, mut scratch) = (w.clone(), x.clone(), vec![0.0; (way.scratch)(&g)]);
+                (way.forward)(level, &g, &x, &w, &mut y, Some(&mut sums));
+                (way.weight_grad)(level, &g, &x, &dy, &mut dw, &mut scratch);
+                (way.input_grad)(level, &g, &dy, &w, &mut dx, false);
+                bits.extend([y, sums, dw, dx].concat().iter().map(|v| v.to_bits()));
+            }
+            bits
         })
     });
     assert!(results[0] == results[1] && results[0] == results[2]);
 }
 
 #[test]
-fn winograd_is_as_accurate_as_direct() {
+fn every_way_is_about_as_accurate_as_direct() {
     let g = geometry(4, [8, 8], [256, 256], [3, 1, 1]);
     let mut rng = StdRng::seed_from_u64(2);
     let mut floats = |e: [usize; 4]| (0..e.iter().product()).map(|_| rng.random_range(-1.0..1.0)).collect::<Vec<f32>>();
@@ -288,10 +317,15 @@ fn winograd_is_as_accurate_as_direct() {
     error("forward, direct", 1e-6, &got, &want);
     winograd::forward(level, &g, &x, &w, &mut got, None);
     error("forward, Winograd", 2e-6, &got, &want);
+    indirect::forward(level, &g, &x, &w, &mut got, None);
+    error("forward, indirect", 1e-6, &got, &want);
     let (mut want, mut got) = (vec![0.0; w.len()], vec![0.0; w.len()]);
     patches::weight_grad(&g, &double(&x), &double(&dy), &mut want);
     weight_grad::weight_grad(level, &g, &x, &dy, &mut got, &mut vec![0.0; weight_grad::scratch_floats(&g)]);
     error("weight gradient, direct", 1e-6, &got, &want);
     winograd_grad::weight_grad(level, &g, &x, &dy, &mut got, &mut vec![0.0; winograd_grad::scratch_floats(&g)]);
     error("weight gradient, Winograd", 2e-6, &got, &want);
+    let mut scratch = vec![0.0; indirect_grad::scratch_floats(&g)];
+    indirect_grad::weight_grad(level, &g, &x, &dy, &mut got, &mut scratch);
+    error("weight gradient, indirect", 1e-6, &got, &want);
 }
