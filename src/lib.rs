@@ -22,6 +22,7 @@ pub mod memory;
 pub mod method;
 pub mod nn;
 pub mod ops;
+pub mod report;
 pub mod rng;
 pub mod stop;
 pub mod tape;

@@ -300,7 +300,9 @@ fn real_images(
     let passes = Passes::new(native, store, &feed, &look, &|_, seen| Ok(vec![seen.images]))?;
     let (mut values, channels) = (Vec::new(), native.stem_channels());
     passes.run(native, &feed, &mut |_, kept| {
-        values.extend(kept[0].values.chunks_exact(channels).flat_map(|pixel| [0, 1, 2].map(|colour| pixel[colour] as f32)));
+        values.extend(
+            kept[0].values.chunks_exact(channels).flat_map(|pixel| [0, 1, 2].map(|colour| pixel[colour] as f32)),
+        );
         Ok(())
     })?;
     feed.release(native);

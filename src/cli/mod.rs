@@ -14,6 +14,7 @@ mod predict;
 mod predictions;
 mod prepare;
 mod preview;
+mod report;
 mod self_test;
 mod signals;
 mod stages;
@@ -58,6 +59,7 @@ enum Command {
     Posthoc(posthoc::PosthocArgs),
     Predict(Box<predict::PredictArgs>),
     Export(Box<export::ExportArgs>),
+    Report(report::ReportArgs),
     Import(import::ImportArgs),
     #[command(args_override_self = true)]
     Preview(Box<preview::PreviewArgs>),
@@ -144,6 +146,7 @@ fn run(command: Command) -> Result<()> {
         Command::Posthoc(args) => posthoc::run(args),
         Command::Predict(args) => predict::run(*args),
         Command::Export(args) => export::run(&args),
+        Command::Report(args) => report::run(args),
         Command::Import(args) => import::run(&args),
         Command::Preview(args) => preview::run(*args),
         Command::Verify(args) => verify::run(args),

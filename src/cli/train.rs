@@ -38,7 +38,7 @@ pub struct TrainArgs {
     /// Folder for the run [default: a new one under runs/]
     #[arg(long, value_name = "RUN", conflicts_with = "resume")]
     out: Option<PathBuf>,
-    /// Continue the run or the stages in this folder (or named by its last.safetensors); only --data, --device, --precision, --threads, --checkpoint-every and --resident-limit may change
+    /// Continue the run or the stages in this folder (or named by its last.safetensors); only --data, --device, --precision, --threads, --checkpoint-every, --resident-limit and --log may change
     #[arg(long, value_name = "RUN", conflicts_with_all = ["preset", "config"])]
     resume: Option<PathBuf>,
     /// Go on from the last checkpoint of the run in this folder, in the new folder --out and with the learning rate and alpha of a run of --epochs epochs; the old run stays as it is
@@ -320,7 +320,7 @@ fn only_placement(flag: &str, flags: Settings) -> Result<PlacementSettings> {
     }
     Err(Error::Usage(format!(
         "{flag} keeps the run's own settings: only --data (the same store, moved), --device, --precision, --threads, \
-         --checkpoint-every and --resident-limit may change"
+         --checkpoint-every, --resident-limit and --log may change"
     )))
 }
 

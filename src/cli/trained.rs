@@ -21,7 +21,7 @@ use crate::train::passes::evaluation;
 use crate::train::photo_feed::Shown;
 
 /// What is made of a store that is not the one that was trained on.
-#[derive(Clone, Copy, Debug, clap::Args)]
+#[derive(Clone, Copy, Debug, Default, clap::Args)]
 pub struct StoreArgs {
     /// Accept a store whose classes have other names, or stand in another order
     #[arg(long)]

@@ -14,7 +14,7 @@ pub use file::Stage;
 use file::{MAX_CONFIG, refuse_unknown};
 pub use init::{Init, Which};
 pub use optimizer::{Every, Norm, OptimizerConfig, Passes, Projection, Sam};
-pub use placement::{Placement, PlacementSettings};
+pub use placement::{Log, Placement, PlacementSettings};
 pub use presets::{DataSet, Preset, Then, preset, presets};
 pub use second_stage::{SECOND_STAGES, SecondStage, second_stage_parser};
 pub use select::Select;

@@ -32,6 +32,9 @@ settings! {
         /// Keep the images on the device if they fit in this many MiB; otherwise stream them [default: keep what fits]
         #[arg(long, value_name = "MIB", help_heading = DEVICE)]
         pub resident_limit: Option<usize>,
+        /// What else to write of each epoch into the run folder, separated by commas: tensorboard (event files), csv (metrics.csv) [default: nothing]
+        #[arg(long, value_name = "KIND", value_delimiter = ',', help_heading = RUN)]
+        pub log: Option<Vec<Log>>,
     }
 }
 
@@ -46,6 +49,20 @@ pub struct Placement {
     pub checkpoint_every: usize,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub resident_limit: Option<usize>,
+    /// What else is written of each epoch.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub log: Vec<Log>,
+}
+
+/// A form of an epoch's figures besides `metrics.jsonl`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Log {
+    /// Event files, which TensorBoard opens
+    #[value(name = "tensorboard")]
+    TensorBoard,
+    /// One table of all epochs
+    Csv,
 }
 
 impl Placement {
@@ -66,7 +83,7 @@ impl PlacementSettings {
 
     /// Where a run computes that computes just there.
     pub fn of(placement: Placement) -> PlacementSettings {
-        let Placement { data, device, precision, threads, checkpoint_every, resident_limit } = placement;
+        let Placement { data, device, precision, threads, checkpoint_every, resident_limit, log } = placement;
         PlacementSettings {
             data: Some(data),
             device: Some(device),
@@ -74,6 +91,7 @@ impl PlacementSettings {
             threads: Some(threads),
             checkpoint_every: Some(checkpoint_every),
             resident_limit,
+            log: (!log.is_empty()).then_some(log),
         }
     }
 
@@ -93,6 +111,7 @@ impl PlacementSettings {
             threads: self.threads.unwrap_or(0),
             checkpoint_every: self.checkpoint_every.unwrap_or(1),
             resident_limit: self.resident_limit,
+            log: self.log.unwrap_or_default(),
         })
     }
 
@@ -112,6 +131,7 @@ impl PlacementSettings {
             threads: self.threads.unwrap_or(stored.threads),
             checkpoint_every: self.checkpoint_every.unwrap_or(stored.checkpoint_every),
             resident_limit: self.resident_limit.or(stored.resident_limit),
+            log: self.log.unwrap_or_else(|| stored.log.clone()),
         }
     }
 }

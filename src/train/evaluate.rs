@@ -58,6 +58,36 @@ pub struct Guesses<'a> {
     pub losses: &'a [f32],
 }
 
+/// The images whose confidence lies in one of the bins of the calibration error.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Bin {
+    pub images: usize,
+    /// Images that are right at first guess.
+    pub right: usize,
+    /// Sum of the confidences.
+    pub confidence: f64,
+}
+
+/// The bins of the calibration error, (15), from the lowest confidence to the highest, of images that are right at first guess or
+/// not, and the confidence in that guess; one that is not a number counts as 0.
+pub fn bins(images: impl Iterator<Item = (bool, f32)>) -> Vec<Bin> {
+    let mut bins = vec![Bin::default(); BINS];
+    for (right, confidence) in images {
+        let confidence = finite(confidence);
+        // Bins are open below and closed above; a confidence of 0 cannot be.
+        let bin = &mut bins[((confidence * BINS as f64).ceil() as usize).clamp(1, BINS) - 1];
+        bin.images += 1;
+        bin.right += usize::from(right);
+        bin.confidence += confidence;
+    }
+    bins
+}
+
+/// A confidence, as it counts.
+fn finite(confidence: f32) -> f64 {
+    Some(f64::from(confidence)).filter(|confidence| confidence.is_finite()).unwrap_or(0.0)
+}
+
 impl Evaluation {
     /// Tallies guesses about images with these labels; `groups` says each class's shots.
     pub fn tally(guesses: Guesses<'_>, labels: &[i32], groups: &[Shot]) -> Evaluation {
@@ -65,21 +95,15 @@ impl Evaluation {
         let mut all = vec![0usize; groups.len()];
         let mut sure = vec![0f64; groups.len()];
         let (mut top5, mut loss) = (0, 0.0);
-        let mut bins = [(0usize, 0f64); BINS];
         for (at, &label) in labels.iter().enumerate() {
             let class = label as usize;
             let rank = guesses.ranks[at];
-            // One that is not a number counts as 0.
-            let confidence = Some(f64::from(guesses.confidences[at])).filter(|c| c.is_finite()).unwrap_or(0.0);
+            let confidence = finite(guesses.confidences[at]);
             all[class] += 1;
             right[class] += usize::from(rank == 0);
             sure[class] += confidence;
             top5 += usize::from(rank < 5);
             loss += f64::from(guesses.losses[at]);
-            // Bins are open below and closed above; a confidence of 0 cannot be.
-            let bin = ((confidence * BINS as f64).ceil() as usize).clamp(1, BINS) - 1;
-            bins[bin].0 += usize::from(rank == 0);
-            bins[bin].1 += confidence;
         }
         let images = labels.len();
         let percent = |right: usize, all: usize| (all > 0).then(|| 100.0 * right as f64 / all as f64);
@@ -95,7 +119,9 @@ impl Evaluation {
             (count > 0).then(|| members().map(|class| sure[class]).sum::<f64>() / count as f64)
         };
         let (many, few) = (confidence(Shot::Many), confidence(Shot::Few));
-        let gap: f64 = bins.iter().map(|&(right, confidence)| (right as f64 - confidence).abs()).sum();
+        let bins =
+            bins(guesses.ranks.iter().zip(guesses.confidences).map(|(&rank, &confidence)| (rank == 0, confidence)));
+        let gap: f64 = bins.iter().map(|bin| (bin.right as f64 - bin.confidence).abs()).sum();
         let top1 = percent(right.iter().sum(), images).unwrap_or(0.0);
         let balanced = mean(&|_| true);
         debug_assert!(

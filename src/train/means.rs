@@ -11,10 +11,10 @@ use crate::error::{Error, Result};
 use crate::files::write_atomically;
 
 /// A figure of an evaluation.
-type Figure = fn(&Evaluation) -> Option<f64>;
+pub type Figure = fn(&Evaluation) -> Option<f64>;
 
 /// The figures of an evaluation: as the table calls them, as files do, and where they are.
-const FIGURES: [(&str, &str, Figure); 7] = [
+pub const FIGURES: [(&str, &str, Figure); 7] = [
     ("top-1", "top1", |e| Some(e.top1)),
     ("balanced", "balanced", |e| e.balanced),
     ("many-shot", "many", |e| e.many),
@@ -41,15 +41,15 @@ pub struct Point<'a> {
 
 /// Mean and sample standard deviation (n - 1 in the denominator).
 #[derive(Clone, Copy, Debug, PartialEq)]
-struct Spread {
-    mean: f64,
+pub struct Spread {
+    pub mean: f64,
     /// Absent where there is one value.
-    deviation: Option<f64>,
+    pub deviation: Option<f64>,
 }
 
 impl Spread {
     /// Of these values, none of which may be absent.
-    fn of(values: impl Iterator<Item = Option<f64>>) -> Option<Spread> {
+    pub fn of(values: impl Iterator<Item = Option<f64>>) -> Option<Spread> {
         let values: Vec<f64> = values.collect::<Option<_>>()?;
         let n = values.len() as f64;
         let mean = values.iter().sum::<f64>() / n;
@@ -58,7 +58,8 @@ impl Spread {
         (!values.is_empty()).then_some(Spread { mean, deviation })
     }
 
-    fn text(spread: Option<Spread>) -> String {
+    /// As people read it; a dash where there is none.
+    pub fn text(spread: Option<Spread>) -> String {
         match spread {
             Some(Spread { mean, deviation: Some(deviation) }) => format!("{mean:.2} +- {deviation:.2}"),
             Some(Spread { mean, deviation: None }) => format!("{mean:.2}"),

@@ -13,6 +13,8 @@ use std::path::{Path, PathBuf};
 use crate::config::{Config, Which};
 use crate::error::{Error, Result, word};
 use crate::files::{self, sync_folder, write_atomically};
+use crate::train::events;
+use crate::train::logs;
 use crate::train::metrics::{EpochMetrics, Outcome, digest};
 use crate::train::run_record::{Parent, Process, RunRecord};
 
@@ -276,7 +278,9 @@ impl RunFolder {
             let what = format!("extends {}: to begin again, extend that once more", folder.display());
             return Err(Error::file(&self.path, what));
         }
-        for file in [self.last(), self.best(), self.metrics(), self.result()] {
+        events::remove(&self.path)?;
+        let table = self.path.join(logs::TABLE);
+        for file in [self.last(), self.best(), self.metrics(), self.result(), table] {
             match fs::remove_file(&file) {
                 Err(e) if e.kind() != ErrorKind::NotFound => return Err(Error::io(&file)(e)),
                 _ => {}

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::checkpoint::{Checkpoint, State};
 use super::engine::{Data, Engine};
+use super::logs::Logs;
 use super::losses::LossReader;
 use super::manifest::{Manifest, Progress};
 use super::metrics::{EpochMetrics, Outcome, digest, mean_losses};
@@ -54,6 +55,7 @@ struct Session<'a> {
     /// Epoch and step of the checkpoint that the folder has.
     saved: Option<(usize, usize)>,
     history: Vec<EpochMetrics>,
+    logs: Logs,
     /// Losses of the unfinished epoch's steps that an earlier process made.
     losses_so_far: Vec<f64>,
 }
@@ -157,6 +159,7 @@ impl<'a> Session<'a> {
             progress,
             saved: None,
             history: Vec::new(),
+            logs: Logs::default(),
             losses_so_far: Vec::new(),
         })
     }
@@ -253,6 +256,7 @@ impl<'a> Session<'a> {
     }
 
     fn train(mut self) -> Result<()> {
+        self.logs = Logs::open(self.folder.path(), &self.config.placement.log, &self.history)?;
         let mut reporter = Reporter::new(self.config, self.store, self.backend, self.engine.step.arena().bytes);
         let done = self.run(&mut reporter);
         reporter.close();
@@ -344,6 +348,7 @@ impl<'a> Session<'a> {
         self.progress.metrics = digest(&self.history);
         let metrics = &self.history[finished - 1];
         self.folder.append_metrics(metrics)?;
+        self.logs.update(self.folder.path(), &self.history)?;
         if is_best {
             self.progress.best = Some((finished, selecting));
         }

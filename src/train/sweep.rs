@@ -21,10 +21,10 @@ use crate::stop;
 pub const SUMMARY: &str = "summary.csv";
 
 /// Settings that say where a run computes and how often it is saved, not what it computes.
-const PLACE: [&str; 5] = ["data", "device", "threads", "checkpoint_every", "resident_limit"];
+const PLACE: [&str; 6] = ["data", "device", "threads", "checkpoint_every", "resident_limit", "log"];
 
 /// Settings that change nothing about how long a step takes. All others may.
-const AS_LONG: [&str; 24] = [
+const AS_LONG: [&str; 25] = [
     "seed",
     "preset",
     "epochs",
@@ -49,6 +49,7 @@ const AS_LONG: [&str; 24] = [
     "shots",
     "select",
     "checkpoint_every",
+    "log",
 ];
 
 /// A run of a sweep.
@@ -281,6 +282,12 @@ fn kind(config: &Config) -> String {
 fn table(config: &Config) -> toml::Table {
     // A configuration has a TOML form, which is a table.
     toml::from_str(&config.to_toml()).expect("a table")
+}
+
+/// The settings of a run in what it computes, those in `but` left out: name and value, as TOML has it.
+pub fn settings(config: &Config, but: &[&str]) -> Vec<(String, String)> {
+    let of_run = |(key, _): &(String, toml::Value)| !PLACE.contains(&key.as_str()) && !but.contains(&key.as_str());
+    table(config).into_iter().filter(of_run).map(|(key, value)| (key, value.to_string())).collect()
 }
 
 /// How two runs differ in what they compute, as in `lr 0.1 there, 0.2 here`, the settings in `but` not counted; `None` where

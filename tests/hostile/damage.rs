@@ -74,6 +74,10 @@ fn every_file_of_a_run_is_found_damaged_or_does_no_harm() {
             copy(scene.whole(), &run);
             let (what, bytes) = damaged(&run.join(name), &mut dice);
             fs::write(run.join(name), bytes).expect("writable");
+            let page = scene.path("page.html");
+            fs::remove_file(&page).ok();
+            let reported = glmc(&["report", text(&run), "--out", text(&page), "--device", "cpu"], &what).succeeded();
+            assert_eq!(reported, page.exists(), "{what}: half a report, or none");
             let mut resume = Command::new(BIN);
             resume.args(["train", "--resume", text(&run)]);
             if end(&mut resume, &what).succeeded() {

@@ -165,6 +165,38 @@ fn predictions_disturbed_at_any_call_leave_whole_files() {
     }
 }
 
+/// Reports are whole, or the old ones stay.
+#[test]
+fn reports_with_an_error_at_any_call_are_whole_or_as_before() {
+    let scene = Scene::new();
+    let Some(faults) = Faults::new(&scene) else { return };
+    let (page, tables) = (scene.path("report.html"), scene.path("tables"));
+    let report = || {
+        let mut command = Command::new(BIN);
+        command.args(["report", text(scene.whole()), "--device", "cpu", "--force", "--out", text(&page)]);
+        command.args(["--csv", text(&tables)]);
+        command
+    };
+    let calls = faults.calls(&mut report(), &scene).expect("a number");
+    let kept = ["epochs.csv", "runs.csv", "classes.csv", "confusion.csv", "reliability.csv"];
+    let contents = || kept.map(|name| fs::read(tables.join(name)).expect("a table"));
+    let whole = contents();
+    for (seed, fault) in [(5, "eio"), (6, "full"), (7, "kill")] {
+        let mut counts = Counts::new(format!("a report with {fault} at its {calls} calls"));
+        for moment in moments(calls, cases(8, 0), seed) {
+            let mut command = report();
+            faults.with(&mut command, &format!("{fault}:{moment}"));
+            let what = format!("{fault} at call {moment}");
+            let ending = end(&mut command, &what);
+            counts.add(if ending.was_killed() || !ending.succeeded() { "struck" } else { "unharmed" });
+            let text = fs::read_to_string(&page).expect("a page");
+            assert!(text.starts_with("<!DOCTYPE html>") && text.ends_with("</html>"), "{what}: half a page");
+            assert!(contents() == whole, "{what}: other tables");
+        }
+        assert!(counts.of("struck") > 0, "{fault} never struck");
+    }
+}
+
 /// Kills and errors while a store is written over another.
 #[test]
 fn preparing_disturbed_at_any_call_leaves_a_whole_store() {

@@ -191,8 +191,7 @@ impl Scene {
 
     /// Three epochs into a folder.
     pub fn train(&self, run: &Path) -> Command {
-        let fixed =
-            "train --model resnet20 --width 2 --epochs 3 --batch 16 --lr 0.05 --seed 1 --threads 1 --device cpu";
+        let fixed = "train --model resnet20 --width 2 --epochs 3 --batch 16 --lr 0.05 --seed 1 --threads 1 --device cpu --log tensorboard,csv";
         let mut command = Command::new(BIN);
         command.args(fixed.split(' ')).args(["--data", text(&self.store()), "--out", text(run)]);
         command
@@ -213,6 +212,8 @@ impl Scene {
     pub fn same_end(&self, run: &Path, what: &str) {
         end(&mut self.go_on(run), what).ok();
         assert!(outcome(run) == outcome(&self.whole), "{what}: another outcome");
+        let table = fs::read_to_string(run.join("metrics.csv")).expect("a table");
+        assert_eq!(table.lines().count(), 4, "{what}: {table}");
     }
 }
 

@@ -17,7 +17,7 @@ const FLOORS: &[&[&str]] = &[
     &["data"],
     &["config"],
     &["train"],
-    &["bench", "export", "verify"],
+    &["bench", "export", "report", "verify"],
     &["cli"],
 ];
 
