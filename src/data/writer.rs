@@ -5,6 +5,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Seek, SeekFrom, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::thread::{self, JoinHandle};
 
 use super::meta::{ArrayMeta, Meta};
 use super::npy::{self, Dtype};
@@ -14,6 +15,9 @@ use super::sizes::Sizes;
 use super::store::{Store, Subset, array_name};
 use crate::files::sync_folder;
 use crate::{Error, Result, files, stop};
+
+/// Bytes of pixels that are sent to the disk together while the next ones are decoded.
+const SENT: u64 = 32 << 20;
 
 /// A store in the making. Dropping it without [`StoreWriter::finish`] or [`StoreWriter::leave`] removes what was written.
 #[derive(Debug)]
@@ -35,6 +39,10 @@ pub struct PixelWriter {
     /// Bytes of the file that are there, and that will be.
     written: u64,
     len: u64,
+    /// Bytes that were written when they were last sent to the disk, and the thread that waits for it: the system itself would begin
+    /// late, and the sync at the end would take as long as a good part of the decoding.
+    sent: u64,
+    sending: Option<JoinHandle<io::Result<()>>>,
 }
 
 /// A checksum per block of a file that is written piece by piece.
@@ -202,7 +210,8 @@ impl StoreWriter {
     ///
     /// If a file cannot be read or written.
     pub fn leave_out(&mut self, pixels: PixelWriter, labels: &[i32], sizes: &Sizes) -> Result<PixelWriter> {
-        let PixelWriter { subset, name, path, file, written, .. } = pixels;
+        let PixelWriter { subset, name, path, file, written, sending, .. } = pixels;
+        sending.map_or(Ok(()), sent).map_err(Error::io(&path))?;
         self.describe(subset, labels, sizes)?;
         let mut array = self.writer(subset, name, path, file, Dtype::U8, sizes.shape())?;
         array.file.seek(SeekFrom::Start(0)).map_err(Error::io(&array.path))?;
@@ -272,7 +281,7 @@ impl StoreWriter {
         let len = npy::file_len(dtype, &shape)
             .ok_or_else(|| Error::file(self.place.out(), format!("{name} of shape {shape:?} is too large")))?;
         let (hasher, blocks) = (blake3::Hasher::new(), BlockHasher::default());
-        Ok(PixelWriter { subset, name, path, file, hasher, blocks, shape, written: 0, len })
+        Ok(PixelWriter { subset, name, path, file, hasher, blocks, shape, written: 0, len, sent: 0, sending: None })
     }
 
     /// Completes the pixels of a subset.
@@ -288,11 +297,12 @@ impl StoreWriter {
 
     /// Completes an array, and returns the checksums of its blocks.
     fn end(&mut self, array: PixelWriter, dtype: Dtype) -> Result<Vec<u8>> {
-        let PixelWriter { name, path, file, hasher, blocks, shape, written, len, .. } = array;
+        let PixelWriter { name, path, file, hasher, blocks, shape, written, len, sending, .. } = array;
         if written != len {
             return Err(Error::file(self.place.out(), format!("{name}: {} bytes were never written", len - written)));
         }
-        file.sync_all().map_err(Error::io(&path))?;
+        // An error that the thread met is not reported again.
+        sending.map_or(Ok(()), sent).and_then(|()| file.sync_all()).map_err(Error::io(&path))?;
         let blake3 = hasher.finalize().to_hex().to_string();
         self.arrays.insert(name, ArrayMeta { dtype, shape, blake3, ends: None });
         Ok(blocks.finish())
@@ -328,7 +338,19 @@ impl PixelWriter {
     /// If the file cannot be written, or more is appended than was announced.
     pub fn append(&mut self, bytes: &[u8]) -> Result<()> {
         self.count(bytes)?;
-        self.file.write_all(bytes).map_err(Error::io(&self.path))
+        self.file.write_all(bytes).and_then(|()| self.send()).map_err(Error::io(&self.path))
+    }
+
+    /// Sends what was written to the disk if it is enough, without waiting for it.
+    fn send(&mut self) -> io::Result<()> {
+        let idle = self.sending.as_ref().is_none_or(JoinHandle::is_finished);
+        if idle && self.written - self.sent >= SENT {
+            self.sending.take().map_or(Ok(()), sent)?;
+            let file = self.file.try_clone()?;
+            self.sending = Some(thread::Builder::new().name("sync".into()).spawn(move || file.sync_data())?);
+            self.sent = self.written;
+        }
+        Ok(())
     }
 
     /// Reads bytes that an interrupted process appended at this place; `false` where it appended fewer.
@@ -373,4 +395,9 @@ impl PixelWriter {
         let cut = self.file.set_len(self.written).and_then(|()| self.file.seek(SeekFrom::Start(self.written)));
         cut.map(drop).map_err(Error::io(&self.path))
     }
+}
+
+/// What came of sending pixels to the disk.
+fn sent(sending: JoinHandle<io::Result<()>>) -> io::Result<()> {
+    sending.join().unwrap_or_else(|_| Err(io::Error::other("the thread that syncs it panicked")))
 }
