@@ -56,6 +56,7 @@ fn methods() -> String {
         };
         text += &format!("  {:<9}{}; {}: {known}\n", stage.name, stage.title, stage.source);
     }
+    text += "After a run on photographs crt, lws and mislas have their settings for ImageNet-LT.\n";
     text + "What is not said is the stage's own; model, seed, data and device are the run's."
 }
 

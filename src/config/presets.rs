@@ -1,10 +1,11 @@
 //! Published settings: every method on long-tailed CIFAR, and the demo.
 
+mod photographs;
+
 use super::second_stage::{SECOND_STAGES, SecondStage};
 use super::{Sam, Settings};
-use crate::data::published::{IMAGENET_LT, INATURALIST_2018, PLACES_LT, Published as Lists};
+use crate::data::published::Published as Lists;
 use crate::error::{Error, Result};
-use crate::method::schedule::SetAt;
 use crate::method::{METHODS, Method, Published, Training, method};
 
 /// The data that a preset is meant for.
@@ -71,6 +72,8 @@ pub struct Preset {
     resample: f64,
     /// What it sets besides, as TOML.
     more: &'static str,
+    /// What of its settings differs from the published ones, or is not published.
+    differs: &'static str,
 }
 
 /// What follows a preset's training.
@@ -80,8 +83,8 @@ pub enum Then {
     Nothing,
     /// A second stage, a run of its own.
     Stage(&'static SecondStage),
-    /// Tau-normalisation of the trained classifier by this tau, which needs no training.
-    TauNorm(f64),
+    /// Tau-normalisation of the trained classifier by this tau or range of them, as `posthoc` takes it; it needs no training.
+    TauNorm(&'static str),
 }
 
 /// Published recipes of two stages or of a change after the training: name, the method of the first stage, what follows.
@@ -137,6 +140,7 @@ pub fn presets() -> Vec<Preset> {
         k: 1.0,
         resample: 0.2,
         more: "",
+        differs: "",
     };
     let on_cifar = |method: &'static Method, width: usize, suffix: &str, then: Then| {
         let suffix = suffix.to_string();
@@ -165,6 +169,7 @@ pub fn presets() -> Vec<Preset> {
                 k,
                 resample,
                 more: "",
+                differs: "",
             }
         })
     };
@@ -172,102 +177,48 @@ pub fn presets() -> Vec<Preset> {
     let others = of_one_stage
         .flat_map(|method| on_cifar(method, method.published.width, &format!("-{}", method.name), Then::Nothing));
     let staged = STAGED.iter().flat_map(|(name, first, then)| {
-        let first = METHODS.iter().find(|method| method.name == *first).expect("STAGED names methods");
-        let stage = SECOND_STAGES.iter().find(|stage| stage.name == *then);
-        let then = stage.map_or(Then::TauNorm(1.0), |stage| Then::Stage(stage));
+        let first = named(first);
+        let then = if *then == "tau-norm" { Then::TauNorm("1") } else { stage(then) };
         on_cifar(first, first.published.width, &format!("-{name}"), then)
     });
     let glmc =
         [(64, ""), (16, "-w16")].into_iter().flat_map(|(width, name)| on_cifar(glmc, width, name, Then::Nothing));
-    [demo].into_iter().chain(glmc).chain(others).chain(staged).chain(of_photographs()).collect()
+    [demo].into_iter().chain(glmc).chain(others).chain(staged).chain(resnet34()).chain(photographs::presets()).collect()
 }
 
-/// GLMC's ImageNet-LT and iNaturalist 2018 (README and code of the authors). `clean` sets the rate before the epoch and ends its
-/// warm-up where it should. Of Places-LT and ImageNet they published no settings: these are ImageNet-LT's. Plain cross-entropy is
-/// Decoupling's first stage (Kang et al., ICLR 2020).
-fn of_photographs() -> Vec<Preset> {
-    let glmc = METHODS[0];
-    let training = |epochs, batch, weight_decay| Training {
-        epochs,
-        batch,
-        lr: 0.1,
-        steps: &[],
-        warmup: 10,
-        warmup_from: 0.0,
-        set: SetAt::Before,
-        weight_decay,
-    };
-    let row = |name: &str, data, training, published: Option<f64>, source, more| Preset {
-        name: name.into(),
-        data,
-        method: glmc,
-        model: "resnext50_32x4d",
+/// The method of that name, which is one of the table.
+fn named(name: &str) -> &'static Method {
+    METHODS.iter().find(|method| method.name == name).expect("a test makes every preset")
+}
+
+/// The second stage of that name, which is one of the table.
+fn stage(name: &str) -> Then {
+    Then::Stage(SECOND_STAGES.iter().find(|stage| stage.name == name).expect("a test makes every preset"))
+}
+
+/// Weight balancing on the network that it was published with: all figures are of the mean of each image and its mirror image.
+fn resnet34() -> impl Iterator<Item = Preset> {
+    let wb = named("wb");
+    [(100, 53.35), (50, 57.71), (10, 68.67)].into_iter().map(move |(imbalance, top1)| Preset {
+        name: format!("cifar100-lt-if{imbalance}-wb-resnet34"),
+        data: DataSet::Cifar { classes: 100, imbalance },
+        method: wb,
+        model: "resnet34",
         width: 64,
-        training,
-        published,
-        then: Then::Nothing,
-        source,
-        gamma: 10.0,
-        k: 1.0,
-        resample: 0.2,
-        more,
-    };
-    let authors = "GLMC's code, README";
-    let imagenet_lt = DataSet::Lists(&IMAGENET_LT);
-    let ce = METHODS.iter().find(|method| method.name == "ce").expect("plain cross-entropy is a method");
-    let decoupling = Training { lr: 0.2, warmup: 0, set: SetAt::StepBefore, ..training(90, 512, 5e-4) };
-    let baseline = Preset {
-        method: ce,
-        ..row("imagenet-lt-ce", imagenet_lt, decoupling, Some(44.4), "facebookresearch/classifier-balancing", JITTERED)
-    };
-    vec![
-        row("imagenet-lt", imagenet_lt, training(135, 120, 2e-4), Some(56.3), authors, AS_PUBLISHED),
-        row("imagenet-lt-clean", imagenet_lt, training(135, 120, 2e-4), None, "", PHOTOGRAPHS),
-        baseline,
-        row(
-            "inat2018",
-            DataSet::Lists(&INATURALIST_2018),
-            training(120, 128, 1e-4),
-            Some(72.21),
-            authors,
-            AS_PUBLISHED,
-        ),
-        row("places-lt", DataSet::Lists(&PLACES_LT), training(135, 120, 2e-4), None, "ours, unpublished", PHOTOGRAPHS),
-        row("imagenet", DataSet::ImageNet, training(135, 120, 2e-4), None, "ours, unpublished", NEARLY_BALANCED),
-    ]
+        training: wb.training,
+        published: Some(top1),
+        then: stage("wb"),
+        source: "Alshammari et al., CVPR 2022, by mirror images too",
+        gamma: 1.0,
+        k: 1.2,
+        resample: 0.0,
+        more: "eval_flip = true",
+        differs: match imbalance {
+            100 => "their code's own run: 47.9 after the first stage, then 53.1",
+            _ => "",
+        },
+    })
 }
-
-/// Photographs as GLMC's code sees them.
-const PHOTOGRAPHS: &str = r#"
-    size = 224
-    eval_resize = 256
-    photos = { kind = "glmc" }
-"#;
-
-/// The same without the rebalanced classifier: classes of 732 to 1300 photographs count as balanced.
-const NEARLY_BALANCED: &str = r#"
-    size = 224
-    eval_resize = 256
-    photos = { kind = "glmc" }
-    recipe = { heads = { fc_cb = false, fc = { coefficient = { course = "constant" } } }, evaluate = "fc" }
-"#;
-
-/// The same, and its rate: set after the epoch, with a warm-up that rises once too often.
-const AS_PUBLISHED: &str = r#"
-    size = 224
-    eval_resize = 256
-    photos = { kind = "glmc" }
-    lr_schedule = "cosine-ahead"
-    lr_set = "after"
-    warmup_inclusive = true
-"#;
-
-/// Crops, mirroring and colour jitter.
-const JITTERED: &str = r#"
-    size = 224
-    eval_resize = 256
-    photos = { kind = "jitter" }
-"#;
 
 /// The preset of that name.
 ///
@@ -296,7 +247,7 @@ pub fn preset(name: &str) -> Result<Preset> {
 impl Preset {
     /// Method, data, network, and where the published figure stands.
     pub fn description(&self) -> String {
-        let Preset { data, method, model, width, training, published, then, source, .. } = self;
+        let Preset { data, method, model, width, training, published, then, source, differs, .. } = self;
         let then = match then {
             Then::Nothing => String::new(),
             Then::Stage(stage) => format!(", then {}", stage.title),
@@ -304,10 +255,8 @@ impl Preset {
         };
         let (title, data, epochs) = (method.title, data.title(), training.epochs);
         let what = format!("{title}{then}; {data}; {model} width {width}, {epochs} epochs");
-        match source.is_empty() || (published.is_none() && !source.starts_with("ours")) {
-            true => what,
-            false => format!("{what}; {source}"),
-        }
+        let source = if published.is_some() || source.starts_with("ours") { source } else { "" };
+        [&what, source, differs].into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("; ")
     }
 
     /// SAM where CIFAR-100 has another rho than the method by itself.

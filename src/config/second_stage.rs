@@ -27,10 +27,21 @@ pub struct SecondStage {
     pub source: &'static str,
     /// Which of the first run's classifiers it trains.
     trains: Trains,
-    /// Its settings, as TOML, for a classifier of this name on this many classes.
-    settings: fn(&str, usize) -> String,
+    /// Its settings, as TOML, for a classifier of this name on such data.
+    settings: fn(&str, On) -> String,
     /// Its published figures.
     pub published: Published,
+}
+
+/// What a second stage's published settings depend on.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum On {
+    /// Small images of fewer than 100 classes: CIFAR-10's settings.
+    Ten,
+    /// Small images of more: CIFAR-100's.
+    Hundred,
+    /// Photographs: ImageNet-LT's.
+    Photographs,
 }
 
 /// A classifier of the first run.
@@ -68,9 +79,9 @@ const CRT: SecondStage = SecondStage {
     title: "cRT: a new fc on class-aware samples",
     source: "Kang et al., ICLR 2020",
     trains: Trains::New,
-    settings: |head, _| {
+    settings: |head, on| {
         let groups = format!(r#"[{{ match = "*", frozen = true }}, {{ match = "{head}.*" }}]"#);
-        format!("{BAG_OF_TRICKS}groups = {groups}\n")
+        format!("{}groups = {groups}\n", class_aware(on, 10))
     },
     published: Published {
         width: 16,
@@ -86,9 +97,9 @@ const LWS: SecondStage = SecondStage {
     title: "LWS: a learned scale for each class's logit",
     source: "Kang et al., ICLR 2020",
     trains: Trains::Scales,
-    settings: |head, _| {
+    settings: |head, on| {
         let groups = format!(r#"[{{ match = "*", frozen = true }}, {{ match = "{head}.scales" }}]"#);
-        format!("{BAG_OF_TRICKS}groups = {groups}\n{}", only(head, r#"shape = "scaled""#))
+        format!("{}groups = {groups}\n{}", class_aware(on, 5), only(head, r#"shape = "scaled""#))
     },
     published: Published {
         width: 16,
@@ -114,10 +125,13 @@ const MISLAS: SecondStage = SecondStage {
     title: "MiSLAS: label-aware smoothing, learned scales",
     source: "Zhong et al., CVPR 2021",
     trains: Trains::Scales,
-    settings: |head, classes| {
-        // Published for CIFAR-10 and CIFAR-100.
-        let (factor, large, small, norm) =
-            if classes < 100 { (0.5, 0.3, 0.0, "running") } else { (0.2, 0.4, 0.1, "train") };
+    settings: |head, on| {
+        let (factor, large, small, norm) = match on {
+            On::Ten => (0.5, 0.3, 0.0, "running"),
+            On::Hundred => (0.2, 0.4, 0.1, "train"),
+            On::Photographs => (0.05, 0.3, 0.0, "train"),
+        };
+        let (batch, decay) = if on == On::Photographs { (256, "5e-4") } else { (128, "2e-4") };
         let groups = format!(
             r#"[{{ match = "*", frozen = true, batch_norm = "{norm}" }}, {{ match = "{head}.*", lr_factor = {factor:?} }},
                {{ match = "{head}.scales" }}]"#
@@ -126,10 +140,10 @@ const MISLAS: SecondStage = SecondStage {
             format!(r#"shape = "scaled", smoothing = {{ kind = "label-aware", head = {large:?}, tail = {small:?} }}"#);
         format!(
             r#"epochs = 10
-               batch = 128
+               batch = {batch}
                lr = 0.1
                lr_schedule = "cosine"
-               weight_decay = 2e-4
+               weight_decay = {decay}
                recipe.originals.sampling = {{ kind = "class-aware", images = 4 }}
                groups = {groups}
                {}"#,
@@ -154,8 +168,27 @@ const BAG_OF_TRICKS: &str = r#"
     recipe.originals.sampling = { kind = "class-aware", images = 4 }
 "#;
 
+/// How cRT and LWS were trained on ImageNet-LT (facebookresearch/classifier-balancing, `config/ImageNet_LT/cls_*.yaml`), but
+/// for their epochs.
+const DECOUPLING: &str = r#"
+    batch = 512
+    lr = 0.2
+    lr_schedule = "cosine"
+    lr_set = "step-before"
+    weight_decay = 5e-4
+    recipe.originals.sampling = { kind = "class-aware", images = 4 }
+"#;
+
+/// How cRT and LWS are trained, on photographs for so many epochs.
+fn class_aware(on: On, epochs: usize) -> String {
+    match on {
+        On::Photographs => format!("epochs = {epochs}\n{DECOUPLING}"),
+        On::Ten | On::Hundred => BAG_OF_TRICKS.into(),
+    }
+}
+
 /// The second stage of ShadeAlsha/LTR-weight-balancing. Batch normalisations stay in train mode, as they do there.
-fn weight_balancing(head: &str, _: usize) -> String {
+fn weight_balancing(head: &str, _: On) -> String {
     let loss = r#"loss = "bce-on-softmax", weight = { kind = "effective", beta = 0.9999 }"#;
     format!(
         r#"epochs = 10
@@ -223,7 +256,12 @@ impl SecondStage {
             }
             _ => {}
         }
-        let text = (self.settings)(head.name(), counts.len());
+        let on = match (parent.size, counts.len()) {
+            (Some(_), _) => On::Photographs,
+            (None, ..100) => On::Ten,
+            (None, _) => On::Hundred,
+        };
+        let text = (self.settings)(head.name(), on);
         let published: Settings = toml::from_str(&text).expect("a test reads the settings of every second stage");
         let reinit = if self.trains == Trains::New { vec![format!("{head}.*")] } else { Vec::new() };
         Ok(Settings {
