@@ -177,6 +177,7 @@ const DECOUPLING: &str = r#"
     lr_set = "step-before"
     weight_decay = 5e-4
     recipe.originals.sampling = { kind = "class-aware", images = 4 }
+    recipe.originals.length = { kind = "whole-steps" }
 "#;
 
 /// How cRT and LWS are trained, on photographs for so many epochs.

@@ -2,7 +2,7 @@
 //! epoch, so that a resumed run continues it and every device follows the same one.
 
 use super::mixing::{Mixture, draw_box, draw_lambda};
-use super::recipe::{Mix, Recipe};
+use super::recipe::{Mix, Originals, Recipe};
 use super::samplers::{Draw, Members, Partners, Sampling, shuffle};
 use super::schedule::LearningRate;
 use crate::error::Result;
@@ -115,14 +115,14 @@ enum PartnerSource<'a> {
 }
 
 impl<'a> PartnerSource<'a> {
-    fn of(config: &PlanConfig, epoch: usize, members: &'a Members) -> Result<PartnerSource<'a>> {
+    fn of(config: &PlanConfig, epoch: usize, members: &'a Members, length: usize) -> Result<PartnerSource<'a>> {
         let partners = config.recipe.partners;
         if let Partners::Power { q } = partners {
             return Ok(PartnerSource::Draw(members.by_power(q)?));
         }
         let words = Stream::new(config.seed, epoch as u32, 0, Purpose::Partner);
         Ok(match partners.sampling() {
-            Some(sampling) => PartnerSource::Epoch(members.epoch(sampling, words, [epoch, config.epochs])?),
+            Some(sampling) => PartnerSource::Epoch(members.epoch(sampling, length, words, [epoch, config.epochs])?),
             None => PartnerSource::Step,
         })
     }
@@ -135,9 +135,12 @@ impl EpochPlan {
     /// When a setting of the recipe is out of range.
     pub fn draw(config: &PlanConfig, epoch: usize, labels: &[i32], members: &Members) -> Result<EpochPlan> {
         let PlanConfig { recipe, seed, epochs, counts, .. } = config;
-        let sampling = if epoch < recipe.originals.from_epoch { Sampling::Shuffle } else { recipe.originals.sampling };
-        let originals = members.originals(sampling, *seed, epoch, *epochs)?;
-        let source = PartnerSource::of(config, epoch, members)?;
+        let Originals { sampling, from_epoch, length } = recipe.originals;
+        let sampling = if epoch < from_epoch { Sampling::Shuffle } else { sampling };
+        let length = length.images(counts, config.batch)?;
+        let words = Stream::new(*seed, epoch as u32, 0, Purpose::Shuffle);
+        let originals = members.epoch(sampling, length, words, [epoch, *epochs])?;
+        let source = PartnerSource::of(config, epoch, members, length)?;
         let count = originals.len().div_ceil(config.batch);
         let pixels = config.height * config.width;
         let coefficients = recipe.coefficients(epoch, *epochs);
@@ -276,7 +279,8 @@ impl EpochPlan {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::method::recipe::{Originals, Share};
+    use crate::method::recipe::Share;
+    use crate::method::samplers::Length;
     use crate::method::schedule::{Decay, SetAt, WarmUp};
     use crate::method::{MethodSettings, method};
     use crate::ops::load_step::STEP_WORDS;
@@ -402,6 +406,25 @@ mod tests {
     }
 
     #[test]
+    fn an_epoch_can_have_other_lengths() {
+        let mut config = config("mixup");
+        config.recipe.partners = Partners::Shuffle;
+        let mut steps = |length: Length| {
+            config.recipe.originals.length = length;
+            let plan = draw(&config, 1);
+            assert_eq!((plan.originals.len(), plan.shares.len()), (plan.partners.len(), plan.partners.len()));
+            let rate = plan.params(plan.steps() - 1);
+            assert_eq!(rate.step as usize, plan.steps() - 1);
+            (plan.steps(), plan.full_steps(), plan.tail())
+        };
+        // 16 and 5 images in steps of 8.
+        assert_eq!(steps(Length::Images), (3, 2, 5));
+        assert_eq!(steps(Length::LargestClass), (4, 4, 0));
+        assert_eq!(steps(Length::WholeSteps), (2, 2, 0));
+        assert_eq!(steps(Length::Steps { steps: 7 }), (7, 7, 0));
+    }
+
+    #[test]
     fn parts_make_up_their_step_and_share_its_mixture() {
         let whole = draw(&config("glmc"), 0);
         let plan = draw(&PlanConfig { accumulate: 4, ..config("glmc") }, 0);
@@ -432,7 +455,8 @@ mod tests {
     #[test]
     fn deferred_sampling_and_weights_begin_with_their_epoch() {
         let mut config = config("drw");
-        config.recipe.originals = Originals { sampling: Sampling::Power { q: 1.0 }, from_epoch: 8 };
+        config.recipe.originals =
+            Originals { sampling: Sampling::Power { q: 1.0 }, from_epoch: 8, ..Originals::default() };
         let (before, after) = (draw(&config, 7), draw(&config, 8));
         assert!(before.vectors().iter().all(|&v| v == 0.0 || v == 1.0));
         assert!(after.vectors().iter().any(|&v| v != 0.0 && v != 1.0));

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::class_vectors::{self, Scheduled};
 pub use super::mixing::{Mix, Share};
-use super::samplers::{Partners, Sampling};
+use super::samplers::{Length, Partners, Sampling};
 use super::schedule::Coefficient;
 use crate::error::{Error, Result};
 use crate::nn::model::{BiasStart, Extent, HeadKind, HeadShape, HeadSpec};
@@ -47,6 +47,8 @@ pub struct Originals {
     pub sampling: Sampling,
     /// Finished epochs before which they are shuffled.
     pub from_epoch: usize,
+    /// How many they are, from the first epoch on.
+    pub length: Length,
 }
 
 /// The classifiers that are trained.
@@ -468,6 +470,10 @@ mod tests {
             ("cmo-ce", "partners = { kind = 'power', q = 1e308 }", "partners: the classes' probabilities sum to 0"),
             ("ce", "originals.sampling = { kind = 'power', q = nan }", "originals.sampling: the classes'"),
             ("ce", "originals.sampling = { kind = 'class-aware', images = 0 }", "at least 1 image"),
+            ("ce", "originals.length = { kind = 'steps' }", "missing field `steps`"),
+            ("ce", "originals.length = { kind = 'steps', steps = -1 }", "recipe: "),
+            ("ce", "originals.length = 'whole-steps'", "recipe: "),
+            ("ce", "originals.length = { kind = 'epochs' }", "unknown variant `epochs`"),
             ("cb-focal", "heads.fc.margin = { kind = 'ldam', max = 0.5 }", "need the softmax"),
         ] {
             let message = changed(name, changes).unwrap_err().to_string();

@@ -3,9 +3,9 @@
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::rng::philox::{self, Purpose, Stream};
+use crate::rng::philox::{self, Stream};
 
-/// Where the originals of an epoch come from. Every epoch has as many as there are training images.
+/// Where the originals of an epoch come from; how many they are is another matter ([`Length`]).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Sampling {
@@ -26,6 +26,49 @@ pub enum Sampling {
     /// With replacement, class c with probability `(1 - e/E) n_c/N + (e/E)/C` in epoch e of E (Decoupling's progressively
     /// balanced sampling).
     Progressive,
+}
+
+/// How many originals an epoch visits, and so how many steps it has. Steps are of `batch` samples; what is left over makes a
+/// last, smaller one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Length {
+    /// As many as there are training images, N.
+    #[default]
+    Images,
+    /// As many as all classes would have if each were as large as the largest: `C n_max`.
+    LargestClass,
+    /// The whole steps that N images make; where they make none, one smaller step of them all. So Decoupling cuts its epochs
+    /// (Kang et al., ICLR 2020; `run_networks.py`), those of class-aware sampling too, whose sampler would go on to `C n_max`
+    /// images.
+    WholeSteps,
+    /// This many steps.
+    Steps { steps: usize },
+}
+
+/// The most images of an epoch: the plan of one is kept in memory.
+const MOST_IMAGES: usize = 1 << 27;
+
+impl Length {
+    /// Originals of an epoch, on data with these training images per class and in steps of `batch` samples.
+    ///
+    /// # Errors
+    /// When an epoch would have no step, or more images than memory could hold.
+    pub fn images(self, counts: &[usize], batch: usize) -> Result<usize> {
+        let all: usize = counts.iter().sum();
+        let images = match self {
+            Length::Images => Some(all),
+            Length::LargestClass => counts.iter().max().and_then(|most| most.checked_mul(counts.len())),
+            Length::WholeSteps if all < batch => Some(all),
+            Length::WholeSteps => Some(all / batch * batch),
+            Length::Steps { steps } => steps.checked_mul(batch),
+        };
+        match images {
+            Some(0) => Err(Error::Config("originals.length: an epoch has at least 1 step".into())),
+            Some(images) if images <= MOST_IMAGES => Ok(images),
+            _ => Err(Error::Config(format!("originals.length: an epoch has at most {MOST_IMAGES} images"))),
+        }
+    }
 }
 
 /// Where partners come from.
@@ -114,25 +157,28 @@ impl Members {
         self.by_class(by_power(q))
     }
 
-    /// The originals of 0-based epoch `epoch` of `epochs`.
+    /// So many images, by these random words, in 0-based epoch `epoch` of `epochs`.
     ///
     /// # Errors
     /// When a sampler's parameter is out of range.
-    pub fn originals(&self, sampling: Sampling, seed: u64, epoch: usize, epochs: usize) -> Result<Vec<u32>> {
-        self.epoch(sampling, Stream::new(seed, epoch as u32, 0, Purpose::Shuffle), [epoch, epochs])
-    }
-
-    /// As many images as there are, by these random words, in an epoch of so many.
-    ///
-    /// # Errors
-    /// When a sampler's parameter is out of range.
-    pub fn epoch(&self, sampling: Sampling, mut words: Stream, [epoch, epochs]: [usize; 2]) -> Result<Vec<u32>> {
+    pub fn epoch(
+        &self,
+        sampling: Sampling,
+        length: usize,
+        mut words: Stream,
+        [epoch, epochs]: [usize; 2],
+    ) -> Result<Vec<u32>> {
         let images = self.images();
-        let drawn = |draw: Draw<'_>, words: &mut Stream| (0..images).map(|_| draw.one(words)).collect();
+        let drawn = |draw: Draw<'_>, words: &mut Stream| (0..length).map(|_| draw.one(words)).collect();
         match sampling {
             Sampling::Shuffle => {
-                let mut order: Vec<u32> = (0..images as u32).collect();
-                shuffle(&mut order, &mut words);
+                let mut order = Vec::with_capacity(length);
+                while order.len() < length {
+                    let mut all: Vec<u32> = (0..images as u32).collect();
+                    shuffle(&mut all, &mut words);
+                    all.truncate(length - order.len());
+                    order.append(&mut all);
+                }
                 Ok(order)
             }
             Sampling::Power { q } => Ok(drawn(self.by_power(q)?, &mut words)),
@@ -141,18 +187,18 @@ impl Members {
                 let weight = |n: usize| (1.0 - done) * n as f64 / images as f64 + done / classes;
                 Ok(drawn(self.by_class(weight)?, &mut words))
             }
-            Sampling::ClassAware { images: each } => Ok(self.class_aware(each, images, &mut words)),
+            Sampling::ClassAware { images: each } => Ok(self.class_aware(each, length, &mut words)),
         }
     }
 
-    fn class_aware(&self, each: usize, images: usize, words: &mut Stream) -> Vec<u32> {
+    fn class_aware(&self, each: usize, length: usize, words: &mut Stream) -> Vec<u32> {
         let mut classes: Vec<usize> = (0..self.0.len()).filter(|&class| !self.0[class].is_empty()).collect();
         let mut queues: Vec<Vec<u32>> = vec![Vec::new(); self.0.len()];
-        let mut order = Vec::with_capacity(images);
-        while order.len() < images {
+        let mut order = Vec::with_capacity(length);
+        while order.len() < length {
             shuffle(&mut classes, words);
             for &class in &classes {
-                for _ in 0..each.min(images - order.len()) {
+                for _ in 0..each.min(length - order.len()) {
                     if queues[class].is_empty() {
                         queues[class].clone_from(&self.0[class]);
                         shuffle(&mut queues[class], words);
@@ -230,9 +276,16 @@ impl Draw<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rng::philox::Purpose;
 
     fn labels(counts: &[usize]) -> Vec<i32> {
         counts.iter().enumerate().flat_map(|(class, &n)| vec![class as i32; n]).collect()
+    }
+
+    /// Originals of 0-based epoch `epoch` of `epochs`.
+    fn drawn(of: &Members, sampling: Sampling, length: usize, seed: u64, [epoch, epochs]: [usize; 2]) -> Vec<u32> {
+        let words = Stream::new(seed, epoch as u32, 0, Purpose::Shuffle);
+        of.epoch(sampling, length, words, [epoch, epochs]).unwrap()
     }
 
     #[test]
@@ -264,7 +317,7 @@ mod tests {
         let labels = labels(&[900, 100]);
         let members = Members::new(&labels, 2).unwrap();
         let tail = |epoch| {
-            let drawn = members.originals(Sampling::Progressive, 3, epoch, 100).unwrap();
+            let drawn = drawn(&members, Sampling::Progressive, 1000, 3, [epoch, 100]);
             drawn.iter().filter(|&&image| image >= 900).count() as f64 / 1000.0
         };
         assert!((tail(0) - 0.1).abs() < 0.03 && (tail(50) - 0.3).abs() < 0.05 && (tail(99) - 0.496).abs() < 0.05);
@@ -274,7 +327,7 @@ mod tests {
     fn class_aware_rounds_hold_every_class_and_use_up_its_images() {
         let labels = labels(&[50, 6, 0, 4]);
         let members = Members::new(&labels, 4).unwrap();
-        let order = members.originals(Sampling::ClassAware { images: 2 }, 1, 0, 1).unwrap();
+        let order = drawn(&members, Sampling::ClassAware { images: 2 }, 60, 1, [0, 1]);
         assert_eq!(order.len(), 60);
         for round in order.chunks(6) {
             let mut classes: Vec<i32> = round.iter().map(|&image| labels[image as usize]).collect();
@@ -287,15 +340,57 @@ mod tests {
         assert_eq!(seen, (50..56).collect::<Vec<u32>>());
         assert!(Sampling::ClassAware { images: 0 }.check(&[50, 6, 0, 4]).is_err());
         // More than there are is an epoch of one class, and takes no more memory.
-        let one = members.originals(Sampling::ClassAware { images: usize::MAX }, 1, 0, 1).unwrap();
+        let one = drawn(&members, Sampling::ClassAware { images: usize::MAX }, 60, 1, [0, 1]);
         assert_eq!(one.len(), 60);
+    }
+
+    #[test]
+    fn an_epoch_has_the_length_that_it_is_given() {
+        let counts = [50, 6, 0, 4];
+        let (labels, samplings) = (
+            labels(&counts),
+            [Sampling::Shuffle, Sampling::Power { q: 1.0 }, Sampling::ClassAware { images: 4 }, Sampling::Progressive],
+        );
+        let members = Members::new(&labels, 4).unwrap();
+        for sampling in samplings {
+            let whole = drawn(&members, sampling, 60, 5, [1, 9]);
+            for length in [1, 59, 61, 200] {
+                let other = drawn(&members, sampling, length, 5, [1, 9]);
+                assert_eq!(other.len(), length, "{sampling:?}");
+                // A shorter epoch is cut off, a longer one goes on.
+                let both = length.min(60);
+                assert_eq!(other[..both], whole[..both], "{sampling:?}");
+            }
+        }
+        // A shuffle visits every image before it visits one again.
+        let mut twice = drawn(&members, Sampling::Shuffle, 120, 5, [1, 9]);
+        assert_ne!(twice[..60], twice[60..]);
+        twice.sort_unstable();
+        assert_eq!(twice, (0..120).map(|image| image / 2).collect::<Vec<u32>>());
+    }
+
+    #[test]
+    fn lengths_are_those_of_their_papers() {
+        let images = |length: Length, batch: usize| length.images(&[50, 6, 0, 4], batch).map_err(|e| e.to_string());
+        assert_eq!(images(Length::Images, 16), Ok(60));
+        assert_eq!(images(Length::LargestClass, 16), Ok(200));
+        assert_eq!([16, 60, 61].map(|batch| images(Length::WholeSteps, batch)), [48, 60, 60].map(Ok));
+        assert_eq!(images(Length::Steps { steps: 7 }, 16), Ok(112));
+        for (length, batch, said) in [
+            (Length::Steps { steps: 0 }, 16, "at least 1 step"),
+            (Length::Steps { steps: usize::MAX }, 16, "at most 134217728 images"),
+            (Length::Steps { steps: 1 << 24 }, 16, "at most 134217728 images"),
+        ] {
+            let message = images(length, batch).unwrap_err();
+            assert!(message.contains(said) && message.contains("originals.length"), "{message}");
+        }
     }
 
     #[test]
     fn a_shuffle_visits_every_image_once() {
         let members = Members::new(&labels(&[21]), 1).unwrap();
-        let mut order = members.originals(Sampling::Shuffle, 7, 3, 10).unwrap();
-        assert_ne!(order, members.originals(Sampling::Shuffle, 7, 4, 10).unwrap());
+        let mut order = drawn(&members, Sampling::Shuffle, 21, 7, [3, 10]);
+        assert_ne!(order, drawn(&members, Sampling::Shuffle, 21, 7, [4, 10]));
         order.sort_unstable();
         assert_eq!(order, (0..21).collect::<Vec<u32>>());
     }

@@ -113,9 +113,9 @@ impl State {
     /// # Errors
     /// When the file system fails; an older file at `path` is then untouched.
     pub fn save(&self, path: &Path, manifest: Manifest, losses: &[f64]) -> Result<()> {
-        let mut more = Vec::new();
+        let (passes, mut more) = (passes(&manifest)?, Vec::new());
         for layer in self.0.iter().filter_map(|entry| entry.name.strip_suffix("running_var")) {
-            let bytes = (passes(&manifest) as i64).to_le_bytes().to_vec();
+            let bytes = (passes as i64).to_le_bytes().to_vec();
             let name = format!("{layer}num_batches_tracked");
             more.push(Entry { name, dtype: Dtype::I64, shape: Vec::new(), bytes });
         }
@@ -127,14 +127,15 @@ impl State {
 }
 
 /// How many batches each batch normalisation has seen: the parts of all steps.
-fn passes(manifest: &Manifest) -> u64 {
+fn passes(manifest: &Manifest) -> Result<u64> {
     let (Progress { epoch, step, total_steps, .. }, config) = (&manifest.progress, &manifest.config);
     if config.accumulate == 1 {
-        return *total_steps;
+        return Ok(*total_steps);
     }
-    let (images, batch) = (manifest.counts.iter().sum::<usize>(), config.batch);
+    let batch = config.batch;
+    let images = config.recipe(&manifest.counts)?.originals.length.images(&manifest.counts, batch)?;
     let of_epoch = images / batch * config.accumulate + (images % batch).div_ceil(batch / config.accumulate);
-    (epoch * of_epoch + step * config.accumulate) as u64
+    Ok((epoch * of_epoch + step * config.accumulate) as u64)
 }
 
 fn write(path: &Path, mut manifest: Manifest, mut entries: Vec<&Entry>) -> Result<()> {

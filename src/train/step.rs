@@ -37,8 +37,8 @@ pub struct StepConfig {
 /// Where a step's images come from.
 #[derive(Clone, Copy)]
 pub enum Source<'s> {
-    /// A data set, by a table of steps.
-    Feed(&'s Feed<'s>),
+    /// A data set, by a table of steps, and the images of an epoch.
+    Feed(&'s Feed<'s>, usize),
     /// Views made elsewhere.
     Views(&'s Views),
 }
@@ -133,13 +133,13 @@ impl Shared<'_> {
     fn inputs(&self, tape: &mut Tape, table: Option<&Table>, batch: usize) -> Result<Batch> {
         let (backend, mixing) = (self.backend, self.config.recipe.views()?);
         match (self.source, table) {
-            (Source::Feed(feed), Some(table)) => {
+            (Source::Feed(feed, _), Some(table)) => {
                 let [rows, cursor] = [table.rows, table.cursor].map(|t| tape.external(t));
                 let vars = load_step(tape, rows, cursor, batch)?;
                 let images = feed.record(tape, backend, vars, mixing, self.config.augmentation)?;
                 Ok(Batch { vars, images, labels: feed.labels })
             }
-            (Source::Feed(_), None) => Err(crate::Error::op("load_step", "a feed's steps need a table")),
+            (Source::Feed(..), None) => Err(crate::Error::op("load_step", "a feed's steps need a table")),
             (Source::Views(v), _) => {
                 let on_tape = [v.scalars, v.originals, v.partners, v.shares, v.pixels];
                 let [scalars, originals, partners, shares, pixels] = on_tape.map(|t| tape.external(t));
@@ -178,7 +178,7 @@ impl Shared<'_> {
 
     /// Room for the parts of `size` samples of which each of `steps` steps has so many.
     fn table(&self, steps: usize, parts: usize, size: usize) -> Result<Option<Table>> {
-        let Source::Feed(_) = self.source else { return Ok(None) };
+        let Source::Feed(..) = self.source else { return Ok(None) };
         let integers = |shape: &[usize], what: &str| self.backend.tensor(shape, DType::I32, what);
         let rows = integers(&[steps * parts, row_words(size)], "step table")?;
         Ok(Some(Table { rows, cursor: integers(&[1], "step cursor")?, size, parts }))
@@ -314,7 +314,7 @@ impl TrainStep {
         config: StepConfig,
     ) -> Result<TrainStep> {
         let (full_steps, tail) = match source {
-            Source::Feed(feed) => (feed.images().len() / config.batch, feed.images().len() % config.batch),
+            Source::Feed(_, images) => (images / config.batch, images % config.batch),
             Source::Views(views) => (views.steps, 0),
         };
         let float = |shape: &[usize], what: &str| backend.tensor(shape, backend.precision().accumulate(), what);

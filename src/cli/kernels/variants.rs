@@ -219,7 +219,7 @@ fn steps(backend: &Launched, config: &Config, data: &Data<'_>, every_size: bool)
         let images = Images { labels: &data.train.labels[..count], ..data.train };
         let feed = Feed::new(backend, images, config.batch, usize::MAX, None)?;
         let config = step_config(config, recipe.clone(), data.counts.len(), data.augmentation);
-        TrainStep::new(backend, &model, &engine.parameters, Source::Feed(&feed), config)?.release(backend);
+        TrainStep::new(backend, &model, &engine.parameters, Source::Feed(&feed, count), config)?.release(backend);
         feed.release(backend);
     }
     Ok(())

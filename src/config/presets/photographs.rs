@@ -37,7 +37,15 @@ const JITTERED: &str = r#"
     photos = { kind = "jitter" }
 "#;
 
-/// The same, with lambda ~ Beta(0.2, 0.2).
+/// The same, in epochs of whole steps.
+const DECOUPLED: &str = r#"
+    size = 224
+    eval_resize = 256
+    photos = { kind = "jitter" }
+    recipe = { originals = { length = { kind = "whole-steps" } } }
+"#;
+
+/// Crops, mirroring and colour jitter, with lambda ~ Beta(0.2, 0.2).
 const LIGHTLY_MIXED: &str = r#"
     size = 224
     eval_resize = 256
@@ -93,7 +101,7 @@ pub fn presets() -> Vec<Preset> {
         published: Some(top1),
         then,
         source: "facebookresearch/classifier-balancing",
-        more: JITTERED,
+        more: DECOUPLED,
         ..of_glmc(name)
     };
     vec![
@@ -135,7 +143,7 @@ pub fn presets() -> Vec<Preset> {
 #[cfg(test)]
 mod tests {
     use crate::config::{Config, PlacementSettings, Preset, Settings, Then, preset};
-    use crate::method::samplers::Sampling;
+    use crate::method::samplers::{Length, Sampling};
     use crate::nn::BatchNorm;
 
     fn config(settings: Settings) -> Config {
@@ -165,8 +173,9 @@ mod tests {
                 let expected = 0.1 * (1.0 + (std::f64::consts::PI / config.epochs as f64).cos());
                 assert!((rate.at(0, config.epochs, 0, 1) - expected).abs() < 1e-12, "{name}");
             }
-            let sampling = second.recipe(&counts).unwrap().originals.sampling;
-            assert_eq!(sampling, Sampling::ClassAware { images: 4 }, "{name}");
+            let [one, two] = [&first, &second].map(|config| config.recipe(&counts).unwrap().originals);
+            assert_eq!((one.sampling, one.length), (Sampling::Shuffle, Length::WholeSteps), "{name}");
+            assert_eq!((two.sampling, two.length), (Sampling::ClassAware { images: 4 }, Length::WholeSteps), "{name}");
         }
     }
 

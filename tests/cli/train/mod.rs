@@ -8,6 +8,7 @@ mod extend;
 mod finetune;
 mod folder;
 mod init;
+mod lengths;
 mod methods;
 mod model;
 mod optimizer;
