@@ -266,7 +266,8 @@ impl Preset {
     }
 
     pub fn settings(&self) -> Settings {
-        let Training { epochs, batch, lr, warmup, warmup_from, set, weight_decay, .. } = self.training;
+        let Training { epochs, batch, lr, warmup, warmup_from, warmup_every_step, set, weight_decay, .. } =
+            self.training;
         let more: Settings = toml::from_str(self.more).expect("a test reads every preset");
         let settings = Settings {
             model: Some(self.model.into()),
@@ -278,6 +279,7 @@ impl Preset {
             lr_schedule: Some(self.training.decay()),
             warmup_epochs: Some(warmup),
             warmup_from: Some(warmup_from),
+            warmup_every_step: Some(warmup_every_step),
             lr_set: Some(set),
             weight_decay: Some(weight_decay),
             gamma: Some(self.gamma),

@@ -22,6 +22,17 @@ fn a_configuration_survives_its_file() {
 }
 
 #[test]
+fn the_warm_up_of_cb_focal_rises_with_every_step() {
+    let rate = |name: &str| Config::resolve(on_data(preset(name).unwrap().settings())).unwrap().learning_rate();
+    let (cb_focal, focal) = (rate("cifar10-lt-if100-cb-focal"), rate("cifar10-lt-if100-focal"));
+    let first = |rate: &LearningRate| [(0, 0), (0, 96), (4, 96)].map(|(epoch, step)| rate.at(epoch, 200, step, 97));
+    let near = |found: [f64; 3], expected: [f64; 3]| found.iter().zip(expected).all(|(f, e)| (f - e).abs() < 1e-12);
+    assert!(near(first(&cb_focal), [0.1 / 485.0, 0.02, 0.1]), "{:?}", first(&cb_focal));
+    assert!(near(first(&focal), [0.02, 0.02, 0.1]), "{:?}", first(&focal));
+    assert!((cb_focal.at(160, 200, 0, 97) - 1e-3).abs() < 1e-12);
+}
+
+#[test]
 fn help_shows_the_defaults_that_are_taken() {
     let flags = <Settings as clap::Args>::augment_args(clap::Command::new("settings"));
     let config = Config::resolve(on_data(Settings::default())).unwrap().to_toml();

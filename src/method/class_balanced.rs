@@ -5,7 +5,7 @@
 
 use super::class_vectors::{Rule, Scheduled};
 use super::recipe::{Head, LossKind};
-use super::{Method, MethodSettings, Published, Recipe};
+use super::{Method, MethodSettings, Published, Recipe, Training};
 use crate::ops::supervised_loss::Reduction;
 
 /// The published weights.
@@ -67,8 +67,9 @@ pub const CB_FOCAL: Method = Method {
         width: 16,
         cifar10: [Some(74.6), Some(79.3), Some(87.1)],
         cifar100: [Some(39.6), Some(45.2), Some(58.0)],
-        source: "Cui et al., the best of their settings (beta and exponent searched; warm-up by steps)",
+        source: "Cui et al., the best of their settings (beta and exponent searched)",
     },
+    training: Training { warmup_every_step: true, ..Training::LDAM_DRW },
     undecayed: &["fc.bias"],
     ..Method::BASE
 };

@@ -151,6 +151,8 @@ pub struct Training {
     pub warmup: usize,
     /// The share of `lr` that it starts from: see [`schedule::WarmUp`].
     pub warmup_from: f64,
+    /// Whether it rises with every step rather than with every epoch.
+    pub warmup_every_step: bool,
     /// When the rate's values are put to use.
     pub set: SetAt,
     pub weight_decay: f64,
@@ -165,6 +167,7 @@ impl Training {
         steps: &[(160, 0.01), (180, 1e-4)],
         warmup: 5,
         warmup_from: 0.0,
+        warmup_every_step: false,
         set: SetAt::Before,
         weight_decay: 2e-4,
     };
