@@ -4,6 +4,7 @@
 //! how it is drawn ([`plan`]) and recorded ([`record`]) is the same for all. Nothing else asks which method it is.
 
 mod bbn;
+mod changes;
 mod class_balanced;
 pub mod class_vectors;
 mod cmo;

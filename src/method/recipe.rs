@@ -196,22 +196,6 @@ impl Recipe {
         }
     }
 
-    /// This recipe with a configuration's changes: tables are merged key by key, `false` takes away what may be absent (a
-    /// head, the similarity), and anything else replaces what was there.
-    ///
-    /// # Errors
-    /// When a key or value is none of a recipe's.
-    pub fn changed(self, changes: &toml::Table) -> Result<Recipe> {
-        if changes.is_empty() {
-            return Ok(self);
-        }
-        let wrong =
-            |e: &dyn std::fmt::Display| Error::Config(format!("recipe: {}", e.to_string().trim().replace('\n', " ")));
-        let mut whole = toml::Table::try_from(self).map_err(|e| wrong(&e))?;
-        merge(&mut whole, changes);
-        whole.try_into().map_err(|e: toml::de::Error| wrong(&e.message()))
-    }
-
     /// The views as the op that makes them has them.
     ///
     /// # Errors
@@ -368,24 +352,6 @@ impl Recipe {
             }
         }
         notes
-    }
-}
-
-/// Merges `changes` into `table`. A table that says another `kind` replaces the whole.
-fn merge(table: &mut toml::Table, changes: &toml::Table) {
-    for (key, change) in changes {
-        match (table.get_mut(key), change) {
-            (Some(toml::Value::Table(_)), toml::Value::Boolean(false)) => drop(table.remove(key)),
-            // A classifier that balanced data does not have is not there anyway.
-            (None, toml::Value::Boolean(false))
-                if [HeadKind::Fc, HeadKind::FcCb].iter().any(|head| head.name() == key) => {}
-            (Some(toml::Value::Table(old)), toml::Value::Table(new))
-                if new.get("kind").is_none_or(|kind| old.get("kind") == Some(kind)) =>
-            {
-                merge(old, new);
-            }
-            _ => drop(table.insert(key.clone(), change.clone())),
-        }
     }
 }
 
