@@ -183,7 +183,7 @@ impl LearningRate {
 }
 
 /// `alpha = 1 - (T/Tmax)^2` (GLMC paper, section 3): from the conventional classifier to the rebalanced one.
-pub fn alpha(epoch: usize, epochs: usize) -> f64 {
+fn alpha(epoch: usize, epochs: usize) -> f64 {
     1.0 - (epoch as f64 / epochs as f64).powi(2)
 }
 

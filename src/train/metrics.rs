@@ -16,7 +16,7 @@ pub struct EpochMetrics {
     pub epoch: usize,
     /// Learning rate.
     pub lr: f64,
-    /// The paper's alpha.
+    /// The paper's alpha, or what a recipe has in its place.
     pub alpha: f64,
     /// Total loss.
     pub loss: f64,

@@ -8,6 +8,7 @@ use super::run_record::Parent;
 use super::session::rates;
 use crate::config::Config;
 use crate::error::{Error, Result, word};
+use crate::method::Recipe;
 
 /// A run to extend, locked as long as it is read.
 pub struct ParentRun {
@@ -72,19 +73,19 @@ impl ParentRun {
         Ok(Parent { folder, checkpoint: None, checksum, epochs, epoch, step })
     }
 
-    /// How the rates jump where a run of `config` goes on from it.
-    pub fn jump(&self, config: &Config) -> String {
+    /// How the rates jump where a run of `config` goes on from it; both train this recipe.
+    pub fn jump(&self, config: &Config, recipe: &Recipe) -> String {
         let Progress { epoch, step, .. } = self.last.manifest.progress;
         let shown = |(lr, alpha): (f64, f64)| format!("lr {lr:.6}, alpha {alpha:.4}");
         let (at, old) = (epoch + 1, self.config.epochs);
         let of = format!("{} of {old} epochs", self.folder.path().display());
-        let now = shown(rates(config, epoch));
+        let now = shown(rates(config, recipe, epoch));
         if epoch == old {
-            let ended = shown(rates(&self.config, old - 1));
+            let ended = shown(rates(&self.config, recipe, old - 1));
             return format!("extending {of} to {}: it ended with {ended}; epoch {at} has {now}", config.epochs);
         }
         let from = if step == 0 { String::new() } else { format!(", from step {step} on,") };
-        let before = shown(rates(&self.config, epoch));
+        let before = shown(rates(&self.config, recipe, epoch));
         let has = if step == 0 { "would have had" } else { "had" };
         format!("extending {of} to {}: epoch {at}{from} has {now}; there it {has} {before}", config.epochs)
     }

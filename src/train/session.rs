@@ -19,7 +19,9 @@ use crate::config::{Config, Select};
 use crate::console::{self, note, tell};
 use crate::data::store::Store;
 use crate::error::{Error, Result, word};
-use crate::method::{EpochPlan, schedule};
+use crate::method::EpochPlan;
+use crate::method::recipe::{Recipe, Share};
+use crate::method::schedule::Coefficient;
 use crate::ops::Backend;
 use crate::ops::total_loss::{LOSS_COLUMNS, TOTAL};
 use crate::stop;
@@ -122,15 +124,21 @@ pub fn extend(config: &Config, parent: ParentRun, out: &Path, backend: &dyn Back
     let mut session = Session::new(config, folder, backend, &store)?;
     session.inherit(&parent)?;
     session.folder.add_process(Process::this(backend)?)?;
-    note!("{}", parent.jump(config));
+    note!("{}", parent.jump(config, session.engine.recipe()));
     drop(parent);
     session.train()
 }
 
-/// Learning rate and alpha of 0-based epoch `epoch`.
-pub(super) fn rates(config: &Config, epoch: usize) -> (f64, f64) {
+/// Learning rate and alpha of 0-based epoch `epoch`: the coefficient of the first classifier's loss, or what takes its place
+/// where the samples' shares follow a course (BBN).
+pub(super) fn rates(config: &Config, recipe: &Recipe, epoch: usize) -> (f64, f64) {
+    let first = recipe.classifiers().first().map(|(_, head)| head.coefficient);
+    let alpha = match recipe.mixing.share {
+        Share::Course { course } => Coefficient { course, ..Coefficient::default() },
+        _ => first.unwrap_or_default(),
+    };
     // Where the rate changes from step to step, an epoch has the last one's: that of its only step, if it had one.
-    (config.learning_rate().at(epoch, config.epochs, 0, 1), schedule::alpha(epoch, config.epochs))
+    (config.learning_rate().at(epoch, config.epochs, 0, 1), alpha.at(epoch, config.epochs))
 }
 
 impl<'a> Session<'a> {
@@ -312,7 +320,7 @@ impl<'a> Session<'a> {
         let no_images = || Error::Config("there are no test images to evaluate on".into());
         let [test, val] = self.engine.evaluate(self.backend)?;
         let evaluations = (test.ok_or_else(no_images)?, val);
-        let rates = rates(self.config, epoch);
+        let rates = rates(self.config, self.engine.recipe(), epoch);
         let metrics = EpochMetrics::new(
             epoch + 1,
             rates,

@@ -1,6 +1,7 @@
 //! `glmc-engine train`, `--resume` and `eval`: training, stopping in every way, resuming, evaluating, and every file of a run
 //! damaged in every way.
 
+mod ablations;
 mod branches;
 mod damage;
 mod divergence;
