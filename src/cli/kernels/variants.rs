@@ -250,6 +250,23 @@ mod tests {
     }
 
     #[test]
+    fn deeper_networks_launch_what_resnet50_does() {
+        for name in ["imagenet-lt", "imagenet-lt-cmo-bs"] {
+            let of = |model: &'static str| {
+                let mut preset = preset(name).unwrap();
+                preset.model = model;
+                list(&[preset], ("sm_90a", MULTIPROCESSORS, SHARED_BYTES)).unwrap().into_iter().collect::<HashSet<_>>()
+            };
+            let known = of("resnet50");
+            let more = |model| of(model).into_iter().filter(|variant| !known.contains(variant)).collect::<Vec<_>>();
+            for model in ["resnet101", "resnet152"] {
+                assert!(more(model).is_empty(), "{model}, {name}: {:?}", more(model));
+            }
+            assert!(!more("resnext50_32x4d").is_empty(), "convolutions in groups are others");
+        }
+    }
+
+    #[test]
     fn every_gpu_launches_the_same() {
         // The smallest and the largest GPU that the architectures are made as.
         let gpus = [("sm_80", 108), ("sm_86", 6), ("sm_89", 144), ("sm_90a", 132), ("sm_100a", 160), ("sm_120", 188)];
