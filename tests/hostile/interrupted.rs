@@ -80,11 +80,19 @@ fn moments(calls: usize, few: usize, seed: u64) -> Vec<usize> {
 
 #[test]
 fn training_killed_at_any_call_ends_with_the_same_bits() {
-    let scene = Scene::new();
-    let Some(faults) = Faults::new(&scene) else { return };
-    let calls = faults.calls(&mut scene.train(&scene.path("counted")), &scene).expect("a number");
+    training_killed(&Scene::new(), "training");
+}
+
+#[test]
+fn training_on_photographs_killed_at_any_call_ends_with_the_same_bits() {
+    training_killed(&Scene::of_photographs(), "training on photographs of mixed sizes");
+}
+
+fn training_killed(scene: &Scene, class: &str) {
+    let Some(faults) = Faults::new(scene) else { return };
+    let calls = faults.calls(&mut scene.train(&scene.path("counted")), scene).expect("a number");
     assert!(calls > 30, "{calls} calls");
-    let mut counts = Counts::new(format!("training killed at its {calls} calls"));
+    let mut counts = Counts::new(format!("{class} killed at its {calls} calls"));
     for moment in moments(calls, cases(24, 0), 1) {
         let run = scene.path("killed");
         let mut command = scene.train(&run);

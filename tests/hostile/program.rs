@@ -152,6 +152,8 @@ pub fn names(folder: &Path) -> Vec<String> {
 /// A small long-tailed store, runs on it, and what they must come to.
 pub struct Scene {
     pub folder: tempfile::TempDir,
+    /// What its runs are given besides.
+    more: &'static [&'static str],
     /// A run that nothing disturbed.
     whole: PathBuf,
 }
@@ -166,10 +168,21 @@ pub struct Outcome {
 
 impl Scene {
     pub fn new() -> Scene {
+        Scene::of("prepare synthetic --classes 4 --per-class 24 --imbalance 4 --size 8 --seed 3 --out", &[])
+    }
+
+    /// On drawn photographs of mixed sizes, which are read from the store step by step.
+    pub fn of_photographs() -> Scene {
+        Scene::of(
+            "prepare synthetic --photos --classes 4 --per-class 24 --test-per-class 4 --imbalance 4 --seed 3 --out",
+            &["--size", "12", "--eval-resize", "13", "--resident-limit", "0"],
+        )
+    }
+
+    fn of(fixed: &str, more: &'static [&'static str]) -> Scene {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let whole = folder.path().join("whole");
-        let scene = Scene { folder, whole };
-        let fixed = "prepare synthetic --classes 4 --per-class 24 --imbalance 4 --size 8 --seed 3 --out";
+        let scene = Scene { folder, more, whole };
         let store = scene.store();
         glmc(&fixed.split(' ').chain([text(&store)]).collect::<Vec<_>>(), "the store").ok();
         end(&mut scene.train(&scene.whole), "a run that nothing disturbs").ok();
@@ -193,7 +206,7 @@ impl Scene {
     pub fn train(&self, run: &Path) -> Command {
         let fixed = "train --model resnet20 --width 2 --epochs 3 --batch 16 --lr 0.05 --seed 1 --threads 1 --device cpu --log tensorboard,csv";
         let mut command = Command::new(BIN);
-        command.args(fixed.split(' ')).args(["--data", text(&self.store()), "--out", text(run)]);
+        command.args(fixed.split(' ')).args(self.more).args(["--data", text(&self.store()), "--out", text(run)]);
         command
     }
 

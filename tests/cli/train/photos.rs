@@ -114,7 +114,7 @@ fn a_run_killed_at_any_moment_goes_on_to_the_same_bits() {
     assert_kills_change_nothing(
         &photographs(),
         &[&SMALL[..], &["--resident-limit", "0", "--epochs", "4"]].concat(),
-        10,
+        20,
     );
 }
 
