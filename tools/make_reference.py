@@ -132,7 +132,7 @@ def setup_of(
     return StepSetup(arch, *numbers, stem=stem)
 
 
-#: The committed step files: name -> (setup, seed, hidden size). Kept small: together well under 1.5 MB.
+#: The committed step files: name -> (setup, seed, hidden size). Kept small: together under 3 MB.
 COMMITTED: dict[str, tuple[StepSetup, int, int]] = {
     "step_w4_c10_b5": (setup_of("resnet20", 4, 10, 5, 12, 2), 1, 128),
     "step_w2_c7_b3": (setup_of("resnet32", 2, 7, 3, 16, 1, alpha=1.0, gamma=0.0), 2, 24),
@@ -141,6 +141,7 @@ COMMITTED: dict[str, tuple[StepSetup, int, int]] = {
     "step_resnet34_w1_c4_b3": (setup_of("resnet34", 1, 4, 3, 24, 1, lr=0.01, stem="imagenet"), 6, 8),
     "step_resnet50_w1_c5_b3": (setup_of("resnet50", 1, 5, 3, 24, 1, lr=0.005, stem="imagenet"), 7, 8),
     "step_resnet101_w1_c2_b4": (setup_of("resnet101", 1, 2, 4, 8, 1, lr=0.002), 9, 4),
+    "step_resnet152_w1_c2_b4": (setup_of("resnet152", 1, 2, 4, 8, 1, lr=0.002), 10, 4),
     "step_w2_c5_b4_sam": (replace(setup_of("resnet20", 2, 5, 4, 12, 2), sam=0.05, nesterov=True), 4, 16),
 }
 

@@ -10,8 +10,13 @@ const FILES: [&str; 4] = ["step_w4_c10_b5", "step_w2_c7_b3", "step_w3_c100_b2", 
 
 /// Of the networks of ImageNet, with both stems. But for the first they are narrow and deep enough that PyTorch in f32 misses the
 /// limits of f32 on them; in double nothing is lost.
-const NETWORKS: [&str; 4] =
-    ["step_resnet18_w2_c5_b4", "step_resnet34_w1_c4_b3", "step_resnet50_w1_c5_b3", "step_resnet101_w1_c2_b4"];
+const NETWORKS: [&str; 5] = [
+    "step_resnet18_w2_c5_b4",
+    "step_resnet34_w1_c4_b3",
+    "step_resnet50_w1_c5_b3",
+    "step_resnet101_w1_c2_b4",
+    "step_resnet152_w1_c2_b4",
+];
 
 fn fixture(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name).with_extension("safetensors")
