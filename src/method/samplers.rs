@@ -38,9 +38,8 @@ pub enum Length {
     Images,
     /// As many as all classes would have if each were as large as the largest: `C n_max`.
     LargestClass,
-    /// The whole steps that N images make; where they make none, one smaller step of them all. So Decoupling cuts its epochs
-    /// (Kang et al., ICLR 2020; `run_networks.py`), those of class-aware sampling too, whose sampler would go on to `C n_max`
-    /// images.
+    /// The whole steps that N images make; where they make none, one smaller step of them all. So the code of Decoupling cuts
+    /// its epochs (Kang et al., ICLR 2020), those of class-aware sampling too, whose sampler would go on to `C n_max` images.
     WholeSteps,
     /// This many steps.
     Steps { steps: usize },
