@@ -15,10 +15,14 @@ use glmc_engine::train::feed::Images;
 
 const CLASSES: usize = 5;
 
+/// Classes of images one after another: 4, 3, 2, 2 and 1 of twelve.
+const LABELS: [i32; 12] = [0, 1, 2, 3, 4, 0, 1, 2, 0, 1, 0, 3];
+
 /// Images of noise with a colour for each class.
 pub struct Pictures {
     pixels: Vec<u8>,
     labels: Vec<i32>,
+    counts: [usize; CLASSES],
     size: usize,
     /// Of photographs, where each lies.
     index: Option<Vec<Entry>>,
@@ -30,7 +34,7 @@ impl Pictures {
         let size = self.size;
         let index = self.index.as_deref();
         Data {
-            counts: &[120, 80, 60, 48, 40],
+            counts: &self.counts,
             train: Images { pixels: &self.pixels, labels: &self.labels, height: size, width: size, index },
             test: None,
             val: None,
@@ -40,20 +44,29 @@ impl Pictures {
     }
 }
 
+/// The labels of `count` images, twelve at least, and how many each class has.
+fn labels(count: usize) -> (Vec<i32>, [usize; CLASSES]) {
+    let labels: Vec<i32> = LABELS.into_iter().cycle().take(count).collect();
+    let mut counts = [0; CLASSES];
+    labels.iter().for_each(|&label| counts[label as usize] += 1);
+    (labels, counts)
+}
+
 /// `count` images of `size` x `size` pixels.
 pub fn images(size: usize, count: usize) -> Pictures {
-    let labels: Vec<i32> = (0..count as i32).map(|i| i % CLASSES as i32).collect();
+    let (labels, counts) = labels(count);
     let pixel = |i: usize| {
         let class = labels[i / (size * size * 3)] as usize;
         (((i * 2654435761) >> 7) % 128 + class * (i % 3) * 12) as u8
     };
-    Pictures { pixels: (0..count * size * size * 3).map(pixel).collect(), labels: labels.clone(), size, index: None }
+    let pixels = (0..count * size * size * 3).map(pixel).collect();
+    Pictures { pixels, labels: labels.clone(), counts, size, index: None }
 }
 
 /// `count` photographs of up to one and a half times `size` pixels a side, some smaller than that.
 #[allow(dead_code)] // not every test program looks at photographs
 pub fn photographs(size: usize, count: usize) -> Pictures {
-    let labels: Vec<i32> = (0..count as i32).map(|i| i % CLASSES as i32).collect();
+    let (labels, counts) = labels(count);
     let (mut index, mut pixels) = (Vec::new(), Vec::new());
     for (i, label) in labels.iter().enumerate() {
         let [height, width] = [i * 7, i * 11].map(|n| size / 2 + n % (size + 1));
@@ -61,7 +74,7 @@ pub fn photographs(size: usize, count: usize) -> Pictures {
         let noise = |at: usize| (((at + 131 * i) * 2654435761) >> 7) % 128 + *label as usize * (at % 3) * 12;
         pixels.extend((0..height * width * 3).map(|at| noise(at) as u8));
     }
-    Pictures { pixels, labels, size, index: Some(index) }
+    Pictures { pixels, labels, counts, size, index: Some(index) }
 }
 
 /// One device with a ResNet-20 and an epoch's plan on it.
