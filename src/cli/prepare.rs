@@ -225,6 +225,9 @@ struct SyntheticArgs {
     /// Draw photographs of mixed sizes, 80 to 400 pixels a side, 20 classes unless --classes says otherwise
     #[arg(long, conflicts_with = "size")]
     photos: bool,
+    /// Write JPEG files in a folder per class, OUT/train and OUT/test, in place of a store: what `prepare images` takes
+    #[arg(long, conflicts_with = "force")]
+    files: bool,
     /// Number of classes
     #[arg(long, value_name = "N", default_value_t = SyntheticConfig::default().classes,
           default_value_if("photos", ArgPredicate::IsPresent, "20"))]
@@ -279,7 +282,13 @@ pub fn run(args: &PrepareArgs) -> Result<()> {
                 seed: args.seed,
                 force: args.out.force,
             };
-            synthetic::prepare(&args.out.out, &config).map(|summary| summary.print())
+            let out = &args.out.out;
+            if args.files {
+                let [train, test] = synthetic::files(out, &config)?;
+                say!("{}: {train} training and {test} test images, a folder per class", shown(out));
+                return Ok(());
+            }
+            synthetic::prepare(out, &config).map(|summary| summary.print())
         }
         What::Check { store } => {
             let store = Store::open(store)?;

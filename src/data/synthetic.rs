@@ -10,8 +10,12 @@
 //! Only additions, multiplications, divisions, square roots and comparisons are used, in a fixed order, and NumPy's Mersenne
 //! Twister: IEEE 754 fixes the result of each, so that a seed gives the same bytes on every machine.
 
-use std::path::Path;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 
+use image::ExtendedColorType;
+use image::codecs::jpeg::JpegEncoder;
 use rayon::prelude::*;
 
 use super::longtail::{Profile, class_counts};
@@ -24,6 +28,9 @@ use crate::{Error, Result, stop};
 
 const SHAPES: [&str; 8] = ["disc", "square", "triangle", "cross", "ring", "diamond", "bar", "crescent"];
 const TEXTURES: [&str; 8] = ["plain", "rows", "columns", "slanted", "checked", "dotted", "ringed", "speckled"];
+
+/// Of drawn files, 1 to 100.
+const JPEG_QUALITY: u8 = 90;
 
 /// Images drawn before they are written, and bytes of them.
 const BATCH: usize = 1024;
@@ -61,12 +68,8 @@ impl Default for SyntheticConfig {
     }
 }
 
-/// Draws the set and writes the store at `out`.
-///
-/// # Errors
-///
-/// If a number is out of range, or if the store cannot be written.
-pub fn prepare(out: &Path, config: &SyntheticConfig) -> Result<Summary> {
+/// The set's images, each subset's of each class, once the numbers are known to be in range.
+fn class_sizes(config: &SyntheticConfig) -> Result<Vec<usize>> {
     let range = |name: &str, value: usize, min: usize, max: usize| match (min..=max).contains(&value) {
         true => Ok(()),
         false => Err(Error::Config(format!("{name} {value}: must be {min} to {max}"))),
@@ -75,14 +78,71 @@ pub fn prepare(out: &Path, config: &SyntheticConfig) -> Result<Summary> {
     range("per-class", config.per_class, 1, 1_000_000)?;
     range("test-per-class", config.test_per_class, 1, 1_000_000)?;
     range("size", config.size, 8, 512)?;
-    let counts = class_counts(config.per_class * config.classes, config.classes, config.imbalance, Profile::Exp)?;
+    class_counts(config.per_class * config.classes, config.classes, config.imbalance, Profile::Exp)
+}
 
+/// The class of every image of a subset, and its number in that.
+fn images(config: &SyntheticConfig, subset: Subset, counts: &[usize]) -> Vec<(usize, usize)> {
+    let count = |class: usize| if subset == Subset::Train { counts[class] } else { config.test_per_class };
+    (0..config.classes).flat_map(|class| (0..count(class)).map(move |i| (class, i))).collect()
+}
+
+/// Draws the set as JPEG files, `out`/train/CLASS/0000.jpg and `out`/test/CLASS/0000.jpg, which [`super::images`] reads; returns
+/// how many images the subsets have.
+///
+/// # Errors
+///
+/// If a number is out of range, if there is something at `out`, or if files cannot be written; nothing is left behind then.
+pub fn files(out: &Path, config: &SyntheticConfig) -> Result<[usize; 2]> {
+    let counts = class_sizes(config)?;
+    if out.symlink_metadata().is_ok() {
+        return Err(Error::file(out, "exists already; name a new folder for the files"));
+    }
+    let parent = out.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let everyone = fs::Permissions::from_mode(0o777);
+    let folder = tempfile::Builder::new()
+        .prefix(".drawn-")
+        .permissions(everyone)
+        .tempdir_in(parent)
+        .map_err(Error::io(parent))?;
+    let mut drawn = [0; 2];
+    for (subset, drawn) in [Subset::Train, Subset::Test].into_iter().zip(&mut drawn) {
+        let folders: Vec<PathBuf> = (0..config.classes)
+            .map(|class| folder.path().join(subset.name()).join(Look::of(class).name(class).replace(' ', "_")))
+            .collect();
+        folders.iter().try_for_each(|folder| fs::create_dir_all(folder).map_err(Error::io(folder)))?;
+        let images = images(config, subset, &counts);
+        *drawn = images.len();
+        images.into_par_iter().try_for_each(|(class, i)| {
+            stop::check()?;
+            let (height, width) = frame(config, subset, class, i);
+            let (mut pixels, mut file) = (vec![0; height * width * 3], Vec::new());
+            draw(config, subset, class, i, (height, width), &mut pixels);
+            let path = folders[class].join(format!("{i:04}.jpg"));
+            let mut encoder = JpegEncoder::new_with_quality(&mut file, JPEG_QUALITY);
+            encoder
+                .encode(&pixels, width as u32, height as u32, ExtendedColorType::Rgb8)
+                .map_err(|error| Error::file(&path, error.to_string()))?;
+            fs::write(&path, &file).map_err(Error::io(&path))
+        })?;
+    }
+    fs::rename(folder.path(), out).map_err(Error::io(out))?;
+    // Nothing is left at its old place.
+    let _ = folder.keep();
+    Ok(drawn)
+}
+
+/// Draws the set and writes the store at `out`.
+///
+/// # Errors
+///
+/// If a number is out of range, or if the store cannot be written.
+pub fn prepare(out: &Path, config: &SyntheticConfig) -> Result<Summary> {
+    let counts = class_sizes(config)?;
     let mut writer = StoreWriter::create(out, config.force, &[])?;
     let mut mean_std = ([0.0; 3], [0.0; 3]);
     for subset in [Subset::Train, Subset::Test] {
-        let count = |class: usize| if subset == Subset::Train { counts[class] } else { config.test_per_class };
-        let images: Vec<(usize, usize)> =
-            (0..config.classes).flat_map(|c| (0..count(c)).map(move |i| (c, i))).collect();
+        let images = images(config, subset, &counts);
         let frames: Vec<(usize, usize)> = images.iter().map(|&(class, i)| frame(config, subset, class, i)).collect();
         let announced: Vec<(usize, usize, i32)> =
             images.iter().zip(&frames).map(|(&(class, _), &(height, width))| (height, width, class as i32)).collect();

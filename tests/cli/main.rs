@@ -11,6 +11,7 @@ mod output;
 mod predict;
 mod prepare;
 mod preview;
+mod release;
 mod report;
 mod screens;
 mod sweep;

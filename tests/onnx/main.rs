@@ -1,6 +1,8 @@
 //! Exported files as other programs take them: ONNX by onnx's checker and onnxruntime, weights by torchvision. `GLMC_PYTHON` names the
 //! Python that has these, `python3` otherwise; trials whose packages it lacks are listed as ignored, with the reason.
 
+#[path = "../common/mod.rs"]
+mod common;
 mod networks;
 mod page;
 mod weights;
@@ -8,15 +10,15 @@ mod weights;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Output, Stdio};
 
+use common::python::{TORCH, lacking, python};
 use libtest_mimic::{Arguments, Failed, Trial};
 use serde_json::Value;
 use tempfile::TempDir;
 
 const BIN: &str = env!("CARGO_BIN_EXE_glmc-engine");
 
-/// What reads ONNX files, and what reads weights.
+/// What reads ONNX files.
 const RUNTIME: &str = "onnx, onnxruntime, numpy";
-const TORCH: &str = "torch, torchvision, safetensors";
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
@@ -29,25 +31,6 @@ fn main() -> ExitCode {
     trials = trials.into_iter().map(|trial| trial.with_ignored_flag(runtime)).collect();
     trials.extend(weights::trials().into_iter().map(|trial| trial.with_ignored_flag(torch)));
     libtest_mimic::run(&arguments, trials).exit_code()
-}
-
-fn python() -> Command {
-    let named = std::env::var_os("GLMC_PYTHON").filter(|name| !name.is_empty());
-    let mut command = Command::new(named.unwrap_or_else(|| "python3".into()));
-    command.stdin(Stdio::null());
-    command
-}
-
-/// Why these modules are not at hand, if so.
-fn lacking(modules: &str) -> Option<String> {
-    match python().args(["-c", &format!("import {modules}")]).output() {
-        Err(error) => Some(format!("{:?} does not start: {error}", python().get_program())),
-        Ok(output) if output.status.success() => None,
-        Ok(output) => {
-            let said = String::from_utf8_lossy(&output.stderr).lines().next_back().unwrap_or("").to_owned();
-            Some(format!("{:?}: {said}", python().get_program()))
-        }
-    }
 }
 
 /// Runs the program; one argument for each word, then those that may have spaces.

@@ -1,11 +1,13 @@
 //! The drawn set.
 
 use std::fs;
+use std::path::Path;
 
 use glmc_engine::data::Store;
 use tempfile::TempDir;
 
-use super::{FILES, names, prepared, refused, text};
+use super::{FILES, names, prepare, prepared, refused, text};
+use crate::ok;
 
 #[test]
 fn a_seed_gives_the_same_store_whatever_the_threads() {
@@ -64,4 +66,32 @@ fn numbers_out_of_range() {
         assert!(line.contains(word), "{line}");
     }
     assert!(names(dir.path()).is_empty());
+}
+
+/// The same photographs as files, which `prepare images` makes a store of; a folder that is there stays as it is.
+#[test]
+fn drawn_files_are_photographs_in_folders() {
+    let dir = TempDir::new().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    let (drawn, again, store) = (at("drawn"), at("again"), at("a.lt"));
+    let draw = |out: &Path| {
+        let flags = "synthetic --photos --files --classes 3 --per-class 6 --imbalance 2 --test-per-class 2 --out";
+        prepare(&[&flags.split(' ').collect::<Vec<_>>()[..], &[text(out)]].concat())
+    };
+    let said = ok(draw(&drawn));
+    assert!(said.contains("training and 6 test images"), "{said}");
+    ok(draw(&again));
+    let bytes = |folder: &Path| {
+        let classes = names(&folder.join("train"));
+        assert_eq!(classes.len(), 3, "{classes:?}");
+        fs::read(folder.join("train").join(&classes[0]).join("0000.jpg")).unwrap()
+    };
+    assert!(bytes(&drawn) == bytes(&again), "the same bytes");
+    let (train, test) = (drawn.join("train"), drawn.join("test"));
+    let folders = ["--train-dir", text(&train), "--test-dir", text(&test), "--resize", "none", "--out", text(&store)];
+    assert!(prepared(&[&["images"][..], &folders].concat()).contains("6 test images"));
+
+    let line = String::from_utf8(draw(&drawn).stderr).unwrap();
+    assert!(line.contains("exists already") && line.lines().count() == 1, "{line}");
+    assert_eq!(names(dir.path()), ["a.lt", "again", "drawn"]);
 }
