@@ -163,7 +163,11 @@ fi
 if wants kernels; then
     for precision in bf16 f32; do
         part "kernels-$precision" timeout 240 "$glmc" bench kernels --width "${alone%:*}" --batch "${alone#*:}" \
-            --device "$device" --precision $precision --seconds $seconds ${SMALL:+--size 8} && summary "kernels-$precision" 50
+            --device "$device" --precision $precision --seconds $seconds ${SMALL:+--size 8} \
+            --save "$out/kernels-$precision.json" && summary "kernels-$precision" 50
+        # Beside what the model of the GPU predicts for each (`--gpu` names another than an H200).
+        part "plan-$precision" "$glmc" bench plan --model $model --width "${alone%:*}" --batch "${alone#*:}" \
+            --precision $precision ${SMALL:+--size 8} --measured "$out/kernels-$precision.json" && summary "plan-$precision" 50
     done
 fi
 # What is trained: the published run where there is a store, a few seconds of the same in a rehearsal, else the demo.

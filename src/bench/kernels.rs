@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use wildmatch::WildMatch;
 
 use super::{Ceilings, Workload};
+use crate::driver::dry_run::{Listing, Noted};
 use crate::error::{Error, Result};
 use crate::ops::Backend;
 use crate::ops::augment_mix::{AugmentMix, Augmentation, Mixing, View};
@@ -71,27 +72,13 @@ pub struct KernelTime {
 /// # Errors
 /// When the workload is invalid, nothing matches, or the device fails.
 pub fn bench_kernels(backend: &dyn Backend, w: &Workload, only: Option<&str>, seconds: f64) -> Result<KernelsBench> {
-    if w.width == 0 || w.width > 1024 || !w.width.is_multiple_of(2) || w.batch == 0 || w.batch > 1 << 12 {
-        return Err(Error::Config("bench kernels takes an even width in 2..=1024 and a batch in 1..=4096".into()));
-    }
-    if !(8..=256).contains(&w.size) || !w.size.is_multiple_of(4) {
-        return Err(Error::Config("bench kernels takes images of 8 to 256 pixels, a multiple of 4".into()));
-    }
+    let sizes = [w.width, w.batch, w.size];
+    let sizes = Sizes::checked(sizes)?;
     let ceilings = Ceilings::measure(backend, CEILINGS * seconds)?;
-    let mut bench = Bench {
-        backend,
-        only: only.map(WildMatch::new),
-        sizes: Sizes { width: w.width, batch: w.batch, extent: w.size, parameters: PARAMETERS * w.width * w.width },
-        ceilings,
-        seconds: (1.0 - CEILINGS) * seconds / ROWS,
-        cost: Cost::default(),
-        tensors: Default::default(),
-        kernels: Vec::new(),
-    };
-    let sections = [Bench::convolutions, Bench::norms, Bench::heads, Bench::ends, Bench::photographs];
-    let outcome = sections.iter().try_for_each(|section| section(&mut bench));
-    bench.free();
-    outcome?;
+    let mut bench = Bench::new(backend, sizes, ceilings);
+    bench.only = only.map(WildMatch::new);
+    bench.seconds = (1.0 - CEILINGS) * seconds / ROWS;
+    bench.sections()?;
     if bench.kernels.is_empty() {
         return Err(Error::Usage(format!("--only {}: no kernel's name matches", only.unwrap_or_default())));
     }
@@ -104,6 +91,18 @@ pub fn bench_kernels(backend: &dyn Backend, w: &Workload, only: Option<&str>, se
     })
 }
 
+/// What each row of [`bench_kernels`] launches for width, batch and size, on a backend over the dry run of `listing`.
+///
+/// # Errors
+/// When the sizes are out of range.
+pub fn count_kernels(backend: &dyn Backend, listing: Listing, sizes: [usize; 3]) -> Result<Vec<RowLaunches>> {
+    let ceilings = Ceilings { tflops: 1.0, gbytes: 1.0, copied_bytes: 0 };
+    let mut bench = Bench::new(backend, Sizes::checked(sizes)?, ceilings);
+    bench.counted = Some((listing, Vec::new()));
+    bench.sections()?;
+    Ok(bench.counted.map_or(Vec::new(), |(_, rows)| rows))
+}
+
 /// Parameters of a ResNet-32, over the square of its width: 7.4 million at 64.
 const PARAMETERS: usize = 1800;
 
@@ -114,6 +113,19 @@ struct Sizes {
     batch: usize,
     extent: usize,
     parameters: usize,
+}
+
+impl Sizes {
+    /// For width, batch and rows of an image.
+    fn checked([width, batch, extent]: [usize; 3]) -> Result<Sizes> {
+        if width == 0 || width > 1024 || !width.is_multiple_of(2) || batch == 0 || batch > 1 << 12 {
+            return Err(Error::Config("bench kernels takes an even width in 2..=1024 and a batch in 1..=4096".into()));
+        }
+        if !(8..=256).contains(&extent) || !extent.is_multiple_of(4) {
+            return Err(Error::Config("bench kernels takes images of 8 to 256 pixels, a multiple of 4".into()));
+        }
+        Ok(Sizes { width, batch, extent, parameters: PARAMETERS * width * width })
+    }
 }
 
 /// One device in one precision.
@@ -129,9 +141,32 @@ struct Bench<'a> {
     /// Given back at the end of a section.
     tensors: std::cell::RefCell<Vec<Tensor>>,
     kernels: Vec<KernelTime>,
+    /// Where nothing runs: what the rows launch, instead of their times.
+    counted: Option<(Listing, Vec<RowLaunches>)>,
 }
 
-impl Bench<'_> {
+/// What one call of a row launches.
+pub struct RowLaunches {
+    /// The row's name.
+    pub name: String,
+    /// In their order.
+    pub launches: Vec<Noted>,
+}
+
+impl<'a> Bench<'a> {
+    /// Without rows so far.
+    fn new(backend: &'a dyn Backend, sizes: Sizes, ceilings: Ceilings) -> Bench<'a> {
+        let (cost, tensors, kernels) = (Cost::default(), Default::default(), Vec::new());
+        Bench { backend, only: None, sizes, ceilings, seconds: 0.0, cost, tensors, kernels, counted: None }
+    }
+
+    fn sections(&mut self) -> Result<()> {
+        let sections = [Bench::convolutions, Bench::norms, Bench::heads, Bench::ends, Bench::photographs];
+        let outcome = sections.iter().try_for_each(|section| section(self));
+        self.free();
+        outcome
+    }
+
     /// What the next rows do: operations, and tensors that are read or written once.
     fn of(&mut self, flops: f64, tensors: &[Tensor]) {
         self.cost = Cost { flops, bytes: tensors.iter().map(|t| t.bytes() as f64).sum() };
@@ -140,6 +175,12 @@ impl Bench<'_> {
     /// Adds a row, if its name is wanted.
     fn run(&mut self, name: &str, work: impl Fn(&dyn Backend) -> Result<()>) -> Result<()> {
         if self.only.as_ref().is_some_and(|only| !only.matches(name)) {
+            return Ok(());
+        }
+        if let Some((listing, rows)) = &mut self.counted {
+            listing.take();
+            work(self.backend)?;
+            rows.push(RowLaunches { name: name.to_string(), launches: listing.take() });
             return Ok(());
         }
         // The first call compiles.

@@ -4,11 +4,13 @@
 //! - [`trace`]: its ops in their order, for a viewer of traces;
 //! - [`ops`]: a table of its ops, each beside what the device could do at most;
 //! - [`kernels`]: the ops by themselves, at the sizes of a step;
-//! - [`ceilings`]: what the device could do at most, measured.
+//! - [`ceilings`]: what the device could do at most, measured;
+//! - [`plan`]: what a step would take on a GPU, by a model of it.
 
 pub mod ceilings;
 pub mod kernels;
 pub mod ops;
+pub mod plan;
 pub mod step;
 pub mod trace;
 
@@ -47,6 +49,24 @@ pub struct Workload {
     pub photos: bool,
 }
 
+impl Workload {
+    /// Of a run that keeps its images on the device.
+    fn config(&self) -> Result<Config> {
+        Config::resolve(Settings {
+            placement: PlacementSettings { resident_limit: Some(usize::MAX >> 20), ..PlacementSettings::on("none") },
+            model: Some(self.model.clone()),
+            width: Some(self.width),
+            method: Some(self.method),
+            batch: Some(self.batch),
+            epochs: Some(1),
+            lr: Some(1e-3),
+            resample: Some(0.2),
+            seed: Some(1),
+            ..Settings::default()
+        })
+    }
+}
+
 /// Steps of the table that a bench goes through again and again.
 pub const STEPS: usize = 16;
 
@@ -66,6 +86,15 @@ impl Samples {
     /// # Errors
     /// When the workload is invalid.
     pub fn new(w: &Workload) -> Result<Samples> {
+        Samples::drawn(w, true)
+    }
+
+    /// As [`Samples::new`], without pixels: enough for [`Engine::planned`].
+    fn unseen(w: &Workload) -> Result<Samples> {
+        Samples::drawn(w, false)
+    }
+
+    fn drawn(w: &Workload, seen: bool) -> Result<Samples> {
         for (name, value, limits) in
             [("batch", w.batch, 1..=1 << 16), ("size", w.size, 4..=1024), ("classes", w.classes, 2..=1 << 20)]
         {
@@ -87,7 +116,7 @@ impl Samples {
         });
         let end = |entries: &Vec<Entry>| entries.iter().map(|entry| entry.height * entry.width * 3).sum();
         let bytes = index.as_ref().map_or(images * w.size * w.size * 3, end);
-        let pixels = (0..bytes).map(|_| words.word().to_le_bytes()[3]).collect();
+        let pixels = (0..if seen { bytes } else { 0 }).map(|_| words.word().to_le_bytes()[3]).collect();
         let labels: Vec<i32> = (0..images).map(|_| (words.unit().powi(3) * w.classes as f64) as i32).collect();
         // One more than there are: no class weight is infinite.
         let mut counts = vec![1; w.classes];
@@ -129,18 +158,7 @@ impl<'a> Setup<'a> {
     /// # Errors
     /// When the workload is invalid or the device fails.
     pub fn new(backend: &'a dyn Backend, w: &Workload, samples: &'a Samples) -> Result<Setup<'a>> {
-        let config = Config::resolve(Settings {
-            placement: PlacementSettings { resident_limit: Some(usize::MAX >> 20), ..PlacementSettings::on("none") },
-            model: Some(w.model.clone()),
-            width: Some(w.width),
-            method: Some(w.method),
-            batch: Some(w.batch),
-            epochs: Some(1),
-            lr: Some(1e-3),
-            resample: Some(0.2),
-            seed: Some(1),
-            ..Settings::default()
-        })?;
+        let config = w.config()?;
         let engine = Engine::new(backend, &config, &samples.data())?;
         engine.initialise(backend, config.seed)?;
         let plan = engine.draw(0)?;

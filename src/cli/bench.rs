@@ -1,11 +1,16 @@
 //! `glmc-engine bench`.
 
+mod plan;
+
 use std::fs;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+
 use super::device::DeviceArgs;
 use super::self_test::TrustArgs;
+use crate::bench::plan::{GPUS, Gpu};
 use crate::bench::{Bound, KernelsBench, OpsBench, StepBench, Workload, bench_kernels, bench_ops, bench_step, trace};
 use crate::console::{Column, Table, say, tell};
 use crate::error::{Error, Result};
@@ -16,7 +21,7 @@ use crate::train::report::mebibytes;
 /// Measure the training step.
 #[derive(Debug, clap::Args)]
 pub struct BenchArgs {
-    /// step: samples per second of the whole training step; ops: a table of its ops, each as a share of the device's measured peak, short ones on copies of their operands so that none is in the cache; kernels: the same by themselves, at a step's sizes
+    /// step: samples per second of the whole training step; ops: a table of its ops, each as a share of the device's measured peak, short ones on copies of their operands so that none is in the cache; kernels: the same by themselves, at a step's sizes; plan: without any device, every kernel of the step and the time that a model of a GPU predicts for it
     what: What,
     /// Network
     #[arg(long, default_value = "resnet32")]
@@ -54,6 +59,12 @@ pub struct BenchArgs {
     /// Of `step`: write every op of a step, forward and backward, to a file that chrome://tracing and Perfetto show
     #[arg(long, value_name = "FILE")]
     trace: Option<PathBuf>,
+    /// Of `plan`: the GPU that is modelled [default: h200]
+    #[arg(long, value_name = "NAME", value_parser = gpus())]
+    gpu: Option<&'static Gpu>,
+    /// Of `plan`: show predictions beside the times of a file which `bench kernels --save` wrote
+    #[arg(long, value_name = "FILE")]
+    measured: Option<PathBuf>,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -68,6 +79,15 @@ enum What {
     Step,
     Ops,
     Kernels,
+    Plan,
+}
+
+/// The names of GPUs.
+fn gpus() -> impl TypedValueParser<Value = &'static Gpu> {
+    PossibleValuesParser::new(GPUS.iter().map(|gpu| gpu.name)).try_map(|name| {
+        let unknown = || Error::Config(format!("{name} is not known"));
+        Gpu::named(&name).ok_or_else(unknown)
+    })
 }
 
 /// Runs the subcommand.
@@ -77,14 +97,22 @@ pub fn run(args: BenchArgs) -> Result<()> {
     }
     let of_kernels =
         [("--only", args.only.is_some()), ("--save", args.save.is_some()), ("--compare", args.compare.is_some())];
-    if let (What::Step | What::Ops, Some((name, _))) = (args.what, of_kernels.iter().find(|(_, given)| *given)) {
+    if let (What::Step | What::Ops | What::Plan, Some((name, _))) =
+        (args.what, of_kernels.iter().find(|(_, given)| *given))
+    {
         return Err(Error::Usage(format!("{name} is for `bench kernels`")));
     }
     if let (What::Kernels, true) = (args.what, args.photos) {
         return Err(Error::Usage("--photos is for `bench step` and `bench ops`".into()));
     }
-    if let (What::Ops | What::Kernels, Some(_)) = (args.what, &args.trace) {
+    if let (What::Ops | What::Kernels | What::Plan, Some(_)) = (args.what, &args.trace) {
         return Err(Error::Usage("--trace is for `bench step`".into()));
+    }
+    let of_plan = [("--gpu", args.gpu.is_some()), ("--measured", args.measured.is_some())];
+    if let (What::Step | What::Ops | What::Kernels, Some((name, _))) =
+        (args.what, of_plan.iter().find(|(_, given)| *given))
+    {
+        return Err(Error::Usage(format!("{name} is for `bench plan`")));
     }
     // Before anything is measured.
     args.trace.as_deref().map_or(Ok(()), |path| check_place(path, trace::BEGINNING, "a trace"))?;
@@ -99,9 +127,14 @@ pub fn run(args: BenchArgs) -> Result<()> {
         size: args.size,
         photos: args.photos,
     };
+    if let What::Plan = args.what {
+        return plan::run(&args.device, args.gpu, &workload, args.measured.as_deref(), args.json);
+    }
     let backend = args.device.open_proven(args.trust)?;
     let json = |value: serde_json::Result<String>| value.map_err(|e| Error::Config(e.to_string()));
     match args.what {
+        // Needs no device.
+        What::Plan => {}
         What::Step => {
             let ops = args.trace.is_some();
             let bench = bench_step(backend.as_ref(), &workload, args.device.thread_count(), args.seconds, ops)?;

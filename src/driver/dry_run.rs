@@ -1,11 +1,11 @@
 //! A driver without a device, which lists the kernels that are launched.
 //!
-//! What it does not do: it computes nothing, compiles nothing, keeps no bytes (downloads give zeros), frees nothing, knows
-//! no stream (times are the host's) and replays nothing. Work that depends on a result takes another way here than on a
-//! device.
+//! What it does not do: it computes nothing, compiles nothing, keeps no bytes (downloads give zeros), frees nothing and knows
+//! no stream (times are the host's). Work that depends on a result takes another way here than on a device.
 //!
 //! What remains: a step run over it lists every kernel variant that the step needs, so that they can be compiled and
-//! reported for any architecture on any machine, and plans memory as the device would.
+//! reported for any architecture on any machine, and every launch, so that their times can be predicted; and it plans memory
+//! as the device would. A replay lists what was captured once more.
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,6 +19,23 @@ struct Notes {
     specs: Vec<KernelSpec>,
     variants: Vec<Variant>,
     seen: HashSet<Variant>,
+    /// Since [`Listing::take`].
+    launches: Vec<Noted>,
+    /// What else went into the stream inside of a capture.
+    others: usize,
+    /// Operations of the last replay.
+    replayed: usize,
+    /// While kernels are only looked for.
+    aside: bool,
+}
+
+/// One launch.
+#[derive(Clone, Debug)]
+pub struct Noted {
+    /// The kernel with its knobs.
+    pub spec: KernelSpec,
+    /// How it was launched.
+    pub launch: Launch,
 }
 
 /// A [`Driver`] that computes nothing.
@@ -30,16 +47,28 @@ pub struct DryRun {
     padding: usize,
 }
 
-struct Nothing;
+/// What was captured: a replay lists its launches once more.
+struct Captured {
+    notes: Arc<Mutex<Notes>>,
+    launches: Vec<Noted>,
+    others: usize,
+}
 
-impl Replay for Nothing {
+impl Replay for Captured {
     fn replay(&self) -> Result<()> {
+        let mut notes = lock(&self.notes);
+        notes.launches.extend_from_slice(&self.launches);
+        notes.replayed = self.operations();
         Ok(())
     }
 
     fn operations(&self) -> usize {
-        0
+        self.launches.len() + self.others
     }
+}
+
+fn lock(notes: &Mutex<Notes>) -> MutexGuard<'_, Notes> {
+    notes.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// What a [`DryRun`] has listed, still readable when the driver has been given away.
@@ -49,7 +78,17 @@ pub struct Listing(Arc<Mutex<Notes>>);
 impl Listing {
     /// Every kernel that was launched, once for each way, in the order of first launches.
     pub fn variants(&self) -> Vec<Variant> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).variants.clone()
+        lock(&self.0).variants.clone()
+    }
+
+    /// Operations of what was replayed last: launches and copies, the nodes of a graph.
+    pub fn nodes(&self) -> usize {
+        lock(&self.0).replayed
+    }
+
+    /// The launches since the last call, in their order.
+    pub fn take(&self) -> Vec<Noted> {
+        std::mem::take(&mut lock(&self.0).launches)
     }
 }
 
@@ -88,7 +127,7 @@ impl DryRun {
     }
 
     fn notes(&self) -> MutexGuard<'_, Notes> {
-        self.notes.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.notes)
     }
 }
 
@@ -120,10 +159,12 @@ impl Driver for DryRun {
     }
 
     fn zero(&self, _: DevicePtr, _: usize) -> Result<()> {
+        self.notes().others += 1;
         Ok(())
     }
 
     fn copy(&self, _: DevicePtr, _: DevicePtr, _: usize) -> Result<()> {
+        self.notes().others += 1;
         Ok(())
     }
 
@@ -143,9 +184,13 @@ impl Driver for DryRun {
             return Err(Error::device(&self.properties.device, "a kernel handle of another driver"));
         };
         launch.check(&spec.label(), &self.properties.device, self.properties.shared_bytes)?;
-        let variant = Variant { spec, threads: launch.threads() as u32, shared_bytes: launch.shared_bytes };
+        let variant =
+            Variant { spec: spec.clone(), threads: launch.threads() as u32, shared_bytes: launch.shared_bytes };
         if notes.seen.insert(variant.clone()) {
             notes.variants.push(variant);
+        }
+        if !notes.aside && launch.blocks() > 0 {
+            notes.launches.push(Noted { spec, launch });
         }
         Ok(())
     }
@@ -155,12 +200,23 @@ impl Driver for DryRun {
     }
 
     fn capture(&self, body: &mut dyn FnMut() -> Result<()>) -> Result<Box<dyn Replay>> {
-        body()?;
-        Ok(Box::new(Nothing))
+        let (before, others) = {
+            let mut notes = self.notes();
+            (std::mem::take(&mut notes.launches), std::mem::take(&mut notes.others))
+        };
+        let outcome = body();
+        let mut notes = self.notes();
+        let launches = std::mem::replace(&mut notes.launches, before);
+        let others = std::mem::replace(&mut notes.others, others);
+        outcome?;
+        Ok(Box::new(Captured { notes: self.notes.clone(), launches, others }))
     }
 
     fn prepare(&self, body: &mut dyn FnMut() -> Result<()>) -> Result<()> {
-        body()
+        self.notes().aside = true;
+        let outcome = body();
+        self.notes().aside = false;
+        outcome
     }
 
     fn memory(&self) -> Result<MemoryInfo> {

@@ -17,10 +17,12 @@ pub mod sources;
 mod spec;
 mod table;
 pub mod watched;
+mod work;
 
 pub use outline::{Outline, Part};
 pub use pinned::Pinned;
 pub use spec::{Arg, Kernel, KernelSpec, Launch, Variant};
+pub use work::Work;
 
 use std::sync::Arc;
 use std::time::Instant;

@@ -155,15 +155,21 @@ impl Nvrtc {
         self.version
     }
 
+    /// Fails where it cannot compile for `arch`.
+    pub fn knows(&self, arch: &str) -> Result<()> {
+        if !self.supported.is_empty() && !self.supported.contains(&target::number(arch)) {
+            let what = format!("{} does not know {arch}; install a newer libnvrtc, or set {VARIABLE}", self.describe());
+            return Err(Error::device("nvrtc", what));
+        }
+        Ok(())
+    }
+
     /// Compiles `spec` for `arch` (`sm_90a`), or finds it in `cache`.
     ///
     /// # Errors
     /// With NVRTC's log, which names file and line, when it does not compile.
     pub fn compile(&self, spec: &KernelSpec, arch: &str, cache: &Cache) -> Result<Cubin> {
-        if !self.supported.is_empty() && !self.supported.contains(&target::number(arch)) {
-            let what = format!("{} does not know {arch}; install a newer libnvrtc, or set {VARIABLE}", self.describe());
-            return Err(Error::device("nvrtc", what));
-        }
+        self.knows(arch)?;
         let source = spec.source()?;
         let options: Vec<String> = options(arch).into_iter().chain(spec.define_options()).collect();
         let version = format!("nvrtc {}.{}", self.version.0, self.version.1);

@@ -40,24 +40,49 @@ pub fn limits(arch: &str) -> Option<Limits> {
     Some(Limits { threads, blocks, shared: kilobytes * 1024, shared_per_block: (kilobytes - 1) * 1024 })
 }
 
+/// The most registers that a thread can have.
+const MOST_REGISTERS: u32 = 255;
+/// What a compiler that is not told plans for: the most threads of a block.
+const MOST_THREADS: u32 = 1024;
+
+/// The most registers that a kernel of `source` can take whose blocks have `threads` threads: as many as leave room for one block
+/// of its launch bounds, or without any for the largest block there is.
+pub fn most_registers(source: &str, threads: u32) -> u32 {
+    let threads = if source.contains("__launch_bounds__") { threads } else { MOST_THREADS };
+    let per_thread = REGISTERS / threads.next_multiple_of(32).max(32) / 8 * 8;
+    per_thread.min(MOST_REGISTERS)
+}
+
 /// Resident warps over the most possible, for blocks of `threads` threads with `registers` registers each and
 /// `shared_bytes` of shared memory per block. 0 where not one block fits.
 pub fn occupancy(limits: &Limits, threads: u32, registers: u32, shared_bytes: u32) -> f64 {
+    let warps = resident(limits, threads, registers, shared_bytes) * threads.div_ceil(32);
+    f64::from(warps) / f64::from(limits.threads / 32)
+}
+
+/// Such blocks on a multiprocessor at once.
+pub fn resident(limits: &Limits, threads: u32, registers: u32, shared_bytes: u32) -> u32 {
     if threads == 0 || shared_bytes > limits.shared_per_block {
-        return 0.0;
+        return 0;
     }
     let warps = threads.div_ceil(32);
     let by_threads = limits.threads / (warps * 32);
     let per_warp = (registers.max(1) * 32).next_multiple_of(REGISTER_UNIT);
     let by_registers = REGISTERS / SCHEDULERS / per_warp * SCHEDULERS / warps;
     let by_shared = limits.shared / (shared_bytes + RESERVED).next_multiple_of(SHARED_UNIT);
-    let blocks = by_threads.min(by_registers).min(by_shared).min(limits.blocks);
-    f64::from(blocks * warps) / f64::from(limits.threads / 32)
+    by_threads.min(by_registers).min(by_shared).min(limits.blocks)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn launch_bounds_limit_registers() {
+        let bounds = "__launch_bounds__(THREADS)";
+        assert_eq!([128, 256, 512, 1024].map(|threads| most_registers(bounds, threads)), [255, 255, 128, 64]);
+        assert_eq!(most_registers("extern \"C\" __global__ void f()", 256), 64, "a block could have 1024 threads");
+    }
 
     #[test]
     fn agrees_with_nvidias_calculator() {
@@ -72,6 +97,9 @@ mod tests {
         assert_eq!(occupancy(&ada, 256, 32, 0), 1.0);
         assert_eq!(occupancy(&ada, 256, 32, 100 * 1024), 0.0);
         assert_eq!(limits("sm_90a"), limits("sm_90"));
+        assert_eq!(resident(&a100, 128, 32, 48 * 1024), 3);
+        assert_eq!(resident(&limits("sm_90a").unwrap(), 128, 126, 48 * 1024), 4);
+        assert_eq!(resident(&limits("sm_90a").unwrap(), 256, 127, 68 * 1024), 2);
         assert_eq!(limits("sm_75"), None);
     }
 }

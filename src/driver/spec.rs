@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use super::{DevicePtr, sources};
+use super::{DevicePtr, Work, sources};
 use crate::{Error, Result};
 
 /// A kernel in one of its forms: a file, an entry in it, and the knobs and shapes that specialise it.
@@ -75,8 +75,8 @@ impl KernelSpec {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Kernel(pub(crate) usize);
 
-/// Launch geometry.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Launch geometry, and what it is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Launch {
     /// Blocks in x, y and z.
     pub grid: [u32; 3],
@@ -84,12 +84,14 @@ pub struct Launch {
     pub block: [u32; 3],
     /// Dynamic shared memory of a block, in bytes.
     pub shared_bytes: u32,
+    /// What all its blocks do together.
+    pub work: Work,
 }
 
 impl Launch {
     /// `blocks` blocks of `threads` threads, in one dimension, without shared memory.
     pub fn linear(blocks: u32, threads: u32) -> Launch {
-        Launch { grid: [blocks, 1, 1], block: [threads, 1, 1], shared_bytes: 0 }
+        Launch { grid: [blocks, 1, 1], block: [threads, 1, 1], shared_bytes: 0, work: Work::default() }
     }
 
     /// Enough blocks of `threads` threads to cover `items`, at least one.
@@ -105,6 +107,12 @@ impl Launch {
     #[must_use]
     pub fn shared(self, bytes: u32) -> Launch {
         Launch { shared_bytes: bytes, ..self }
+    }
+
+    /// The same, declared to do `work`.
+    #[must_use]
+    pub fn does(self, work: Work) -> Launch {
+        Launch { work, ..self }
     }
 
     pub fn blocks(&self) -> u64 {

@@ -70,3 +70,101 @@ fn a_size_out_of_range_is_named() {
         assert!(line.contains(&format!("{} {value} is not in", &flag[2..])), "{line}");
     }
 }
+
+/// `bench plan` without a compiler, so that it says the same on every machine.
+fn plan(arguments: &[&str], columns: &str) -> String {
+    let mut command = Command::new(BIN);
+    command.args(["bench", "plan"]).args(arguments).env("COLUMNS", columns).env("GLMC_NVRTC", "/no/such/folder");
+    ok(command.output().expect("the program starts"))
+}
+
+#[test]
+fn a_plan_adds_up() {
+    let text = plan(&["--model", "resnet32", "--width", "64", "--gpu", "h200", "--json"], "100");
+    let p: serde_json::Value = serde_json::from_str(&text).expect("one JSON value");
+    assert_eq!((&p["predicted"], &p["gpu"]["name"], &p["precision"]), (&true.into(), &"h200".into(), &"bf16".into()));
+    assert!(p["registers_from"]["launch_bounds"].as_str().is_some_and(|why| why.contains("/no/such/folder")), "{p}");
+    let number = |value: &serde_json::Value| value.as_f64().expect("a number");
+    let (mut launches, mut seconds, mut flops) = (0.0, 0.0, 0.0);
+    for row in p["rows"].as_array().expect("a list") {
+        let (n, times) = (number(&row["launches"]), &row["seconds"]);
+        let ceilings = ["math", "memory", "l2", "shared"].map(|name| number(&times[name]));
+        let highest = ceilings.into_iter().fold(0.0, f64::max);
+        assert!((number(&times["all"]) - highest - 3.3e-6).abs() < 1e-12, "the highest ceiling, gap and ramp: {row}");
+        let blocks: f64 = row["grid"].as_array().expect("three").iter().map(number).product();
+        assert!((number(&row["waves"]) * 132.0 * number(&row["resident"]) - blocks).abs() < 1e-6 * blocks, "{row}");
+        launches += n;
+        seconds += n * number(&times["all"]);
+        flops += n * number(&row["flops"]);
+    }
+    assert_eq!(launches, number(&p["launches"]));
+    assert!((seconds / number(&p["seconds"]) - 1.0).abs() < 1e-9 && (flops / number(&p["flops"]) - 1.0).abs() < 1e-9);
+    assert!((number(&p["samples_per_second"]) * seconds / 64.0 - 1.0).abs() < 1e-9);
+    // An A100 has no part of any of its rates that an H200 has not.
+    let slower = plan(&["--model", "resnet32", "--width", "64", "--gpu", "a100", "--json"], "100");
+    let slower: serde_json::Value = serde_json::from_str(&slower).expect("one JSON value");
+    assert!(number(&slower["seconds"]) > 1.3 * seconds && slower["launches"] == p["launches"]);
+}
+
+#[test]
+fn a_plan_reads_well_in_a_hundred_columns() {
+    let text = plan(&["--model", "resnet20", "--width", "16"], "100");
+    assert!(text.lines().all(|line| line.chars().count() <= 100), "{text}");
+    let lines: Vec<&str> = text.lines().collect();
+    let first = "resnet20 width 16, batch 64, images of 32, GLMC, in bf16: predicted for NVIDIA H200";
+    assert!(lines[0].starts_with(first), "{text}");
+    for column in ["kernel and shape", "waves", "math", "mem", "L2", "shared", "us", "ms"] {
+        assert!(
+            lines.iter().any(|line| line.contains("kernel and shape") && line.contains(column)),
+            "{column}: {text}"
+        );
+    }
+    assert!(text.contains("conv2d_forward 128x32x32x16->16") && text.contains("the step"), "{text}");
+    let sum = lines.iter().find(|line| line.starts_with("predicted: ")).expect("the sum");
+    assert!(sum.contains(" launches (") && sum.contains(" ms per step, ") && sum.ends_with(" samples/s"), "{sum}");
+}
+
+#[test]
+fn predictions_stand_beside_what_was_measured() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("times.json");
+    let file = crate::text(&file);
+    let small = ["--width", "2", "--batch", "2", "--size", "8", "--seconds", "0", "--threads", "2"];
+    let only = ["bench", "kernels", "--device", "emulator", "--only", "conv2d layer1 4x*", "--save", file];
+    ok(glmc(&[&only[..], &small].concat()));
+    let step = ["--model", "resnet20", "--width", "2", "--batch", "2", "--size", "8", "--measured", file];
+    let p: serde_json::Value =
+        serde_json::from_str(&plan(&[&step[..], &["--json"]].concat(), "100")).expect("one JSON value");
+    let rows = p["measured"]["kernels"].as_array().expect("a list");
+    let saved: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(file).unwrap()).unwrap();
+    assert_eq!(rows.len(), 3, "forward and both gradients: {rows:?}");
+    for (row, saved) in rows.iter().zip(saved["kernels"].as_array().unwrap()) {
+        assert_eq!((&row["name"], &row["measured_seconds"]), (&saved["name"], &saved["seconds"]));
+        let (launches, predicted) = (row["launches"].as_f64().unwrap(), row["predicted_seconds"].as_f64().unwrap());
+        assert!(predicted > 3.2e-6 * launches && predicted < 1e-4, "{row}");
+    }
+    let table = plan(&step, "100");
+    assert!(
+        table.contains("us predicted") && table.contains("us measured") && table.contains("on emulator in f32"),
+        "{table}"
+    );
+}
+
+#[test]
+fn flags_of_plans_and_of_devices_do_not_mix() {
+    for (arguments, what) in [
+        (&["bench", "plan", "--device", "cpu"][..], "takes no device"),
+        (&["bench", "plan", "--save", "x.json"], "--save is for `bench kernels`"),
+        (&["bench", "plan", "--trace", "x.json"], "--trace is for `bench step`"),
+        (&["bench", "step", "--gpu", "h200"], "--gpu is for `bench plan`"),
+        (&["bench", "kernels", "--measured", "x.json"], "--measured is for `bench plan`"),
+        (&["bench", "plan", "--precision", "f64"], "f64 is for the cpu"),
+    ] {
+        let status = if what.contains("f64") { 1 } else { 2 };
+        let line = error(glmc(arguments), status);
+        assert!(line.contains(what), "{line}");
+    }
+    let unknown = glmc(&["bench", "plan", "--gpu", "voodoo"]);
+    assert_eq!(unknown.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&unknown.stderr).contains("h200, h100, a100, rtx4090, l40s"));
+}

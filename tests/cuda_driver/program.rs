@@ -237,7 +237,16 @@ pub fn bench() -> Result<(), Failed> {
     let bench: Value = serde_json::from_str(&stdout)?;
     assert_eq!((&bench["device"], &bench["precision"]), (&"cuda:0".into(), &"bf16".into()), "{bench}");
     assert!(bench["samples_per_second"].as_f64().is_some_and(|n| n > 0.0), "{bench}");
-    assert!(number(&report, "replays") > 0, "{report:#}");
+    let replays = number(&report, "replays");
+    assert!(replays > 0, "{report:#}");
+    // What `bench plan` counts without a device is what the step's graph launches.
+    let planned = "bench plan --model resnet20 --width 2 --batch 4 --json";
+    let plan: Value = serde_json::from_str(&ok(Command::new(BIN).args(words(planned)).output()?)?)?;
+    let (launches, nodes) = (number(&plan, "launches"), number(&plan, "graph_nodes"));
+    assert_eq!(report["graph_nodes"], serde_json::json!([nodes]), "{report:#}");
+    // Nothing is launched outside of the graph once the run is set up.
+    let rest = number(&report, "launches").checked_sub(replays * launches).ok_or("a step launches less")?;
+    assert!(launches > 150 && rest < 10, "{launches} launches in each of {replays} steps: {report:#}");
     Ok(())
 }
 

@@ -52,7 +52,7 @@ fn tiled_product_is_exact_in_every_order() -> Result<()> {
         let launch = Launch {
             grid: [n.div_ceil(16) as u32, m.div_ceil(16) as u32, 1],
             block: [16, 16, 1],
-            shared_bytes: 2 * 16 * 16 * 4,
+            ..Launch::linear(1, 1).shared(2 * 16 * 16 * 4)
         };
         let args =
             [Arg::Ptr(pa), Arg::Ptr(pb), Arg::Ptr(pc), Arg::I32(m as i32), Arg::I32(n as i32), Arg::I32(k as i32)];

@@ -213,7 +213,8 @@ unsafe extern "C" fn cuLaunchKernel(
         let stream = gpu.stream(name, stream)?;
         let Function { kernel, sizes, shared, .. } = &gpu.functions[&handle];
         let (kernel, allowed) = (*kernel, *shared);
-        let launch = Launch { grid: [grid_x, grid_y, grid_z], block: [block_x, block_y, block_z], shared_bytes };
+        let (grid, block) = ([grid_x, grid_y, grid_z], [block_x, block_y, block_z]);
+        let launch = Launch { grid, block, ..Launch::linear(1, 1).shared(shared_bytes) };
         // Limits: programming guide, "Technical Specifications per Compute Capability".
         let problem = if !(1..=1024).contains(&launch.threads()) || block_z > 64 {
             format!("{:?} threads a block", launch.block)

@@ -3,7 +3,7 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::{Launched, Operands};
-use crate::driver::{Arg, KernelSpec, Launch};
+use crate::driver::{Arg, KernelSpec, Launch, Work};
 use crate::ops::augment_mix::{AugmentMix, AugmentMixKernels, Augmentation, Mixing, NAME, View};
 use crate::tensor::{DType, Tensor};
 use crate::{Error, Result};
@@ -84,7 +84,14 @@ impl AugmentMixKernels for Launched {
         let views = if is_evaluation { 0 } else { mixing.views() };
         let spec = self.mixing_spec(NAME).define("VIEWS", views);
         let blocks = (height * width).div_ceil(BLOCK as usize) as u32;
-        let launch = Launch { grid: [blocks, batch as u32, 1], block: [BLOCK, 1, 1], shared_bytes: LOOKS_BYTES };
+        let pixels = batch * height * width;
+        // Each colour of each view: normalised twice, mixed.
+        let work = Work::over(&[mixing.views() * batch, height, width, self.stem_channels()])
+            .moves(mixing.image_sets() * pixels * 3)
+            .moves(t.out.bytes())
+            .floats(mixing.views() * pixels * 3 * 8);
+        let grid = [blocks, batch as u32, 1];
+        let launch = Launch { grid, block: [BLOCK, 1, 1], shared_bytes: LOOKS_BYTES, work };
         self.launch(&spec, launch, &args)
     }
 
@@ -110,6 +117,10 @@ impl AugmentMixKernels for Launched {
             second,
         ];
         let spec = self.mixing_spec("mix_views").define("VIEWS", views);
-        self.launch(&spec, Launch::cover(pixels, BLOCK), &args)
+        let work = Work::over(&[views * batch, height, width, self.stem_channels()])
+            .moves(images.bytes())
+            .moves(out.bytes())
+            .floats(views * pixels * 3 * 4);
+        self.launch(&spec, Launch::cover(pixels, BLOCK).does(work), &args)
     }
 }

@@ -3,7 +3,7 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::{Launched, Operands};
-use crate::driver::{Arg, Launch};
+use crate::driver::{Arg, Launch, Work};
 use crate::error::{Error, Result};
 use crate::ops::augment_mix::Mixing;
 use crate::ops::augment_photos::{
@@ -64,6 +64,14 @@ impl AugmentPhotosKernels for Launched {
         ];
         let blocks = operands.small("images", sets * batch)?;
         let shared = (BLOCK + 2 * size as u32) * size_of::<f32>() as u32;
-        self.launch(&self.spec(NAME).define("BLOCK", BLOCK), Launch::linear(blocks, BLOCK).shared(shared), &args)
+        // What is cut out and which passes there are is drawn later: taken as a cut-out of the output's size, resized over 16
+        // pixels a value, recoloured in a second pass and not blurred, as most are.
+        let values = sets * batch * size * size * 3;
+        let work = Work::over(&[sets * batch, size, size, 3])
+            .moves(values)
+            .fetches(t.out.bytes(), 3 * t.out.bytes())
+            .floats(values * 64);
+        let launch = Launch::linear(blocks, BLOCK).shared(shared).does(work);
+        self.launch(&self.spec(NAME).define("BLOCK", BLOCK), launch, &args)
     }
 }

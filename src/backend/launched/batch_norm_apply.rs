@@ -5,10 +5,10 @@ use bytemuck::{Pod, Zeroable};
 use super::batch_norm_statistics::{PART_CHANNELS, parts_launch};
 use super::grid::{BLOCK, ChannelGrid};
 use super::{Launched, Operands, add_flag, aligned, optional};
-use crate::driver::{Arg, DevicePtr, KernelSpec};
+use crate::driver::{Arg, DevicePtr, KernelSpec, Work};
 use crate::ops::batch_norm_apply::{Backward, BatchNormApplyKernels, Forward, Geometry, Inference, NAME, Shortcut};
 use crate::ops::batch_norm_statistics::EPSILON;
-use crate::tensor::Tensor;
+use crate::tensor::{Grad, Tensor};
 use crate::{Error, Result};
 
 /// Pixels that a thread loads before it computes.
@@ -69,7 +69,22 @@ fn shortcut_elements(g: &Geometry) -> usize {
     }
 }
 
+/// Elements of the shortcut's source that are read: option A skips three pixels of four.
+fn shortcut_reads(g: &Geometry) -> usize {
+    match g.shortcut {
+        Shortcut::OptionA { channels, .. } => g.batch * g.height * g.width * channels,
+        _ => shortcut_elements(g),
+    }
+}
+
 impl Launched {
+    /// What a pass does that reads or writes `tensors` of x's size once each, with `operations` on every element.
+    fn batch_norm_work(&self, g: &Geometry, tensors: usize, operations: usize) -> Work {
+        let (count, bytes) = (elements(g), self.precision.compute().bytes());
+        let work = Work::over(&g.shape()).floats(operations * count);
+        (0..tensors).fold(work, |work, _| work.moves(count * bytes))
+    }
+
     /// Sixteen bytes at a time where every row of channels starts at a multiple of that, else one element.
     fn batch_norm_grid(&self, g: &Geometry, pointers: &[DevicePtr]) -> ChannelGrid {
         let vector = self.storage_vector();
@@ -141,7 +156,8 @@ impl BatchNormApplyKernels for Launched {
             Arg::Bytes(bytemuck::bytes_of(&option_a)),
         ];
         let blocks = grid.blocks(g.pixels(), PIXELS_EACH, APPLY_BLOCKS);
-        self.launch(&spec, grid.launch(blocks, g.views), &args)
+        let work = self.batch_norm_work(g, 2, 4).moves(shortcut_reads(g) * t.x.dtype.bytes());
+        self.launch(&spec, grid.launch(blocks, g.views).does(work), &args)
     }
 
     fn batch_norm_inference(&self, g: &Geometry, t: &Inference) -> Result<()> {
@@ -177,7 +193,8 @@ impl BatchNormApplyKernels for Launched {
             Arg::F32(EPSILON as f32),
             Arg::Bytes(bytemuck::bytes_of(&option_a)),
         ];
-        self.launch(&spec, grid.launch(grid.blocks(pixels, PIXELS_EACH, APPLY_BLOCKS), 1), &args)
+        let work = self.batch_norm_work(g, 2, 4).moves(shortcut_reads(g) * t.x.dtype.bytes());
+        self.launch(&spec, grid.launch(grid.blocks(pixels, PIXELS_EACH, APPLY_BLOCKS), 1).does(work), &args)
     }
 
     fn batch_norm_backward(&self, g: &Geometry, t: &Backward) -> Result<()> {
@@ -218,7 +235,12 @@ impl BatchNormApplyKernels for Launched {
             channels,
             columns,
         ];
-        self.launch(&spec, grid.launch(parts, g.views).shared(shared as u32), &args)?;
+        let launch = grid.launch(parts, g.views).shared(shared as u32);
+        let work = self
+            .batch_norm_work(g, 2 + usize::from(g.relu), 6)
+            .moves(g.views * parts * 2 * c * size_of::<f32>())
+            .shares(2 * shared * launch.blocks() as usize);
+        self.launch(&spec, launch.does(work), &args)?;
 
         let spec =
             KernelSpec::new("batch_norm_backward_totals").define("BLOCK", BLOCK).define("CHANNELS", PART_CHANNELS);
@@ -233,7 +255,9 @@ impl BatchNormApplyKernels for Launched {
             add_flag(t.dweight),
             add_flag(t.dbias),
         ];
-        self.launch(&spec, parts_launch(c), &args)?;
+        let added = g.views * parts * 2 * c;
+        let work = Work::over(&[g.views, parts, c]).moves(added * size_of::<f32>()).doubles(added);
+        self.launch(&spec, parts_launch(c).does(work), &args)?;
 
         if dx.is_none() && dshortcut.is_none() {
             return Ok(());
@@ -260,7 +284,15 @@ impl BatchNormApplyKernels for Launched {
             Arg::Bytes(bytemuck::bytes_of(&option_a)),
         ];
         let blocks = grid.blocks(g.pixels(), PIXELS_EACH, APPLY_BLOCKS);
-        self.launch(&spec, grid.launch(blocks, g.views), &args)
+        // Of dx: x as well. Of a shortcut that is added to: only what the forward read.
+        let of_dx = t.dx.map_or(0, |grad| 2 + usize::from(grad.accumulate));
+        let work = self.batch_norm_work(g, 1 + usize::from(g.relu) + of_dx, 8);
+        let work = match t.dshortcut {
+            None => work,
+            Some(Grad { accumulate: true, .. }) => work.puts(shortcut_reads(g) * t.x.dtype.bytes(), true),
+            Some(_) => work.moves(shortcut_elements(g) * t.x.dtype.bytes()),
+        };
+        self.launch(&spec, grid.launch(blocks, g.views).does(work), &args)
     }
 
     /// Totals (views, 2, channels), then sums (views, parts, 2, channels).

@@ -3,7 +3,7 @@
 use super::grid::BLOCK;
 use super::{Launched, Operands, optional};
 use crate::Result;
-use crate::driver::{Arg, Launch};
+use crate::driver::{Arg, Launch, Work};
 use crate::ops::batch_norm_statistics::{
     BatchNormStatistics, BatchNormStatisticsKernels, EPSILON, FEW, Geometry, MOMENTUM, NAME,
 };
@@ -35,6 +35,12 @@ impl BatchNormStatisticsKernels for Launched {
             Arg::F32(MOMENTUM as f32),
         ];
         let spec = self.spec(NAME).define("BLOCK", BLOCK).define("CHANNELS", PART_CHANNELS).define("FEW", FEW);
-        self.launch(&spec, parts_launch(c), &args)
+        // Either the parts are added up, or x is read once for each of the two moments.
+        let work = Work::over(&[g.views, g.parts, c]).moves(t.statistics.bytes());
+        let work = match g.pixels <= FEW {
+            true => work.fetches(t.x.bytes(), 2 * t.x.bytes()).doubles(6 * t.x.elements()),
+            false => work.moves(t.sums.bytes()).doubles(t.sums.elements()),
+        };
+        self.launch(&spec, parts_launch(c).does(work), &args)
     }
 }

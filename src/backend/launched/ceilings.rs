@@ -1,7 +1,7 @@
 //! `ceilings`: `ceilings_mma` in bf16, `ceilings_fma` in f32; `ceilings_copy`.
 
 use super::{Launched, Operands, aligned};
-use crate::driver::{Arg, KernelSpec, Launch};
+use crate::driver::{Arg, KernelSpec, Launch, Work};
 use crate::ops::ceilings::{CeilingKernels, NAME};
 use crate::tensor::{DType, Precision, Tensor};
 use crate::{Error, Result};
@@ -39,8 +39,14 @@ impl CeilingKernels for Launched {
             _ => (KernelSpec::new("ceilings_fma").define("CHAINS", CHAINS), 1.0),
         };
         let blocks = operands.small("blocks", count / each)?;
-        self.launch(&spec.define("BLOCK", BLOCK), Launch::linear(blocks, BLOCK), &args)?;
-        Ok(2.0 * depth * count as f64 * f64::from(rounds))
+        let flops = 2.0 * depth * count as f64 * f64::from(rounds);
+        let work = Work::over(&[count]).puts(values.bytes(), true);
+        let work = match self.precision {
+            Precision::Bf16 => work.tensor_cores(flops as usize),
+            _ => work.floats(flops as usize),
+        };
+        self.launch(&spec.define("BLOCK", BLOCK), Launch::linear(blocks, BLOCK).does(work), &args)?;
+        Ok(flops)
     }
 
     fn ceilings_copy(&self, from: Tensor, to: Tensor) -> Result<()> {
@@ -55,7 +61,8 @@ impl CeilingKernels for Launched {
         }
         let vectors = bytes / VECTOR_BYTES;
         let spec = KernelSpec::new("ceilings_copy").define("BLOCK", BLOCK).define("ITEMS", ITEMS);
-        let launch = Launch::cover(vectors.div_ceil(ITEMS), BLOCK);
+        let work = Work::over(&[bytes]).moves(bytes).moves(bytes);
+        let launch = Launch::cover(vectors.div_ceil(ITEMS), BLOCK).does(work);
         self.launch(&spec, launch, &[Arg::Ptr(pointers[0]), Arg::Ptr(pointers[1]), Arg::U64(vectors as u64)])
     }
 }

@@ -1,7 +1,7 @@
 //! `checksum`: compares device memory, and looks for what is not finite, without moving it to the host.
 
 use super::{Launched, Operands};
-use crate::driver::{Arg, KernelSpec, Launch};
+use crate::driver::{Arg, KernelSpec, Launch, Work};
 use crate::memory::Memory;
 use crate::ops::checksum::{Checksum, ChecksumKernels, NAME, SCRATCH};
 use crate::tensor::{DType, Shape, Tensor};
@@ -36,7 +36,9 @@ impl ChecksumKernels for Launched {
             Arg::U32(high),
         ];
         let spec = KernelSpec::new(NAME).define("BLOCK", BLOCK);
-        self.launch(&spec, Launch::linear(blocks as u32, BLOCK).shared(BLOCK * PART as u32), &args)?;
+        let launch = Launch::linear(blocks as u32, BLOCK).shared(BLOCK * PART as u32);
+        let work = Work::over(tensor.shape.dims()).moves(tensor.bytes()).moves(parts.bytes());
+        self.launch(&spec, launch.does(work), &args)?;
         let mut words = vec![[0u64; 2]; blocks];
         self.download(parts, bytemuck::cast_slice_mut(&mut words))?;
         Ok(words.iter().fold(Checksum::default(), |all, [sum, count]| Checksum {

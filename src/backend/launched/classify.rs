@@ -1,7 +1,7 @@
 //! `classify`.
 
 use super::{Launched, Operands, optional};
-use crate::driver::{Arg, KernelSpec, Launch};
+use crate::driver::{Arg, KernelSpec, Launch, Work};
 use crate::ops::classify::{Classify, ClassifyKernels, NAME};
 use crate::tensor::DType;
 use crate::{Error, Result};
@@ -34,6 +34,10 @@ impl ClassifyKernels for Launched {
             Arg::F32(t.scale),
         ];
         let spec = KernelSpec::new(NAME).define("BLOCK", BLOCK);
-        self.launch(&spec, Launch::cover(batch * 32, BLOCK), &args)
+        // Three passes over the logits: the largest, the sum of the exponentials, the rank.
+        let heads = 1 + usize::from(t.second.is_some());
+        let bytes = heads * t.logits.bytes();
+        let work = Work::over(&[rows, classes]).fetches(bytes, 3 * bytes).floats(8 * heads * rows * classes);
+        self.launch(&spec, Launch::cover(batch * 32, BLOCK).does(work), &args)
     }
 }

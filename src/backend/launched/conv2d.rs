@@ -9,9 +9,10 @@
 //! Convolutions in groups have kernels of their own (`grouped.rs`).
 
 mod grouped;
+mod work;
 
 use super::{Launched, Operands, aligned};
-use crate::driver::{Arg, DevicePtr, KernelSpec, Launch};
+use crate::driver::{Arg, DevicePtr, KernelSpec, Launch, Work};
 use crate::ops::conv2d::{Conv2dKernels, Forward, Geometry, InputGrad, NAME, WeightGrad};
 use crate::tensor::Precision;
 use crate::{Error, Result};
@@ -252,6 +253,7 @@ impl Layer {
             grid: [int(grid[0], "blocks")? as u32, grid[1] as u32, 1],
             block: [threads as u32, 1, 1],
             shared_bytes: shared_bytes as u32,
+            work: Work::default(),
         };
         Ok(Call { spec, launch })
     }
@@ -279,6 +281,7 @@ impl Layer {
         let grid = [t.tiles(self.view_pixels(), self.geometry.filters), self.geometry.views];
         let mut call = self.call("conv2d_forward", t, grid)?;
         call.spec = call.spec.define("SUMS", u8::from(sums));
+        call.launch.work = self.forward_work(t, &call.launch, sums);
         Ok(call)
     }
 
@@ -293,6 +296,7 @@ impl Layer {
         let grid = [t.tiles(phase_pixels, g.channels), phases];
         let mut call = self.call("conv2d_input_grad", t, grid)?;
         call.spec = call.spec.define("ADD", u8::from(accumulate));
+        call.launch.work = self.input_grad_work(t, &call.launch, accumulate);
         Ok(call)
     }
 
@@ -303,14 +307,16 @@ impl Layer {
         }
         let t = self.weight_grad_tiling();
         let grid = [t.tiles(self.geometry.filters, self.weight_columns()), self.splits().1];
-        self.call("conv2d_weight_grad", t, grid)
+        let mut call = self.call("conv2d_weight_grad", t, grid)?;
+        call.launch.work = self.weight_grad_work(t, &call.launch);
+        Ok(call)
     }
 
     /// `conv2d_weight_grad_reduce`: one thread per weight.
     pub fn weight_grad_reduce(&self) -> Call {
         Call {
             spec: KernelSpec::new("conv2d_weight_grad_reduce"),
-            launch: Launch::cover(self.weights(), REDUCE_THREADS),
+            launch: Launch::cover(self.weights(), REDUCE_THREADS).does(self.weight_grad_reduce_work()),
         }
     }
 }

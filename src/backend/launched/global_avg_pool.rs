@@ -3,7 +3,7 @@
 use super::grid::{BLOCK, ChannelGrid};
 use super::{Launched, Operands, add_flag, aligned};
 use crate::Result;
-use crate::driver::Arg;
+use crate::driver::{Arg, Work};
 use crate::ops::global_avg_pool::{GlobalAvgPoolKernels, NAME};
 use crate::tensor::Grad;
 use crate::tensor::Tensor;
@@ -36,7 +36,13 @@ impl GlobalAvgPoolKernels for Launched {
             operands.extent("channels", channels)?,
             Arg::U32(grid.columns as u32),
         ];
-        self.launch(&spec, grid.launch(1, batch).shared(shared as u32), &args)
+        let launch = grid.launch(1, batch).shared(shared as u32);
+        let work = Work::over(&[batch, height, width, channels])
+            .moves(x.bytes())
+            .moves(y.bytes())
+            .floats(x.elements())
+            .shares(2 * shared * launch.blocks() as usize);
+        self.launch(&spec, launch.does(work), &args)
     }
 
     fn global_avg_pool_backward(&self, dy: Tensor, dx: Grad) -> Result<()> {
@@ -55,6 +61,10 @@ impl GlobalAvgPoolKernels for Launched {
             add_flag(Some(dx)),
         ];
         let blocks = grid.blocks(height * width, PIXELS_EACH, u16::MAX as usize);
-        self.launch(&spec, grid.launch(blocks, batch), &args)
+        let work = Work::over(&[batch, height, width, channels])
+            .moves(dy.bytes())
+            .puts(dx.tensor.bytes(), dx.accumulate)
+            .floats(dx.tensor.elements());
+        self.launch(&spec, grid.launch(blocks, batch).does(work), &args)
     }
 }

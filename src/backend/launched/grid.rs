@@ -1,6 +1,6 @@
 //! Geometry that kernels share: (views, pixels, channels) cut as `kernels/channels.cuh` says.
 
-use crate::driver::{KernelSpec, Launch};
+use crate::driver::{KernelSpec, Launch, Work};
 
 /// Threads of a block in kernels over channels.
 pub(crate) const BLOCK: usize = 256;
@@ -41,7 +41,8 @@ impl ChannelGrid {
 
     /// A launch of `blocks` along the pixels for each of `views`.
     pub(crate) fn launch(&self, blocks: usize, views: usize) -> Launch {
-        Launch { grid: [blocks as u32, self.chunks as u32, views as u32], block: [BLOCK as u32, 1, 1], shared_bytes: 0 }
+        let grid = [blocks as u32, self.chunks as u32, views as u32];
+        Launch { grid, block: [BLOCK as u32, 1, 1], shared_bytes: 0, work: Work::default() }
     }
 }
 

@@ -1,7 +1,7 @@
 //! `join_branches_forward` and `join_branches_backward`.
 
 use super::{Launched, Operands, add_flag, optional};
-use crate::driver::{Arg, DevicePtr, KernelSpec, Launch};
+use crate::driver::{Arg, DevicePtr, KernelSpec, Launch, Work};
 use crate::ops::join_branches::{Backward, JoinBranchesKernels, NAME};
 use crate::tensor::{DType, Tensor};
 use crate::{Error, Result};
@@ -35,7 +35,8 @@ impl JoinBranchesKernels for Launched {
             operands.extent("features", features)?,
         ];
         let spec = KernelSpec::new("join_branches_forward").define("BLOCK", BLOCK);
-        self.launch(&spec, Launch::cover(2 * rows * features, BLOCK), &args)
+        let work = Work::over(&[rows, 2 * features]).moves(y.bytes()).moves(y.bytes()).floats(y.elements());
+        self.launch(&spec, Launch::cover(2 * rows * features, BLOCK).does(work), &args)
     }
 
     fn join_branches_backward(&self, t: &Backward) -> Result<()> {
@@ -56,6 +57,8 @@ impl JoinBranchesKernels for Launched {
             add_flag(dsecond),
         ];
         let spec = KernelSpec::new("join_branches_backward").define("BLOCK", BLOCK);
-        self.launch(&spec, Launch::cover(2 * rows * features, BLOCK), &args)
+        let work = Work::over(&[rows, 2 * features]).moves(dy.bytes()).floats(dy.elements());
+        let work = [dfirst, dsecond].iter().flatten().fold(work, |w, d| w.puts(d.tensor.bytes(), d.accumulate));
+        self.launch(&spec, Launch::cover(2 * rows * features, BLOCK).does(work), &args)
     }
 }

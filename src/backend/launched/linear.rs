@@ -3,7 +3,7 @@
 
 use super::{Launched, Operands, add_flag, optional};
 use crate::Result;
-use crate::driver::{Arg, KernelSpec, Launch};
+use crate::driver::{Arg, KernelSpec, Launch, Work};
 use crate::ops::linear::{Forward, InputGrad, LinearKernels, NAME, WeightGrad};
 
 /// Threads along each side of a tile.
@@ -19,15 +19,27 @@ fn micro(rows: usize, columns: usize) -> usize {
     [4, 2].into_iter().find(|&micro| blocks(micro) >= ENOUGH_BLOCKS).unwrap_or(1)
 }
 
-/// A kernel of `linear.cuh` for a product of (rows, columns), and its launch.
-fn product(entry: &'static str, rows: usize, columns: usize) -> (KernelSpec, Launch) {
+/// A kernel of `linear.cuh` for a product of (rows, columns) with `inner` terms, and its launch.
+fn product(entry: &'static str, rows: usize, columns: usize, inner: usize) -> (KernelSpec, Launch) {
     let micro = micro(rows, columns);
     let tile = SIDE * micro;
     let spec = KernelSpec::new(entry).define("MICRO", micro).define("DEPTH", DEPTH);
+    let (across, down) = (columns.div_ceil(tile), rows.div_ceil(tile));
+    // Each factor is fetched once for every tile along the other. A term costs a block the staging of both tiles' sides, and each
+    // of its warps, which are two rows of threads, the values of 2 rows and 16 columns, times MICRO.
+    let [left, right, product] = [rows * inner, columns * inner, rows * columns].map(|n| n * size_of::<f32>());
+    let warps = SIDE * SIDE / 32;
+    let work = Work::over(&[rows, inner, columns])
+        .fetches(left, across * left)
+        .fetches(right, down * right)
+        .moves(product)
+        .floats(across * down * tile * tile * inner * 2)
+        .shares(across * down * inner * (2 * tile + warps * (2 + SIDE) * micro) * size_of::<f32>());
     let launch = Launch {
-        grid: [columns.div_ceil(tile) as u32, rows.div_ceil(tile) as u32, 1],
+        grid: [across as u32, down as u32, 1],
         block: [(SIDE * SIDE) as u32, 1, 1],
         shared_bytes: (2 * DEPTH * (tile + 1) * size_of::<f32>()) as u32,
+        work,
     };
     (spec, launch)
 }
@@ -38,7 +50,7 @@ impl LinearKernels for Launched {
         let operands = Operands::new(self, NAME);
         let [batch, inputs] = operands.two("x", x)?;
         let [outputs, _] = operands.two("the weight", weight)?;
-        let (spec, launch) = product("linear_forward", batch, outputs);
+        let (spec, launch) = product("linear_forward", batch, outputs, inputs);
         let bias = bias.map(|bias| operands.float("the bias", bias, outputs)).transpose()?;
         let args = [
             Arg::Ptr(operands.float("x", x, batch * inputs)?),
@@ -57,7 +69,7 @@ impl LinearKernels for Launched {
         let operands = Operands::new(self, NAME);
         let [batch, outputs] = operands.two("dy", dy)?;
         let [_, inputs] = operands.two("the weight", weight)?;
-        let (spec, launch) = product("linear_input_grad", batch, inputs);
+        let (spec, launch) = product("linear_input_grad", batch, inputs, outputs);
         let args = [
             Arg::Ptr(operands.float("dy", dy, batch * outputs)?),
             Arg::Ptr(operands.float("the weight", weight, outputs * inputs)?),
@@ -75,7 +87,7 @@ impl LinearKernels for Launched {
         let operands = Operands::new(self, NAME);
         let [batch, inputs] = operands.two("x", x)?;
         let [_, outputs] = operands.two("dy", dy)?;
-        let (spec, launch) = product("linear_weight_grad", outputs, inputs);
+        let (spec, launch) = product("linear_weight_grad", outputs, inputs, batch);
         let dbias = dbias.map(|dbias| operands.float("dbias", dbias, outputs)).transpose()?;
         let args = [
             Arg::Ptr(operands.float("x", x, batch * inputs)?),

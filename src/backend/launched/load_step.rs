@@ -2,7 +2,7 @@
 
 use super::{Launched, Operands};
 use crate::Result;
-use crate::driver::{Arg, KernelSpec, Launch};
+use crate::driver::{Arg, KernelSpec, Launch, Work};
 use crate::ops::load_step::{LoadStep, LoadStepKernels, NAME, row_words};
 use crate::tensor::DType;
 
@@ -25,6 +25,8 @@ impl LoadStepKernels for Launched {
             operands.extent("batch", batch)?,
         ];
         // One block: every thread reads the cursor before it moves.
-        self.launch(&KernelSpec::new("load_step").define("BLOCK", BLOCK), Launch::linear(1, BLOCK), &args)
+        let row = row_words(batch) * size_of::<u32>();
+        let launch = Launch::linear(1, BLOCK).does(Work::over(&[batch]).moves(row).moves(row));
+        self.launch(&KernelSpec::new("load_step").define("BLOCK", BLOCK), launch, &args)
     }
 }

@@ -2,7 +2,7 @@
 
 use super::grid::ChannelGrid;
 use super::{Launched, Operands, add_flag, aligned, optional};
-use crate::driver::{Arg, KernelSpec};
+use crate::driver::{Arg, KernelSpec, Work};
 use crate::error::{Error, Result};
 use crate::ops::max_pool::{Config, MaxPoolKernels, NAME};
 use crate::tensor::{DType, Grad, Tensor};
@@ -51,7 +51,13 @@ impl MaxPoolKernels for Launched {
             Arg::U32(grid.columns as u32),
         ];
         let blocks = grid.blocks(rows * columns, PIXELS_EACH, u16::MAX as usize);
-        self.launch(&spec, grid.launch(blocks, batch), &args)
+        // Windows overlap, in lines that a block finds in L1.
+        let work = Work::over(&[batch, height, width, channels])
+            .moves(x.bytes())
+            .moves(y.bytes())
+            .moves(taps.map_or(0, |_| y.elements()))
+            .floats(config.kernel * config.kernel * y.elements());
+        self.launch(&spec, grid.launch(blocks, batch).does(work), &args)
     }
 
     fn max_pool_backward(&self, dy: Tensor, taps: Tensor, dx: Grad, config: Config) -> Result<()> {
@@ -75,6 +81,11 @@ impl MaxPoolKernels for Launched {
             add_flag(Some(dx)),
         ];
         let blocks = grid.blocks(height * width, PIXELS_EACH, u16::MAX as usize);
-        self.launch(&spec, grid.launch(blocks, batch), &args)
+        let work = Work::over(&[batch, height, width, channels])
+            .moves(dy.bytes())
+            .moves(dy.elements())
+            .puts(dx.tensor.bytes(), dx.accumulate)
+            .floats(config.kernel * config.kernel * dy.elements());
+        self.launch(&spec, grid.launch(blocks, batch).does(work), &args)
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{Launched, Operands, add_flag, optional};
 use crate::Result;
-use crate::driver::{Arg, KernelSpec, Launch};
+use crate::driver::{Arg, KernelSpec, Launch, Work};
 use crate::ops::negative_cosine::{EPSILON, NAME, NegativeCosine, NegativeCosineKernels};
 
 /// Four warps, one row each.
@@ -29,6 +29,12 @@ impl NegativeCosineKernels for Launched {
             add_flag(dtarget),
         ];
         let spec = KernelSpec::new(NAME).define("BLOCK", BLOCK);
-        self.launch(&spec, Launch::cover(count * 32, BLOCK), &args)
+        // The lengths and the product first, then the gradients from the same rows.
+        let work = Work::over(&[count, features])
+            .fetches(u.bytes(), 2 * u.bytes())
+            .fetches(target.bytes(), 2 * target.bytes())
+            .floats(12 * u.elements());
+        let work = [du, dtarget].iter().flatten().fold(work, |w, d| w.puts(d.tensor.bytes(), d.accumulate));
+        self.launch(&spec, Launch::cover(count * 32, BLOCK).does(work), &args)
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{Launched, Operands, add_flag};
 use crate::Result;
-use crate::driver::{Arg, KernelSpec, Launch};
+use crate::driver::{Arg, KernelSpec, Launch, Work};
 use crate::ops::normalize_rows::{EPSILON, NAME, NormalizeRowsKernels};
 use crate::tensor::{Grad, Tensor};
 
@@ -21,7 +21,9 @@ impl NormalizeRowsKernels for Launched {
             Arg::F32(EPSILON as f32),
         ];
         let spec = KernelSpec::new("normalize_rows_forward").define("BLOCK", BLOCK);
-        self.launch(&spec, Launch::cover(rows * 32, BLOCK), &args)
+        let work =
+            Work::over(&[rows, features]).fetches(x.bytes(), 2 * x.bytes()).moves(y.bytes()).floats(3 * x.elements());
+        self.launch(&spec, Launch::cover(rows * 32, BLOCK).does(work), &args)
     }
 
     fn normalize_rows_backward(&self, x: Tensor, dy: Tensor, dx: Grad) -> Result<()> {
@@ -37,6 +39,11 @@ impl NormalizeRowsKernels for Launched {
             add_flag(Some(dx)),
         ];
         let spec = KernelSpec::new("normalize_rows_backward").define("BLOCK", BLOCK);
-        self.launch(&spec, Launch::cover(rows * 32, BLOCK), &args)
+        let work = Work::over(&[rows, features])
+            .fetches(x.bytes(), 2 * x.bytes())
+            .fetches(dy.bytes(), 2 * dy.bytes())
+            .puts(dx.tensor.bytes(), dx.accumulate)
+            .floats(8 * x.elements());
+        self.launch(&spec, Launch::cover(rows * 32, BLOCK).does(work), &args)
     }
 }

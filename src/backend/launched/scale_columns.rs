@@ -2,7 +2,7 @@
 
 use super::{Launched, Operands, add_flag, optional};
 use crate::Result;
-use crate::driver::{Arg, KernelSpec, Launch};
+use crate::driver::{Arg, KernelSpec, Launch, Work};
 use crate::ops::scale_columns::{Backward, NAME, ScaleColumnsKernels};
 use crate::tensor::Tensor;
 
@@ -23,7 +23,8 @@ impl ScaleColumnsKernels for Launched {
             operands.extent("columns", columns)?,
         ];
         let spec = KernelSpec::new("scale_columns_forward").define("BLOCK", BLOCK);
-        self.launch(&spec, Launch::cover(rows * columns, BLOCK), &args)
+        let work = Work::over(&[rows, columns]).moves(x.bytes()).moves(y.bytes()).floats(rows * columns);
+        self.launch(&spec, Launch::cover(rows * columns, BLOCK).does(work), &args)
     }
 
     fn scale_columns_backward(&self, t: &Backward) -> Result<()> {
@@ -45,6 +46,8 @@ impl ScaleColumnsKernels for Launched {
         ];
         let spec = KernelSpec::new("scale_columns_backward").define("LANES", LANES);
         let launch = Launch::linear(columns.div_ceil(32) as u32, 32 * LANES).shared(32 * LANES * 4);
-        self.launch(&spec, launch, &args)
+        let work = Work::over(&[rows, columns]).moves(x.bytes()).moves(dy.bytes()).floats(3 * rows * columns);
+        let work = [dx, dscales].iter().flatten().fold(work, |w, d| w.puts(d.tensor.bytes(), d.accumulate));
+        self.launch(&spec, launch.does(work), &args)
     }
 }

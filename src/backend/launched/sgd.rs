@@ -2,7 +2,7 @@
 
 use super::{Launched, Operands, aligned, optional};
 use crate::Result;
-use crate::driver::{Arg, Launch};
+use crate::driver::{Arg, Launch, Work};
 use crate::ops::sgd::{NAME, Sgd, SgdConfig, SgdKernels};
 use crate::tensor::Tensor;
 
@@ -40,7 +40,13 @@ impl SgdKernels for Launched {
             Arg::F32(config.lr_factor),
             Arg::U32(u32::from(config.nesterov)),
         ];
-        self.launch(&spec, launch(elements, vector), &args)
+        let work = Work::over(&[elements])
+            .puts(t.master.bytes(), true)
+            .puts(t.momentum.bytes(), true)
+            .moves(t.grad.bytes())
+            .moves(t.compute.map_or(0, |compute| compute.bytes()))
+            .floats(6 * elements);
+        self.launch(&spec, launch(elements, vector).does(work), &args)
     }
 
     fn cast_weights(&self, master: Tensor, compute: Tensor) -> Result<()> {
@@ -49,6 +55,8 @@ impl SgdKernels for Launched {
         let from = operands.float("the master weights", master, elements)?;
         let to = operands.compute("the weights", compute, elements)?;
         let spec = self.spec("cast_weights").define("BLOCK", BLOCK);
-        self.launch(&spec, launch(elements, 1), &[Arg::Ptr(from), Arg::Ptr(to), Arg::U64(elements as u64)])
+        let work = Work::over(&[elements]).moves(master.bytes()).moves(compute.bytes());
+        let args = [Arg::Ptr(from), Arg::Ptr(to), Arg::U64(elements as u64)];
+        self.launch(&spec, launch(elements, 1).does(work), &args)
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{Launched, Operands, add_flag, aligned};
 use crate::Result;
-use crate::driver::{Arg, KernelSpec, Launch};
+use crate::driver::{Arg, KernelSpec, Launch, Work};
 use crate::ops::split_views::{NAME, SplitViewsKernels};
 use crate::tensor::{Grad, Tensor};
 
@@ -30,7 +30,8 @@ impl SplitViewsKernels for Launched {
         let vector = self.split_vector(half, &[from, to[0], to[1]]);
         let args = [Arg::Ptr(from), Arg::Ptr(to[0]), Arg::Ptr(to[1]), operands.extent("a view", half / vector)?];
         let spec = self.split_spec("split_views_forward", vector);
-        self.launch(&spec, Launch::cover(half / vector, BLOCK), &args)
+        let work = Work::over(x.shape.dims()).moves(x.bytes()).moves(first.bytes()).moves(second.bytes());
+        self.launch(&spec, Launch::cover(half / vector, BLOCK).does(work), &args)
     }
 
     fn split_views_backward(&self, dfirst: Tensor, dsecond: Tensor, dx: Grad) -> Result<()> {
@@ -47,6 +48,10 @@ impl SplitViewsKernels for Launched {
             add_flag(Some(dx)),
         ];
         let spec = self.split_spec("split_views_backward", vector);
-        self.launch(&spec, Launch::cover(half / vector, BLOCK), &args)
+        let work = Work::over(dx.tensor.shape.dims())
+            .moves(dfirst.bytes())
+            .moves(dsecond.bytes())
+            .puts(dx.tensor.bytes(), dx.accumulate);
+        self.launch(&spec, Launch::cover(half / vector, BLOCK).does(work), &args)
     }
 }

@@ -3,7 +3,7 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::{Launched, Operands};
-use crate::driver::{Arg, KernelSpec, Launch};
+use crate::driver::{Arg, KernelSpec, Launch, Work};
 use crate::ops::supervised_loss::{
     ClassVector, Form, NAME, Reduction, SupervisedLoss, SupervisedLossKernels, ViewLabels,
 };
@@ -84,7 +84,13 @@ impl SupervisedLossKernels for Launched {
         let [first, second] = [heads.first(), heads.last()].map(|head| head.map_or(0, |head| form(head.form).0));
         let spec = KernelSpec::new(NAME).define("BLOCK", BLOCK).define("FIRST", first).define("SECOND", second);
         let blocks = count.div_ceil(BLOCK as usize / 32) as u32;
-        let launch = Launch { grid: [blocks, heads.len() as u32, 1], block: [BLOCK, 1, 1], shared_bytes: 0 };
+        // Three passes over the logits: the largest, the sum of the exponentials, the gradient.
+        let work = heads.iter().fold(Work::over(&[heads.len(), count, classes]), |work, head| {
+            let dlogits = head.dlogits.map_or(work, |grad| work.puts(grad.tensor.bytes(), grad.accumulate));
+            dlogits.fetches(head.logits.bytes(), 3 * head.logits.bytes()).floats(16 * head.logits.elements())
+        });
+        let grid = [blocks, heads.len() as u32, 1];
+        let launch = Launch { grid, block: [BLOCK, 1, 1], shared_bytes: 0, work };
         self.launch(&spec, launch, &args)
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{Launched, Operands, optional};
 use crate::Result;
-use crate::driver::{Arg, KernelSpec, Launch};
+use crate::driver::{Arg, KernelSpec, Launch, Work};
 use crate::ops::total_loss::{LOSS_COLUMNS, NAME, TotalLoss, TotalLossKernels};
 
 /// One block does it all, so that the order of the sums is always the same.
@@ -27,6 +27,8 @@ impl TotalLossKernels for Launched {
             operands.extent("log rows", log_rows)?,
         ];
         let spec = KernelSpec::new(NAME).define("BLOCK", BLOCK);
-        self.launch(&spec, Launch::linear(1, BLOCK).shared(BLOCK * 4), &args)
+        let terms = heads * count + cosines;
+        let work = Work::over(&[heads, count]).moves(terms * size_of::<f32>()).floats(terms);
+        self.launch(&spec, Launch::linear(1, BLOCK).shared(BLOCK * 4).does(work), &args)
     }
 }

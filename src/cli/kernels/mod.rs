@@ -161,7 +161,8 @@ fn problem(row: &Row, variant: &Variant, limits: &Limits) -> Option<String> {
     None
 }
 
-fn progress(count: usize, compiler: &str) -> ProgressBar {
+/// A bar on a terminal for `count` kernels that `compiler` compiles.
+pub fn progress(count: usize, compiler: &str) -> ProgressBar {
     if !std::io::stderr().is_terminal() {
         return ProgressBar::hidden();
     }

@@ -27,7 +27,7 @@ struct Channels {
 }
 
 /// Channels of a group on both sides: those read, those made.
-type Sides = [usize; 2];
+pub(super) type Sides = [usize; 2];
 
 impl Layer {
     /// Sixteen bytes at a time where they lie inside groups, or hold several whole ones that are as wide on both sides.
@@ -87,6 +87,8 @@ impl Layer {
         let sides = [g.group_channels(), g.group_filters()];
         let mut call = self.direct("conv2d_grouped_forward", sides, g.filters, self.view_pixels(), g.views)?;
         call.spec = call.spec.define("SUMS", u8::from(sums));
+        let block = COLUMNS * self.channels(sides)?.vector;
+        call.launch.work = self.grouped_forward_work(sides, block, &call.launch, sums);
         Ok(call)
     }
 
@@ -97,6 +99,8 @@ impl Layer {
         let pixels = self.phase_pixels();
         let mut call = self.direct("conv2d_grouped_input_grad", sides, g.channels, pixels, g.stride * g.stride)?;
         call.spec = call.spec.define("ADD", u8::from(accumulate));
+        let block = COLUMNS * self.channels(sides)?.vector;
+        call.launch.work = self.grouped_input_grad_work(sides, block, &call.launch, accumulate);
         Ok(call)
     }
 
@@ -120,6 +124,8 @@ impl Layer {
         let (vector, blocks) = self.item_blocks();
         let spec = self.grouped("conv2d_grouped_weight_grad", vector).define("ITEMS", ITEMS).define("LANES", LANES);
         let wide = if self.geometry.group_filters() < vector { self.geometry.group_channels() } else { vector };
-        self.launch(spec, [blocks, splits], ITEMS * LANES, ITEMS * LANES * wide * size_of::<f32>())
+        let mut call = self.launch(spec, [blocks, splits], ITEMS * LANES, ITEMS * LANES * wide * size_of::<f32>())?;
+        call.launch.work = self.grouped_weight_grad_work(vector);
+        Ok(call)
     }
 }
