@@ -6,6 +6,7 @@
 mod calls;
 mod context;
 mod handles;
+mod marks;
 
 use std::collections::HashMap;
 use std::ffi::{CString, c_void};
@@ -22,18 +23,15 @@ pub(crate) use self::handles::Event;
 use self::handles::{CudaGraph, Loaded, parameter_sizes};
 use super::cache::Cache;
 use super::nvrtc::Nvrtc;
+use super::occupancy::{carveout, limits};
 use super::pinned::HostMemory;
 use super::spec::PackedArgs;
 use super::table::{KernelTable, Slot};
-use super::{
-    Arg, DevicePtr, Driver, Kernel, KernelSpec, Launch, Mark, MarkInner, MemoryInfo, Pinned, Properties, Replay,
-};
+use super::{Arg, DevicePtr, Driver, Kernel, KernelSpec, Launch, Mark, MemoryInfo, Pinned, Properties, Replay};
 use crate::{Error, Result};
 
 /// Dynamic shared memory that a kernel may use without being asked.
 const SHARED_BY_DEFAULT: u32 = 48 * 1024;
-/// An event with a time (`CU_EVENT_DEFAULT`).
-const DEFAULT_EVENT: u32 = 0;
 
 #[derive(Default)]
 struct Allocations {
@@ -136,6 +134,8 @@ impl Cuda {
             function: ptr::null_mut(),
             sizes: None,
             shared: AtomicU32::new(SHARED_BY_DEFAULT),
+            carved: AtomicU32::new(0),
+            registers: 0,
             module,
             context: self.context.clone(),
         };
@@ -147,6 +147,7 @@ impl Cuda {
         // SAFETY: the function belongs to the module above; the target is valid.
         unsafe { calls.function_attribute(&mut registers, Attribute::CU_FUNC_ATTRIBUTE_NUM_REGS, loaded.function) }
             .map_err(|code| self.error(&doing(), code))?;
+        loaded.registers = registers as u32;
         loaded.sizes = parameter_sizes(calls, loaded.function);
         Ok(loaded)
     }
@@ -334,6 +335,9 @@ impl Driver for Cuda {
                 .map_err(|error| self.error(&doing(), error))?;
             loaded.shared.store(launch.shared_bytes, Ordering::Relaxed);
         }
+        if launch.shared_bytes > loaded.carved.load(Ordering::Relaxed) {
+            self.carve(loaded, &launch).map_err(|error| self.error(&doing(), error))?;
+        }
         let mut pointers: Vec<*mut c_void> = packed.pointers().into_iter().map(<*const c_void>::cast_mut).collect();
         let ([gx, gy, gz], [bx, by, bz]) = (launch.grid, launch.block);
         // SAFETY: one pointer per parameter, each to a value of its size (checked where the driver tells the sizes); the
@@ -354,16 +358,11 @@ impl Driver for Cuda {
     }
 
     fn mark(&self) -> Result<Mark> {
-        self.not_capturing("marking the stream")?;
-        self.context.bind()?;
-        let failed = |error| self.error("marking the stream", error);
-        let mut event = ptr::null_mut();
-        // SAFETY: the target is valid and the context current.
-        unsafe { self.calls().create_event(&mut event, DEFAULT_EVENT) }.map_err(failed)?;
-        let event = Event { event, context: self.context.clone() };
-        // SAFETY: event and stream are alive and of one context.
-        unsafe { self.calls().record(event.event, self.context.stream()) }.map_err(failed)?;
-        Ok(Mark(MarkInner::Cuda(event)))
+        self.record(marks::PLAIN)
+    }
+
+    fn stamp(&self) -> Result<Mark> {
+        self.record(marks::TIMED)
     }
 
     fn reached(&self, mark: &Mark) -> Result<bool> {
@@ -461,20 +460,24 @@ impl Driver for Cuda {
 }
 
 impl Cuda {
+    /// Asks for a share of the multiprocessors' first-level cache as shared memory in which as many blocks fit as registers and
+    /// threads allow: left to itself, the driver may choose one that holds a single block.
+    fn carve(&self, loaded: &Loaded, launch: &Launch) -> Result<(), Code> {
+        if let Some(limits) = limits(&self.properties.arch) {
+            let percent = carveout(&limits, launch.threads() as u32, loaded.registers, launch.shared_bytes);
+            let attribute = Attribute::CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT;
+            // SAFETY: the function is loaded; the value is a percentage, and no more than a wish.
+            unsafe { self.calls().set_function_attribute(loaded.function, attribute, percent as i32) }?;
+        }
+        loaded.carved.store(launch.shared_bytes, Ordering::Relaxed);
+        Ok(())
+    }
+
     /// Free and total bytes of the device's memory; the context must be current.
     fn free_and_total(&self) -> Result<(usize, usize), Code> {
         let (mut free, mut total) = (0, 0);
         // SAFETY: the targets are valid.
         unsafe { self.calls().memory(&mut free, &mut total) }.map(|()| (free, total))
-    }
-
-    /// The event of a mark that this kind of driver set, with the context current.
-    fn event(&self, mark: &Mark) -> Result<sys::CUevent> {
-        self.context.bind()?;
-        match &mark.0 {
-            MarkInner::Cuda(event) => Ok(event.event),
-            MarkInner::Host(_) => Err(Error::device(&self.properties.device, "a mark of another driver")),
-        }
     }
 }
 

@@ -161,6 +161,11 @@ pub trait Driver: Send + Sync {
         Ok(Mark::now())
     }
 
+    /// Marks this point with its time, which [`Driver::elapsed`] asks for and nothing else needs.
+    fn stamp(&self) -> Result<Mark> {
+        self.mark()
+    }
+
     /// Whether the stream has passed `mark`; never waits.
     fn reached(&self, _mark: &Mark) -> Result<bool> {
         Ok(true)
@@ -171,7 +176,7 @@ pub trait Driver: Send + Sync {
         Ok(())
     }
 
-    /// Seconds from `from` to `to` on the device; waits for `to`.
+    /// Seconds from one [`Driver::stamp`] to another on the device; waits for `to`.
     fn elapsed(&self, from: &Mark, to: &Mark) -> Result<f64> {
         match (&from.0, &to.0) {
             (MarkInner::Host(from), MarkInner::Host(to)) => Ok(to.duration_since(*from).as_secs_f64()),

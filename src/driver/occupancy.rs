@@ -73,6 +73,14 @@ pub fn resident(limits: &Limits, threads: u32, registers: u32, shared_bytes: u32
     by_threads.min(by_registers).min(by_shared).min(limits.blocks)
 }
 
+/// Percent of a multiprocessor's shared memory in which as many blocks find room as threads and registers allow, or all of it. What is
+/// left over serves as first-level cache.
+pub fn carveout(limits: &Limits, threads: u32, registers: u32, shared_bytes: u32) -> u32 {
+    let wanted =
+        resident(limits, threads, registers, 0).max(1) * (shared_bytes + RESERVED).next_multiple_of(SHARED_UNIT);
+    (100 * wanted).div_ceil(limits.shared).min(100)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -82,6 +90,21 @@ mod tests {
         let bounds = "__launch_bounds__(THREADS)";
         assert_eq!([128, 256, 512, 1024].map(|threads| most_registers(bounds, threads)), [255, 255, 128, 64]);
         assert_eq!(most_registers("extern \"C\" __global__ void f()", 256), 64, "a block could have 1024 threads");
+    }
+
+    #[test]
+    fn the_carveout_holds_every_block_that_registers_allow() {
+        let hopper = limits("sm_90a").unwrap();
+        // 128 threads of 126 registers: four blocks; 48 KiB each are 196 of 228 KiB.
+        assert_eq!(carveout(&hopper, 128, 126, 48 * 1024), 86);
+        assert_eq!(carveout(&hopper, 256, 32, 1024), 8, "eight blocks of 2 KiB");
+        assert_eq!(carveout(&hopper, 256, 127, 200 * 1024), 100);
+        for (threads, registers, shared) in [(128, 126, 48 << 10), (256, 64, 20 << 10), (512, 40, 4 << 10)] {
+            let percent = carveout(&hopper, threads, registers, shared);
+            let carved = Limits { shared: hopper.shared * percent / 100 + 128, ..hopper };
+            let blocks = |limits| resident(limits, threads, registers, shared);
+            assert_eq!(blocks(&carved), blocks(&hopper), "{threads} threads, {registers} registers");
+        }
     }
 
     #[test]

@@ -187,6 +187,10 @@ impl Driver for Watched {
         self.inner.mark()
     }
 
+    fn stamp(&self) -> Result<Mark> {
+        self.inner.stamp()
+    }
+
     fn reached(&self, mark: &Mark) -> Result<bool> {
         self.inner.reached(mark)
     }

@@ -70,9 +70,9 @@ fn page_locked(cuda: &Cuda) -> Result<()> {
     for round in 1..4 {
         up.bytes_mut().fill(round);
         cuda.upload_async(memory, &up, 0, 1024)?;
-        let uploaded = cuda.mark()?;
+        let uploaded = cuda.stamp()?;
         cuda.download_async(&mut down, 24, memory, 1000)?;
-        let downloaded = cuda.mark()?;
+        let downloaded = cuda.stamp()?;
         assert!(!cuda.reached(&uploaded)?, "the mock never is ready at once");
         while !cuda.reached(&uploaded)? {}
         up.bytes_mut().fill(99);

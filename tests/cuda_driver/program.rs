@@ -177,6 +177,10 @@ fn trained(precision: &str, settings: &str) -> Result<(), Failed> {
             report["graph_nodes"].as_array().into_iter().flatten().filter_map(Value::as_u64).collect();
         assert!(nodes.len() >= 3 && nodes.iter().all(|n| *n > 20), "{report:#}");
         assert!(number(&report, "replays") >= 2 * 3 + 2, "{report:#}");
+        // No step takes the time, no thread polls while it waits, and no kernel leaves to the driver what it has for blocks.
+        for cost in ["timed_events", "polling_waits", "uncarved"] {
+            assert_eq!(number(&report, cost), 0, "{cost}: {report:#}");
+        }
     }
     Ok(())
 }

@@ -127,6 +127,16 @@ unsafe extern "C" fn cuDevicePrimaryCtxRetain(context: *mut CUcontext, device: C
     })
 }
 
+/// "If the primary context is already created, the flags are updated."
+#[unsafe(no_mangle)]
+unsafe extern "C" fn cuDevicePrimaryCtxSetFlags_v2(device: CUdevice, flags: u32) -> CUresult {
+    initialised("cuDevicePrimaryCtxSetFlags", |gpu| {
+        gpu.device("cuDevicePrimaryCtxSetFlags", device)?;
+        gpu.flags = flags;
+        Ok(())
+    })
+}
+
 #[unsafe(no_mangle)]
 unsafe extern "C" fn cuDevicePrimaryCtxRelease_v2(device: CUdevice) -> CUresult {
     initialised("cuDevicePrimaryCtxRelease", |gpu| {

@@ -12,6 +12,8 @@ use crate::stream::Operation;
 /// An event.
 pub struct Event {
     timing: bool,
+    /// Whether the host sleeps that waits for it.
+    sleeps: bool,
     /// Counts its records: the last one is what queries ask about.
     record: u64,
     /// Where its last record waits; `None` when that was passed, or there was none.
@@ -67,7 +69,9 @@ unsafe extern "C" fn cuEventCreate(event: *mut CUevent, flags: u32) -> CUresult 
     in_context("cuEventCreate", |gpu| {
         let handle = gpu.handle();
         let timing = flags & CUevent_flags::CU_EVENT_DISABLE_TIMING as u32 == 0;
-        let made = Event { timing, record: 0, waits_in: None, passed: None, asked: false, captured: false };
+        let sleeps = flags & CUevent_flags::CU_EVENT_BLOCKING_SYNC as u32 != 0;
+        gpu.report.timed_events += u64::from(timing);
+        let made = Event { timing, sleeps, record: 0, waits_in: None, passed: None, asked: false, captured: false };
         gpu.events.insert(handle, made);
         give(gpu, "cuEventCreate", event, handle as CUevent)
     })
@@ -118,6 +122,8 @@ unsafe extern "C" fn cuEventSynchronize(event: CUevent) -> CUresult {
     in_context("cuEventSynchronize", |gpu| {
         let handle = gpu.event("cuEventSynchronize", event)?;
         gpu.potentially_unsafe("cuEventSynchronize")?;
+        let sleeps = gpu.events[&handle].sleeps;
+        gpu.waits(sleeps);
         gpu.drain_to_event(handle)
     })
 }

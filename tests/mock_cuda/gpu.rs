@@ -44,6 +44,8 @@ pub struct Gpu {
     /// Page-locked host memory by address.
     pub host: BTreeMap<usize, HostBlock>,
     pub report: Report,
+    /// Flags of the primary context.
+    pub flags: u32,
     handles: usize,
 }
 
@@ -158,6 +160,11 @@ impl Gpu {
             ..Gpu::default()
         };
         Ok(())
+    }
+
+    /// Notes a wait, which keeps a core busy unless it `sleeps`.
+    pub fn waits(&mut self, sleeps: bool) {
+        self.report.polling_waits += u64::from(!sleeps);
     }
 
     /// Makes a context current in this thread; 0 for none.

@@ -27,6 +27,8 @@ pub struct Function {
     kernel: Kernel,
     sizes: Vec<usize>,
     shared: u32,
+    /// Percent of the first-level cache that were asked for as shared memory.
+    carveout: Option<c_int>,
 }
 
 impl Gpu {
@@ -126,7 +128,8 @@ unsafe extern "C" fn cuModuleGetFunction(
     in_context(name, |gpu| {
         let (kernel, sizes) = loaded?;
         let handle = gpu.handle();
-        gpu.functions.insert(handle, Function { entry, module, kernel, sizes, shared: SHARED_BY_DEFAULT });
+        gpu.functions
+            .insert(handle, Function { entry, module, kernel, sizes, shared: SHARED_BY_DEFAULT, carveout: None });
         give(gpu, name, function, handle as CUfunction)
     })
 }
@@ -179,6 +182,11 @@ unsafe extern "C" fn cuFuncSetAttribute(
     in_context("cuFuncSetAttribute", |gpu| {
         let handle = gpu.function("cuFuncSetAttribute", function)?;
         let dynamic = CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+        let carveout = CUfunction_attribute::CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT;
+        if attribute == carveout && (-1..=100).contains(&value) {
+            gpu.functions.get_mut(&handle).expect("`function` found it").carveout = Some(value);
+            return Ok(());
+        }
         match u32::try_from(value).ok().filter(|_| attribute == dynamic && value <= SHARED_LIMIT) {
             Some(bytes) => {
                 gpu.functions.get_mut(&handle).expect("`function` found it").shared = bytes;
@@ -211,8 +219,8 @@ unsafe extern "C" fn cuLaunchKernel(
         let name = "cuLaunchKernel";
         let handle = gpu.function(name, function)?;
         let stream = gpu.stream(name, stream)?;
-        let Function { kernel, sizes, shared, .. } = &gpu.functions[&handle];
-        let (kernel, allowed) = (*kernel, *shared);
+        let Function { kernel, sizes, shared, carveout, .. } = &gpu.functions[&handle];
+        let (kernel, allowed, uncarved) = (*kernel, *shared, shared_bytes > 0 && carveout.is_none());
         let (grid, block) = ([grid_x, grid_y, grid_z], [block_x, block_y, block_z]);
         let launch = Launch { grid, block, ..Launch::linear(1, 1).shared(shared_bytes) };
         // Limits: programming guide, "Technical Specifications per Compute Capability".
@@ -230,6 +238,7 @@ unsafe extern "C" fn cuLaunchKernel(
                 unsafe { std::slice::from_raw_parts((*params.add(i)).cast::<u8>(), size) }.to_vec()
             };
             let args = sizes.iter().enumerate().map(value).collect();
+            gpu.report.uncarved += u64::from(uncarved);
             return gpu.submit(name, stream, Operation::Launch { function: handle, kernel, launch, args });
         };
         Err(gpu.misuse(name, CUDA_ERROR_INVALID_VALUE, problem))

@@ -26,6 +26,12 @@ pub struct Report {
     pub pageable_bytes: u64,
     /// Events that were asked for and not ready.
     pub not_ready: u64,
+    /// Events that take the time.
+    pub timed_events: u64,
+    /// Waits of a thread that polls.
+    pub polling_waits: u64,
+    /// Launches with dynamic shared memory of functions for which no share of the cache was asked for.
+    pub uncarved: u64,
 }
 
 /// Writes the report where the settings say. The program calls it at the end of the process; tests may sooner.
@@ -47,6 +53,9 @@ pub extern "C" fn mock_cuda_report() {
         "pinned_bytes": report.pinned_bytes,
         "pageable_bytes": report.pageable_bytes,
         "not_ready": report.not_ready,
+        "timed_events": report.timed_events,
+        "polling_waits": report.polling_waits,
+        "uncarved": report.uncarved,
     });
     if let Err(error) = std::fs::write(path, format!("{text:#}\n")) {
         eprintln!("MOCK_CUDA: cannot write {}: {error}", path.display());

@@ -11,7 +11,7 @@ use std::thread::ThreadId;
 
 use cudarc::driver::sys::CUresult::{self, *};
 use cudarc::driver::sys::CUstreamCaptureMode::{self, *};
-use cudarc::driver::sys::{CUgraph, CUstream, CUstreamCaptureStatus};
+use cudarc::driver::sys::{CUctx_flags, CUgraph, CUstream, CUstreamCaptureStatus};
 use glmc_engine::driver::{Arg, Driver, Kernel, Launch};
 
 use crate::gpu::{Answer, Gpu, emulator, give, in_context};
@@ -294,6 +294,7 @@ unsafe extern "C" fn cuStreamSynchronize(stream: CUstream) -> CUresult {
     in_context("cuStreamSynchronize", |gpu| {
         let handle = gpu.stream("cuStreamSynchronize", stream)?;
         gpu.not_captured("cuStreamSynchronize", handle)?;
+        gpu.waits(gpu.flags & CUctx_flags::CU_CTX_SCHED_MASK as u32 == CUctx_flags::CU_CTX_SCHED_BLOCKING_SYNC as u32);
         gpu.drain(handle)
     })
 }

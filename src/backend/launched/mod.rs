@@ -239,9 +239,9 @@ impl Memory for Launched {
     }
 
     fn time(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Duration> {
-        let start = self.driver.mark()?;
+        let start = self.driver.stamp()?;
         work()?;
-        let end = self.driver.mark()?;
+        let end = self.driver.stamp()?;
         Ok(Duration::from_secs_f64(self.driver.elapsed(&start, &end)?.max(0.0)))
     }
 

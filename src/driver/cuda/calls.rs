@@ -77,6 +77,7 @@ calls! {
     device_memory = cuDeviceTotalMem_v2(bytes: *mut usize, device: CUdevice);
     device_attribute = cuDeviceGetAttribute(value: *mut c_int, which: CUdevice_attribute, device: CUdevice);
     retain_context = cuDevicePrimaryCtxRetain(context: *mut CUcontext, device: CUdevice);
+    context_flags = cuDevicePrimaryCtxSetFlags_v2(device: CUdevice, flags: c_uint);
     release_context = cuDevicePrimaryCtxRelease_v2(device: CUdevice);
     set_context = cuCtxSetCurrent(context: CUcontext);
     alloc = cuMemAlloc_v2(ptr: *mut CUdeviceptr, bytes: usize);

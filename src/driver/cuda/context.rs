@@ -15,6 +15,8 @@ use crate::{Error, Result};
 const OLDEST: (i32, i32) = (8, 0);
 /// Of a stream that does not wait for the default one (`CU_STREAM_NON_BLOCKING`).
 const NON_BLOCKING: u32 = 1;
+/// Of a context in which a thread that waits sleeps (`CU_CTX_SCHED_BLOCKING_SYNC`).
+const BLOCKING: u32 = 4;
 /// Of `cuStreamIsCapturing`: it is not.
 const NO_CAPTURE: c_int = 0;
 
@@ -163,6 +165,9 @@ impl Context {
         let shared_bytes = driver.attribute(device, which).map_err(failed)? as u32;
         let which = Attribute::CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE;
         let cache_bytes = driver.attribute(device, which).map_err(failed)? as u64;
+        // By default a waiting thread polls, and takes a core from those that prepare images.
+        // SAFETY: the device is the driver's; of a context that is in use already, only how threads wait changes.
+        unsafe { driver.calls.context_flags(device, BLOCKING) }.map_err(failed)?;
         let mut context = ptr::null_mut();
         // SAFETY: the target is valid and the device the driver's; the reference is given back by `drop`.
         unsafe { driver.calls.retain_context(&mut context, device) }.map_err(failed)?;

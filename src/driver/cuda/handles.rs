@@ -19,6 +19,10 @@ pub(super) struct Loaded {
     pub(super) sizes: Option<Vec<usize>>,
     /// Dynamic shared memory that it has been allowed so far.
     pub(super) shared: AtomicU32,
+    /// ... and that a share of the first-level cache was asked for.
+    pub(super) carved: AtomicU32,
+    /// Registers of a thread.
+    pub(super) registers: u32,
     pub(super) module: sys::CUmodule,
     pub(super) context: Arc<Context>,
 }
