@@ -2,6 +2,29 @@
 // of every lane, and all continue. One switch per lane and call.
 #pragma once
 
+#if GLMC_CUT
+// c plus eight products as a tensor core adds them: the products are exact, all nine terms are aligned to the largest, and what
+// lies below its last bit is cut off, as is the end of the sum. By Fasi, Higham, Mikaitis and Pranesh, "Numerical behavior of
+// NVIDIA tensor cores" (PeerJ CS, 2021); GPUs since Ampere keep a bit or more below, which this does not.
+static float glmc_cut_sum(float c, const float* a, const float (*b)[8], u32 n) {
+    double terms[9] = {c}, largest = 0.0;
+    for (u32 k = 0; k < 8; k++) terms[k + 1] = static_cast<double>(a[k]) * b[k][n];
+    for (double term : terms) largest = __builtin_fmax(largest, __builtin_fabs(term));
+    if (largest == 0.0 || !__builtin_isfinite(largest)) {
+        double sum = 0.0;
+        for (double term : terms) sum += term;
+        return static_cast<float>(sum);
+    }
+    int exponent = 0;
+    __builtin_frexp(largest, &exponent);
+    double unit = __builtin_ldexp(1.0, exponent - 24), units = 0.0;
+    for (double term : terms) units += __builtin_trunc(term / unit);
+    double sum = units * unit;
+    float rounded = static_cast<float>(sum);
+    return __builtin_fabs(rounded) > __builtin_fabs(sum) ? __builtin_nextafterf(rounded, 0.0f) : rounded;
+}
+#endif
+
 // Layouts: see portable.cuh. Operands in `in`: mma has a in 0..3, b in 4..5 and c in 6..9.
 static GLMC_QUIET void glmc_mma(GlmcLane* lanes) {
     float a[16][16], b[16][8], c[16][8];
@@ -25,6 +48,11 @@ static GLMC_QUIET void glmc_mma(GlmcLane* lanes) {
             __builtin_memcpy(&c[g + 8][t + h], &in[8 + h], 4);
         }
     }
+#if GLMC_CUT
+    for (u32 m = 0; m < 16; m++)
+        for (u32 n = 0; n < 8; n++)
+            for (u32 k = 0; k < 16; k += 8) c[m][n] = glmc_cut_sum(c[m][n], a[m] + k, b + k, n);
+#else
     for (u32 m = 0; m < 16; m++) {
         float sum[8] = {};
         for (u32 k = 0; k < 16; k++) {
@@ -33,6 +61,7 @@ static GLMC_QUIET void glmc_mma(GlmcLane* lanes) {
         }
         for (u32 n = 0; n < 8; n++) c[m][n] += sum[n];
     }
+#endif
     for (u32 l = 0; l < 32; l++) {
         u32 g = l / 4, t = 2 * (l % 4);
         for (u32 h = 0; h < 2; h++) {

@@ -16,8 +16,8 @@ use glmc_engine::tensor::{DType, Precision, Tensor};
 use glmc_engine::verify::self_test::CONVOLUTIONS;
 use half::bf16;
 
-use crate::common::array::Random;
-use crate::common::convolution;
+use crate::common::array::{Array, Random};
+use crate::common::{convolution, tolerance};
 
 /// Small integers: every sum in these tests stays exact in f32, every value in bf16.
 fn small(count: usize, seed: u64) -> Vec<f64> {
@@ -390,5 +390,55 @@ fn wrong_tensors_are_refused_in_one_line() -> Result<()> {
     let huge = Geometry { batch: 1 << 20, height: 64, width: 64, ..g };
     let error = backend.conv2d_forward(&huge, &Forward { x, weight, y, sums: None }).unwrap_err().to_string();
     assert!(error.starts_with("conv2d: x is"), "{error}");
+    Ok(())
+}
+
+/// Tensor cores cut off, always towards zero, what a processor rounds (`GLMC_CUT` in `kernels/emulator/warp.h`). A weight gradient of
+/// CIFAR's first stage adds up 131,072 pixels; with activations and gradients of one sign nothing that is cut off cancels.
+#[test]
+fn long_sums_are_within_the_limit_on_tensor_cores() -> Result<()> {
+    let driver = Emulator::new(Options { checks: Checks::Fast, cache: Cache::user() })?;
+    let device = Device { driver: &driver, precision: Precision::Bf16 };
+    let g = geometry([2, 64, 32, 32], [8, 16], [1, 1, 0]);
+    let layer = Layer::new(&g, Precision::Bf16);
+    let pixels = g.batch * g.height * g.width;
+    let positive = |count: usize, seed: u64| -> Vec<f64> {
+        Random::new(seed).values(count).into_iter().map(|v| device.rounded(v.abs() + 0.25)).collect()
+    };
+    let (x, dy) = (positive(pixels * g.channels, 1), positive(pixels * g.filters, 2));
+    let mut expected = vec![0.0; g.filters * g.channels];
+    for (x, dy) in x.chunks(g.channels).zip(dy.chunks(g.filters)) {
+        for (row, dy) in expected.chunks_mut(g.channels).zip(dy) {
+            row.iter_mut().zip(x).for_each(|(sum, x)| *sum += dy * x);
+        }
+    }
+    let (px, pdy) = (device.upload(&x, "x")?, device.upload(&dy, "dy")?);
+    let (split, splits) = layer.splits();
+    let sums = |cut: bool| -> Result<Vec<f64>> {
+        let mut call = layer.weight_grad()?;
+        if cut {
+            call.spec = call.spec.define("GLMC_CUT", 1);
+        }
+        let partials = device.unwritten(splits * expected.len(), "partials")?;
+        let args = [Arg::Ptr(px), Arg::Ptr(pdy), Arg::Ptr(partials), Arg::I32(pixels as i32), Arg::I32(split as i32)];
+        device.launch(&call, &args)?;
+        let dweight = device.unwritten(expected.len(), "dweight")?;
+        let args = [Arg::Ptr(partials), Arg::Ptr(dweight), Arg::I32(expected.len() as i32), Arg::I32(splits as i32)];
+        device.launch(&layer.weight_grad_reduce(), &args)?;
+        device.download(dweight, expected.len(), false)
+    };
+    let (rounded, cut) = (sums(false)?, sums(true)?);
+    let shape = g.weight();
+    let array = |values: &[f64]| Array::new(&shape, values.to_vec());
+    for (name, values) in [("rounded", &rounded), ("cut off", &cut)] {
+        tolerance::close("conv2d", "dweight", name, Precision::Bf16, &array(values), &array(&expected)).unwrap();
+    }
+    // At most a unit of the sum so far is lost with every eight pixels of a split, always in one direction.
+    let worst = 2f64.powi(-23) * (split / 8 + splits) as f64;
+    for ((cut, rounded), expected) in cut.iter().zip(&rounded).zip(&expected) {
+        let lost = (expected - cut) / expected;
+        assert!(0.0 < lost && lost < worst, "{lost} of at most {worst}");
+        assert!(cut < rounded, "{cut} {rounded} {expected}");
+    }
     Ok(())
 }
