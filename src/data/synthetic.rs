@@ -99,6 +99,9 @@ pub fn files(out: &Path, config: &SyntheticConfig) -> Result<[usize; 2]> {
         return Err(Error::file(out, "exists already; name a new folder for the files"));
     }
     let parent = out.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if !parent.is_dir() {
+        return Err(Error::file(parent, "no such folder; make it first"));
+    }
     let everyone = fs::Permissions::from_mode(0o777);
     let folder = tempfile::Builder::new()
         .prefix(".drawn-")

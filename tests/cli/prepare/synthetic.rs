@@ -93,5 +93,7 @@ fn drawn_files_are_photographs_in_folders() {
 
     let line = String::from_utf8(draw(&drawn).stderr).unwrap();
     assert!(line.contains("exists already") && line.lines().count() == 1, "{line}");
+    let line = String::from_utf8(draw(&at("none").join("drawn")).stderr).unwrap();
+    assert!(line.contains("no such folder") && line.lines().count() == 1, "{line}");
     assert_eq!(names(dir.path()), ["a.lt", "again", "drawn"]);
 }
