@@ -14,17 +14,17 @@ extern "C" __global__ void __launch_bounds__(BLOCK)
     SHARED_MEMORY(memory);
     u32 channel = blockIdx.x * CHANNELS + threadIdx.x;
     bool writes = threadIdx.x < CHANNELS && channel < channels;
-    Two bias = {}, weight = {};
+    double bias = 0.0, weight = 0.0;
     for (u32 view = 0; view < views; view++) {
-        PairSum sum = sum_parts(reinterpret_cast<Two*>(memory), sums, view, parts, channels);
-        bias = Two::add(bias, sum.first);
-        weight = Two::add(weight, sum.second);
+        PairSum sum = sum_parts(reinterpret_cast<double*>(memory), sums, view, parts, channels);
+        bias += sum.first;
+        weight += sum.second;
         if (writes) {
             float* out = totals + static_cast<u64>(view) * 2 * channels + channel;
-            out[0] = sum.first.high;
-            out[channels] = sum.second.high;
+            out[0] = static_cast<float>(sum.first);
+            out[channels] = static_cast<float>(sum.second);
         }
     }
-    if (writes && dweight) dweight[channel] = weight.high + (add_weight ? dweight[channel] : 0.0f);
-    if (writes && dbias) dbias[channel] = bias.high + (add_bias ? dbias[channel] : 0.0f);
+    if (writes && dweight) dweight[channel] = static_cast<float>(weight) + (add_weight ? dweight[channel] : 0.0f);
+    if (writes && dbias) dbias[channel] = static_cast<float>(bias) + (add_bias ? dbias[channel] : 0.0f);
 }

@@ -19,15 +19,14 @@
 #endif
 
 // Sums over one view of x - shift and of its square; see add_lanes for who calls it and what they get.
-DEVICE PairSum sum_view(Two* shared, const Storage* x, Two shift, u32 view, u32 count, u32 channels) {
+DEVICE PairSum sum_view(double* shared, const Storage* x, double shift, u32 view, u32 count, u32 channels) {
     u32 channel = blockIdx.x * CHANNELS + threadIdx.x % CHANNELS;
-    PairSum sum = {};
+    PairSum sum = {0.0, 0.0};
     if (channel < channels) {
         for (u32 i = threadIdx.x / CHANNELS; i < count; i += LANES) {
-            float value = to_float(x[(static_cast<u64>(view) * count + i) * channels + channel]);
-            value = (value - shift.high) - shift.low;
-            sum.first = Two::add(sum.first, Two::of(value));
-            sum.second = Two::add(sum.second, Two::square(value));
+            double value = to_float(x[(static_cast<u64>(view) * count + i) * channels + channel]) - shift;
+            sum.first += value;
+            sum.second += value * value;
         }
     }
     return add_lanes(shared, sum);
@@ -39,35 +38,32 @@ extern "C" __global__ void __launch_bounds__(BLOCK)
                           float* __restrict__ running_var, u32 views, u32 parts, u32 channels, u32 count,
                           float epsilon, float momentum) {
     SHARED_MEMORY(memory);
-    Two* shared = reinterpret_cast<Two*>(memory);
+    double* shared = reinterpret_cast<double*>(memory);
     u32 channel = blockIdx.x * CHANNELS + threadIdx.x;
     bool writes = threadIdx.x < CHANNELS && channel < channels;
     bool runs = writes && running_mean;
     double running[2] = {0.0, 0.0};
-    const double each = writes ? 1.0 / count : 0.0;
     if (runs) {
         running[0] = running_mean[channel];
         running[1] = running_var[channel];
     }
     for (u32 view = 0; view < views; view++) {
-        PairSum sum;
-        Two shift = {};
-        const bool few = count <= FEW;
-        if (few) {
-            shift = Two::divide(sum_view(shared, x, Two(), view, count, channels).first, static_cast<float>(count));
-            sum = sum_view(shared, x, shift, view, count, channels);
+        double mean, variance;
+        if (count <= FEW) {
+            mean = sum_view(shared, x, 0.0, view, count, channels).first / count;
+            variance = sum_view(shared, x, mean, view, count, channels).second / count;
         } else {
-            sum = sum_parts(shared, sums, view, parts, channels);
+            PairSum sum = sum_parts(shared, sums, view, parts, channels);
+            mean = sum.first / count;
+            variance = sum.second / count - mean * mean;
+            // Rounding of the parts may leave a constant channel slightly below zero; NaN must pass.
+            if (variance < 0.0) variance = 0.0;
         }
-        // In double where one thread of each channel is left.
-        if (!writes) continue;
-        double mean = few ? shift.value() : sum.first.value() * each;
-        double variance = sum.second.value() * each - (few ? 0.0 : mean * mean);
-        // Rounding of the parts may leave a constant channel slightly below zero; NaN must pass.
-        if (variance < 0.0) variance = 0.0;
-        float* out = statistics + static_cast<u64>(view) * 2 * channels + channel;
-        out[0] = static_cast<float>(mean);
-        out[channels] = 1.0f / sqrtf(static_cast<float>(variance + epsilon));
+        if (writes) {
+            float* out = statistics + static_cast<u64>(view) * 2 * channels + channel;
+            out[0] = static_cast<float>(mean);
+            out[channels] = static_cast<float>(1.0 / sqrt(variance + epsilon));
+        }
         running[0] += momentum * (mean - running[0]);
         running[1] += momentum * (variance * count / (count - 1.0) - running[1]);
     }

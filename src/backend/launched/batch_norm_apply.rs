@@ -2,7 +2,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::batch_norm_statistics::{PAIR_ADD, PART_CHANNELS, parts_launch};
+use super::batch_norm_statistics::{PART_CHANNELS, parts_launch};
 use super::grid::{BLOCK, ChannelGrid};
 use super::{Launched, Operands, add_flag, aligned, optional};
 use crate::driver::{Arg, DevicePtr, KernelSpec, Work};
@@ -256,7 +256,7 @@ impl BatchNormApplyKernels for Launched {
             add_flag(t.dbias),
         ];
         let added = g.views * parts * 2 * c;
-        let work = Work::over(&[g.views, parts, c]).moves(added * size_of::<f32>()).floats(PAIR_ADD * added);
+        let work = Work::over(&[g.views, parts, c]).moves(added * size_of::<f32>()).doubles(added);
         self.launch(&spec, parts_launch(c).does(work), &args)?;
 
         if dx.is_none() && dshortcut.is_none() {

@@ -11,15 +11,9 @@ use crate::ops::batch_norm_statistics::{
 /// Channels of a block in the kernels that add up parts: 32 bytes of each part are then read together.
 pub const PART_CHANNELS: usize = 8;
 
-/// Operations that add two pairs of floats.
-pub const PAIR_ADD: usize = 11;
-/// Operations in double of a channel and view: two divisions, a root and what is between them, of which each is a sequence.
-const IN_DOUBLE: usize = 80;
-
 /// A launch with `PART_CHANNELS` channels per block.
 pub fn parts_launch(channels: usize) -> Launch {
-    let pairs = 2 * BLOCK * size_of::<[f32; 2]>();
-    Launch::linear(channels.div_ceil(PART_CHANNELS) as u32, BLOCK as u32).shared(pairs as u32)
+    Launch::linear(channels.div_ceil(PART_CHANNELS) as u32, BLOCK as u32).shared((2 * BLOCK * size_of::<f64>()) as u32)
 }
 
 impl BatchNormStatisticsKernels for Launched {
@@ -42,10 +36,10 @@ impl BatchNormStatisticsKernels for Launched {
         ];
         let spec = self.spec(NAME).define("BLOCK", BLOCK).define("CHANNELS", PART_CHANNELS).define("FEW", FEW);
         // Either the parts are added up, or x is read once for each of the two moments.
-        let work = Work::over(&[g.views, g.parts, c]).moves(t.statistics.bytes()).doubles(IN_DOUBLE * g.views * c);
+        let work = Work::over(&[g.views, g.parts, c]).moves(t.statistics.bytes());
         let work = match g.pixels <= FEW {
-            true => work.fetches(t.x.bytes(), 2 * t.x.bytes()).floats(4 * PAIR_ADD * t.x.elements()),
-            false => work.moves(t.sums.bytes()).floats(PAIR_ADD * t.sums.elements()),
+            true => work.fetches(t.x.bytes(), 2 * t.x.bytes()).doubles(6 * t.x.elements()),
+            false => work.moves(t.sums.bytes()).doubles(t.sums.elements()),
         };
         self.launch(&spec, parts_launch(c).does(work), &args)
     }
