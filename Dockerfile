@@ -11,8 +11,10 @@ COPY . .
 RUN cargo build --release --locked && strip target/release/glmc-engine
 
 # NVRTC compiles the kernels on the first use of a GPU; libcuda comes from the host's driver.
+# Kernels of CUDA 13 need a driver for it: under one for CUDA 12, build with --build-arg NVRTC=nvidia-cuda-nvrtc-cu12.
 FROM python:3.13-slim-bookworm AS nvrtc
-RUN pip install --no-cache-dir --target /opt "nvidia-cuda-nvrtc==13.0.*" && mv "$(dirname /opt/nvidia/*/lib/libnvrtc.so.13)" /opt/nvrtc
+ARG NVRTC="nvidia-cuda-nvrtc==13.0.*"
+RUN pip install --no-cache-dir --target /opt "$NVRTC" && mv "$(dirname /opt/nvidia/*/lib/libnvrtc.so.1[23])" /opt/nvrtc
 
 FROM debian:bookworm-slim
 COPY --from=build /src/target/release/glmc-engine /usr/local/bin/

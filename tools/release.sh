@@ -4,19 +4,21 @@
 #
 #   tools/release.sh [DIR]                  builds with --release, and writes DIR/glmc-engine-VERSION-x86_64-linux.tar.gz and its
 #                                           checksum (default DIR: target/dist)
-#   tools/release.sh --binary FILE [DIR]    the same of a program that is built already
+#   tools/release.sh --binary FILE [DIR]    the same of a program that is built already; paths are those of the caller's folder
 #
 # Needs Rust, binutils and python3 (3.11 or newer). The same program and lock file make the same archive. Build on the oldest system
 # that it is to run on: the archive's INSTALL says which glibc the program needs.
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 binary=
 if [ "${1:-}" = --binary ]; then
-    binary=${2:?usage: $0 --binary FILE [DIR]}
+    binary=$(realpath -m -- "${2:?usage: $0 --binary FILE [DIR]}")
+    [ -x "$binary" ] && [ ! -d "$binary" ] || { echo "$0: $binary: no program; build it first, or leave out --binary" >&2; exit 1; }
     shift 2
 fi
-dir=${1:-target/dist}
+dir=${1:+$(realpath -m -- "$1")}
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+dir=${dir:-target/dist}
 if [ -z "$binary" ]; then
     cargo build --release --locked
     binary=target/release/glmc-engine
@@ -24,7 +26,8 @@ fi
 
 name=glmc-engine-$("$binary" --version | awk '{ print $2; exit }')-x86_64-linux
 stage=$(mktemp -d)
-trap 'rm -rf "$stage"' EXIT
+archive=$name.tar.gz
+trap 'rm -rf "$stage" "$dir/$archive.partial"' EXIT
 root=$stage/$name
 mkdir -p "$root/bin" "$root/share/man/man1" "$root/share/completions" "$dir"
 
@@ -51,7 +54,6 @@ Man pages: share/man/man1, to a folder of the MANPATH. Completions: share/comple
 ~/.config/fish/completions/glmc-engine.fish.
 EOF
 
-archive=$name.tar.gz
 tar --sort=name --mtime=@0 --owner=0 --group=0 --numeric-owner --mode=go=rX,u+rw -C "$stage" -cf - "$name" | gzip -n9 > "$dir/$archive.partial"
 mv "$dir/$archive.partial" "$dir/$archive"
 (cd "$dir" && sha256sum "$archive" > "$archive.sha256")

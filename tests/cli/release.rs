@@ -31,9 +31,14 @@ fn an_archive_holds_all_and_its_program_runs() {
     }
     let place = TempDir::new().expect("a folder");
     let folders = ["a", "b"].map(|name| place.path().join(name));
+    fs::copy(BIN, place.path().join("program")).expect("a copy of the program");
     let archives = folders.each_ref().map(|folder| {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tools/release.sh");
-        let output = Command::new("bash").arg(script).args(["--binary", BIN]).arg(folder).output().expect("bash");
+        // By its name in the caller's folder, which is none of the project's.
+        let name = folder.file_name().expect("a name");
+        let mut packing = Command::new("bash");
+        packing.current_dir(place.path()).arg(script).args(["--binary", "program"]).arg(name);
+        let output = packing.output().expect("bash");
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         let mut names: Vec<_> =
             fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").path()).collect();
