@@ -96,7 +96,7 @@ fn tour() -> Result<TempDir, Failed> {
             }
         }
     }
-    for made in ["preview.png", "answers.csv", "confusion.csv", "predicted.csv", "report.html", "model.onnx"] {
+    for made in ["preview.png", "answers.csv", "confusion.csv", "predicted.jsonl", "report.html", "model.onnx"] {
         assert!(fs::metadata(place.path().join(made)).is_ok_and(|file| file.len() > 100), "{made}");
     }
     Ok(place)
@@ -134,7 +134,9 @@ print(json.dumps({{
     'images': len(names), 'shape': first.shape, 'epochs': len(curves), 'best': int(best), 'top1': float(epochs['top1'][best]),
     'recalls': recalls.shape, 'last': outcome['top1'], 'accuracy': float(accuracy), 'confusion': int(confusion.to_numpy().sum()),
     'logits': logits.shape, 'features': features.shape[0], 'same': bool((logits.argmax(1) == predicted['predicted']).all()),
-    'likeliest': float(likeliest['probability'].iloc[0] - predicted['probability'].max()),
+    'likeliest': float(likeliest['probability'].iloc[0] - predicted['probability'].max()), 'top': len(top),
+    'firsts': bool((top['top_class'].to_numpy()[::2] == predicted['predicted'].to_numpy()).all()),
+    'table': bool(np.allclose(table['top1'], epochs['top1'], rtol=1e-12) and (table.index == epochs.index).all()),
 }}))"
     ))?;
     let result: Value = serde_json::from_slice(&fs::read(toured()?.join("runs/glmc/result.json"))?)?;
@@ -149,6 +151,8 @@ print(json.dumps({{
     assert_eq!((&told["confusion"], &told["features"]), (&160.into(), &160.into()));
     assert_eq!(told["logits"], serde_json::json!([160, 4]));
     assert_eq!((&told["same"], &told["likeliest"]), (&true.into(), &0.0.into()));
+    // `--top 2`, the likelier class first.
+    assert_eq!((&told["top"], &told["firsts"], &told["table"]), (&320.into(), &true.into(), &true.into()));
     assert_eq!(told["shape"][2], 3);
     Ok(())
 }
