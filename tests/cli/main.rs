@@ -8,6 +8,7 @@ mod common;
 mod cpu_level;
 mod export;
 mod output;
+mod place;
 mod predict;
 mod prepare;
 mod preview;

@@ -4,21 +4,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use image::{Rgb, RgbImage};
-use tempfile::TempDir;
 
+use crate::place::Place;
 use crate::{error, glmc, ok, text};
 
-struct Place(TempDir);
-
 impl Place {
-    fn new() -> Place {
-        Place(TempDir::new().expect("a temporary folder"))
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-
     /// A store of 8x8 images of three classes.
     fn squares(&self) -> PathBuf {
         let store = self.path("squares.lt");

@@ -2,25 +2,23 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use tempfile::TempDir;
 
 use crate::common::array::Random;
 use crate::common::signals::heeding;
-use crate::{BIN, error, ok};
+use crate::place::Place;
+use crate::{error, ok};
 
 const SETTINGS: &str = "--width 2 --epochs 3 --batch 16 --lr 0.02 --twenty-is-few --threads 1 --device cpu";
 
-/// A folder with a store `a.lt` of classes with 120, 49 and 20 images.
-struct Place(TempDir);
-
 impl Place {
-    fn new() -> Place {
-        let place = Place(TempDir::new().expect("a temporary folder"));
+    /// With a store, `a.lt`, of classes with 120, 49 and 20 images.
+    fn with_store() -> Place {
+        let place = Place::new();
         place.prepare("a.lt", 0);
         place
     }
@@ -28,20 +26,6 @@ impl Place {
     fn prepare(&self, name: &str, seed: u64) {
         let fixed = "prepare synthetic --classes 3 --per-class 120 --test-per-class 20 --imbalance 6 --size 8";
         ok(self.glmc(&format!("{fixed} --seed {seed} --out {name}")));
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-
-    fn command(&self, line: &str) -> Command {
-        let mut command = Command::new(BIN);
-        command.args(line.split_whitespace()).current_dir(self.0.path()).env_remove("COLUMNS").stdin(Stdio::null());
-        command
-    }
-
-    fn glmc(&self, line: &str) -> Output {
-        self.command(line).output().expect("the program starts")
     }
 }
 
@@ -77,7 +61,7 @@ fn summary(sweep: &Path) -> Vec<BTreeMap<String, String>> {
 
 #[test]
 fn a_sweep_makes_every_run_and_its_figures_are_the_runs() {
-    let place = Place::new();
+    let place = Place::with_store();
     let stdout = ok(place.glmc(&two_by_two("s")));
     let lines = summary(&place.path("s"));
     let of: Vec<&str> = lines.iter().map(|line| line["of"].as_str()).collect();
@@ -116,7 +100,7 @@ fn a_sweep_makes_every_run_and_its_figures_are_the_runs() {
     // A run is one that `train` makes.
     let alone = format!("train --preset demo --data a.lt {SETTINGS} --k 1.2 --seed 1 --out alone");
     ok(place.glmc(&alone));
-    assert!(models(&place.path("s"), &RUNS[3..]) == models(&place.0.path().join("."), &["alone"]));
+    assert!(models(&place.path("s"), &RUNS[3..]) == models(&place.path("."), &["alone"]));
 
     // Once more: nothing is trained again, and the outcome is the same. One seed more: two runs more.
     let before = models(&place.path("s"), &RUNS);
@@ -134,7 +118,7 @@ fn a_sweep_makes_every_run_and_its_figures_are_the_runs() {
 
 #[test]
 fn a_sweep_killed_at_any_moment_goes_on_to_the_same_bits() {
-    let place = Place::new();
+    let place = Place::with_store();
     let start = Instant::now();
     ok(place.glmc(&two_by_two("whole")));
     let longest = start.elapsed().as_micros() as usize;
@@ -164,7 +148,7 @@ fn a_sweep_killed_at_any_moment_goes_on_to_the_same_bits() {
 
 #[test]
 fn ctrl_c_saves_the_run_and_names_the_command_that_goes_on() {
-    let place = Place::new();
+    let place = Place::with_store();
     let line = two_by_two("s").replace("--epochs 3", "--epochs 40");
     ok(place.glmc(&line.replace("--out s", "--out whole")));
     let mut command = place.command(&line);
@@ -186,7 +170,7 @@ fn ctrl_c_saves_the_run_and_names_the_command_that_goes_on() {
 
 #[test]
 fn a_dry_run_lists_the_runs_and_leaves_nothing() {
-    let place = Place::new();
+    let place = Place::with_store();
     let list = ok(place.glmc(&format!("{} --dry-run", two_by_two("s"))));
     assert!(RUNS.iter().all(|run| list.contains(run)), "{list}");
     assert!(list.contains("4 runs in s, 0 finished; about ") && list.contains("first "), "{list}");
@@ -194,13 +178,13 @@ fn a_dry_run_lists_the_runs_and_leaves_nothing() {
     let list = ok(place.glmc(&format!("sweep --base demo {SETTINGS} --seeds 3,5 --grid width=2,4 --dry-run")));
     assert!(list.contains("width=4,seed=5") && list.contains("each of 2 kinds of run"), "{list}");
     let names: Vec<_> =
-        fs::read_dir(place.0.path()).expect("a folder").map(|e| e.expect("an entry").file_name()).collect();
+        fs::read_dir(place.path("")).expect("a folder").map(|e| e.expect("an entry").file_name()).collect();
     assert_eq!(names, ["a.lt"]);
 }
 
 #[test]
 fn the_demos_runs_share_their_images() {
-    let place = Place::new();
+    let place = Place::with_store();
     let line = "sweep --base demo --width 2 --epochs 1 --batch 128 --device cpu --seeds 0..1";
     let stdout = ok(place.glmc(line));
     assert!(stdout.contains("demo: mean +- standard deviation (seed 0, 1)"), "{stdout}");
@@ -213,7 +197,7 @@ fn the_demos_runs_share_their_images() {
 
 #[test]
 fn what_does_not_belong_to_the_sweep_is_refused_in_one_line() {
-    let place = Place::new();
+    let place = Place::with_store();
     place.prepare("b.lt", 1);
     ok(place.glmc(&two_by_two("s")));
     let before = models(&place.path("s"), &RUNS);
@@ -260,7 +244,7 @@ fn what_does_not_belong_to_the_sweep_is_refused_in_one_line() {
 
 #[test]
 fn a_run_that_diverges_does_not_keep_the_others_from_being_made() {
-    let place = Place::new();
+    let place = Place::with_store();
     let line = two_by_two("s").replace("k=1,1.2", "lr=100,0.02").replace("--lr 0.02", "");
     for _ in 0..2 {
         let message = error(place.glmc(&line), 1);

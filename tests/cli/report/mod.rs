@@ -7,40 +7,18 @@ mod page;
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::path::Path;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde_json::Value;
-use tempfile::TempDir;
 
-use crate::{BIN, ok, text};
+use crate::place::Place;
+use crate::{ok, text};
 
 const TRAIN: &str = "train --model resnet20 --width 2 --epochs 3 --batch 16 --lr 0.05 --threads 1 --device cpu";
 
-/// A folder for the runs of one test, or of all of them.
-struct Place(TempDir);
-
 impl Place {
-    fn new() -> Place {
-        Place(TempDir::new().expect("a temporary folder"))
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-
-    fn command(&self, line: &str) -> Command {
-        let mut command = Command::new(BIN);
-        command.args(line.split_whitespace()).current_dir(self.0.path()).env_remove("COLUMNS").stdin(Stdio::null());
-        command
-    }
-
-    fn glmc(&self, line: &str) -> Output {
-        self.command(line).output().expect("the program starts")
-    }
-
     /// Makes a report on the CPU and returns the page; what it printed must be of success.
     fn page(&self, line: &str) -> String {
         static PAGES: AtomicUsize = AtomicUsize::new(0);
