@@ -379,7 +379,7 @@ impl Config {
         };
         let recipe = self.method.recipe(&settings, counts).changed(&self.recipe)?;
         recipe.check(counts, self.epochs)?;
-        recipe.originals.length.images(counts, self.batch)?;
+        recipe.originals.length.images(counts.iter().sum(), counts, self.batch)?;
         Ok(recipe)
     }
 

@@ -137,7 +137,7 @@ impl EpochPlan {
         let PlanConfig { recipe, seed, epochs, counts, .. } = config;
         let Originals { sampling, from_epoch, length } = recipe.originals;
         let sampling = if epoch < from_epoch { Sampling::Shuffle } else { sampling };
-        let length = length.images(counts, config.batch)?;
+        let length = length.images(labels.len(), counts, config.batch)?;
         let words = Stream::new(*seed, epoch as u32, 0, Purpose::Shuffle);
         let originals = members.epoch(sampling, length, words, [epoch, *epochs])?;
         let source = PartnerSource::of(config, epoch, members, length)?;

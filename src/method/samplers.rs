@@ -49,12 +49,12 @@ pub enum Length {
 const MOST_IMAGES: usize = 1 << 27;
 
 impl Length {
-    /// Originals of an epoch, on data with these training images per class and in steps of `batch` samples.
+    /// Originals of an epoch, on `all` images, which the classes share as `counts` says, and in steps of `batch` samples. (What is
+    /// timed on drawn samples counts none of its classes as empty, so `all` is not their sum there.)
     ///
     /// # Errors
     /// When an epoch would have no step, or more images than memory could hold.
-    pub fn images(self, counts: &[usize], batch: usize) -> Result<usize> {
-        let all: usize = counts.iter().sum();
+    pub fn images(self, all: usize, counts: &[usize], batch: usize) -> Result<usize> {
         let images = match self {
             Length::Images => Some(all),
             Length::LargestClass => counts.iter().max().and_then(|most| most.checked_mul(counts.len())),
@@ -370,7 +370,7 @@ mod tests {
 
     #[test]
     fn lengths_are_those_of_their_papers() {
-        let images = |length: Length, batch: usize| length.images(&[50, 6, 0, 4], batch).map_err(|e| e.to_string());
+        let images = |length: Length, batch: usize| length.images(60, &[50, 6, 0, 4], batch).map_err(|e| e.to_string());
         assert_eq!(images(Length::Images, 16), Ok(60));
         assert_eq!(images(Length::LargestClass, 16), Ok(200));
         assert_eq!([16, 60, 61].map(|batch| images(Length::WholeSteps, batch)), [48, 60, 60].map(Ok));

@@ -133,7 +133,8 @@ fn passes(manifest: &Manifest) -> Result<u64> {
         return Ok(*total_steps);
     }
     let batch = config.batch;
-    let images = config.recipe(&manifest.counts)?.originals.length.images(&manifest.counts, batch)?;
+    let all = manifest.counts.iter().sum();
+    let images = config.recipe(&manifest.counts)?.originals.length.images(all, &manifest.counts, batch)?;
     let of_epoch = images / batch * config.accumulate + (images % batch).div_ceil(batch / config.accumulate);
     Ok((epoch * of_epoch + step * config.accumulate) as u64)
 }

@@ -150,7 +150,8 @@ impl<'a> Engine<'a> {
         let parameters = ParameterStore::new(backend, model.specs().clone())?;
         let train = feed(data.train, config.batch, trained)?;
         let step_config = step_config(config, recipe.clone(), data.counts.len(), data.augmentation);
-        let source = Source::Feed(&train, recipe.originals.length.images(data.counts, config.batch)?);
+        let images = recipe.originals.length.images(data.train.labels.len(), data.counts, config.batch)?;
+        let source = Source::Feed(&train, images);
         let step = TrainStep::new(backend, &model, &parameters, source, step_config)?;
         let mut evaluated = |images: Option<Images<'a>>| -> Result<Option<Evaluated<'a>>> {
             let Some(images) = images else { return Ok(None) };
